@@ -1,0 +1,72 @@
+"""The exceptions of udrl.
+
+    UdrlError                 anything udrl reports in one sentence; exit code 1
+    ├── UsageError            the call itself is wrong (unknown name, target out of range); exit code 2
+    ├── InputError            a file of the user's that cannot be read as it stands
+    ├── TaskError             a task, card, suite or configuration file that is not valid
+    ├── RunError              a run folder that is missing, locked, damaged or of another version
+    ├── TeacherError          a teacher that cannot be started or failed too often
+    ├── RewardError           a reward that cannot be computed or leaves its declared range
+    ├── StudentError          a student that cannot be trained, loaded or run
+    └── MissingDependency     an optional package that is not installed
+
+Each message is one sentence that says what was found, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UdrlError(Exception):
+    """Base of every error that udrl raises on purpose; ``exit_code`` is what the command line returns."""
+
+    exit_code = 1
+
+
+class UsageError(UdrlError):
+    """The call is wrong: an unknown name, a value outside its declared range, options that contradict."""
+
+    exit_code = 2
+
+
+class InputError(UdrlError):
+    """A file of the user's that is missing, empty, binary, half-written or lacks a field."""
+
+
+class TaskError(UdrlError):
+    """A task, teacher card, suite or configuration file that does not say what it must."""
+
+
+class RunError(UdrlError):
+    """A run folder that is missing a stage, is locked by another writer, or has another schema."""
+
+
+class TeacherError(UdrlError):
+    """A teacher that cannot be started, reached, or fails too often."""
+
+
+class RewardError(UdrlError):
+    """A reward that is NaN, leaves its declared range, or cannot be computed."""
+
+
+class StudentError(UdrlError):
+    """A student that cannot be trained, loaded or run."""
+
+
+class MissingDependency(UdrlError):
+    """An optional package is not installed; the message names the command that installs it."""
+
+
+def suggestion(name: str, names: Iterable[str]) -> str:
+    """Return ``' (did you mean X?)'`` for the nearest of ``names``, or an empty string."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def unknown(kind: str, name: str, names: Iterable[str]) -> UsageError:
+    """Build the error for a ``name`` that is not among ``names``: it suggests the nearest and lists all."""
+    known = sorted(names)
+    listed = ", ".join(known) if known else "none"
+    return UsageError(f"unknown {kind} '{name}'{suggestion(name, known)}; known: {listed}")
