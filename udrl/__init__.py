@@ -1,3 +1,47 @@
-"""Upside-down RL distillation for tiny multitask generators."""
+"""Upside-down RL distillation for tiny multitask generators.
+
+    import udrl
+
+    student = udrl.load("runs/demo")
+    command = udrl.Command("text-to-image", {"relevance": 0.6, "length": 12})
+    print(student.generate(["a red fox in the snow"], [command])[0].completion)
+
+Each stage of the command line has its function here: `synth`, `score`, `train`, `render`, `bench`. They are imported
+when they are first used, so that ``import udrl`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from udrl.commands import Command as Command
+    from udrl.eval.bench import bench as bench
+    from udrl.rewards.scoring import score as score
+    from udrl.student import load as load
+    from udrl.student.render import render as render
+    from udrl.student.training import train as train
+    from udrl.teacher.synthesis import synth as synth
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Command": "udrl.commands",
+    "bench": "udrl.eval.bench",
+    "load": "udrl.student",
+    "render": "udrl.student.render",
+    "score": "udrl.rewards.scoring",
+    "synth": "udrl.teacher.synthesis",
+    "train": "udrl.student.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'udrl' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

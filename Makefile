@@ -1,0 +1,55 @@
+# Every target sets up what it needs: a machine with Python 3.11-3.13 and nothing else is enough.
+#
+#   make demo      the whole flow: teacher, training, benchmark, three commands on one input
+#   make test      all tests              make check   linters, types, CLI docs
+#   make bench     everything in benchmarks/           make docs    regenerate docs/cli.md
+#
+#   PYTHON=python3.12   which Python makes the virtual environment        (default: python3)
+#   VENV=.venv          where it is made
+#   PIP_TORCH='--index-url https://download.pytorch.org/whl/cpu'
+#                       extra pip options for torch alone; on Linux this one saves 2 GB of CUDA libraries
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_TORCH ?=
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.udrl-ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PYTEST_ARGS ?=
+
+.PHONY: demo test check bench docs setup clean
+
+demo: setup
+	$(BIN)/udrl demo
+
+test: setup
+	$(BIN)/python -m pytest -x -q --durations=25 $(PYTEST_ARGS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+	$(BIN)/python docs/generate_cli.py --check
+
+docs: setup
+	$(BIN)/python docs/generate_cli.py
+
+bench: setup
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+setup: $(STAMP)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "error: udrl needs Python 3.11 to 3.13, and $(PYTHON) is another: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# torch first: it alone may come from another index (PIP_TORCH).
+$(STAMP): $(BIN)/python setup.cfg constraints.txt
+	$(PIP) setuptools
+	$(PIP) $(PIP_TORCH) torch
+	$(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

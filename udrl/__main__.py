@@ -1,0 +1,5 @@
+"""``python -m udrl`` is ``udrl``."""
+
+from udrl.cli.main import main
+
+main()

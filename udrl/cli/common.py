@@ -1,0 +1,139 @@
+"""What every command shares: the options, machine output, and the names that users see."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from udrl.cli.main import COMMANDS, DEBUG
+from udrl.config import Key, load_config
+from udrl.data.run import DEFAULT
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def common_options(*, run: Path | None = DEFAULT, seed: bool = True) -> Callable[[Function], Function]:
+    """Add the options that every command has: --run, --seed, --config, --json, --debug.
+
+    The command receives ``run: Path``, ``seed: int`` and ``as_json: bool``. Commands that work without a run
+    (``run=None``) or without chance (``seed=False``) accept the option all the same, so that scripts can pass the
+    same ones to every command, and do not receive it.
+    """
+
+    def decorate(function: Function) -> Function:
+        unused = "Accepted by every command; this one does not need it."
+        options = [
+            click.option(
+                "--run",
+                metavar="FOLDER",
+                type=click.Path(path_type=Path, file_okay=False),
+                default=run or DEFAULT,
+                show_default=run is not None,
+                expose_value=run is not None,
+                help="The run folder: everything from synthesis to report." if run is not None else unused,
+            ),
+            click.option(
+                "--seed",
+                metavar="N",
+                type=click.IntRange(min=0),
+                default=0,
+                show_default=seed,
+                expose_value=seed,
+                help="Makes the result repeatable." if seed else unused,
+            ),
+            click.option(
+                "--config",
+                metavar="FILE",
+                type=click.Path(path_type=Path),
+                is_eager=True,
+                expose_value=False,
+                callback=_configure,
+                help="YAML file with defaults for these options; the command line wins.",
+            ),
+            click.option(
+                "--json", "as_json", is_flag=True, help="Machine-readable result on standard output."
+            ),
+            click.option(
+                "--debug",
+                is_flag=True,
+                is_eager=True,
+                expose_value=False,
+                callback=_debug,
+                help="Show the full traceback of a failure.",
+            ),
+        ]
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def _debug(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        context.meta[DEBUG] = True
+
+
+def _configure(context: click.Context, _: click.Parameter, value: Path | None) -> None:
+    if value is None or context.resilient_parsing:
+        return
+    keys = {
+        name.removeprefix("--"): Key(option.name or "", several=option.multiple)
+        for option in context.command.params
+        if isinstance(option, click.Option)
+        for name in option.opts
+        if name.startswith("--") and name not in ("--config", "--debug", "--help", "--json")
+    }
+    context.default_map = load_config(value, command=context.info_name or "", keys=keys, commands=COMMANDS)
+
+
+@contextlib.contextmanager
+def only_results_on_stdout() -> Iterator[None]:
+    """Send what libraries print to standard error, so that standard output holds the result and nothing else."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def emit(report: object, *, as_json: bool, text: str) -> None:
+    """Print the result of a command: ``report`` as one JSON object, or ``text`` for people."""
+    click.echo(json.dumps(plain(report), ensure_ascii=False, allow_nan=False) if as_json else text)
+
+
+def plain(value: object) -> Any:
+    """Return ``value`` as plain JSON data: dataclasses become objects, paths text, NaN and infinity null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, bool) or value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if hasattr(value, "item"):  # a numpy scalar
+        return plain(value.item())
+    raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Lay ``rows`` out in columns; the last column is not padded."""
+    if not rows:
+        return ""
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            [*(cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)), row[-1]]
+        ).rstrip()
+        for row in rows
+    )

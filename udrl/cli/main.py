@@ -1,0 +1,166 @@
+"""The entry point: finds the command, runs it, and turns whatever happens into one line and an exit code.
+
+Exit codes: 0 done, 1 failed with one clear line, 2 wrong usage, 130 interrupted with everything finished kept.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from udrl import __version__
+from udrl.errors import UdrlError, unknown
+
+COMMANDS = (
+    "demo",
+    "synth",
+    "score",
+    "train",
+    "generate",
+    "render",
+    "bench",
+    "tasks",
+    "teachers",
+    "init",
+    "doctor",
+)
+"""In the order of the flow; each is ``command`` in the module of its name."""
+
+DEBUG = "udrl.debug"
+"""Key of the flag in a click context's ``meta``, which all contexts of one call share."""
+
+
+class _Commands(click.Group):
+    """Imports a command's module when it is asked for. The modules import only click at the top."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = import_module(f"udrl.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)  # noqa: S101 - for the type checker
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise unknown("command", args[0], COMMANDS)
+        return super().resolve_command(ctx, args)
+
+
+@click.command(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Each command explains itself: udrl COMMAND --help. Start with: udrl demo",
+)
+@click.version_option(__version__, prog_name="udrl", message="%(prog)s %(version)s")
+def app() -> None:
+    """Distil large text generators into a small one that obeys a command.
+
+    The flow is synth, train, generate, bench; each stage reads and writes the run folder (--run).
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line on ``arguments`` (default: those of the process) and exit."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line on ``arguments`` and return the exit code; every failure is one line on stderr."""
+    context: click.Context | None = None
+    warnings.showwarning = _show_warning
+    try:
+        context = app.make_context("udrl", list(arguments))
+        with context:
+            app.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except click.exceptions.NoArgsIsHelpError as nothing:
+        click.echo(nothing.format_message(), err=True)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo(
+            "\ninterrupted: what was finished is kept, and the same command continues from there", err=True
+        )
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough. Without this, Python complains again while it shuts down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as failure:  # noqa: BLE001 - the one place where everything ends as one line
+        if context is not None and context.meta.get(DEBUG):
+            traceback.print_exc()
+        line, code = explain(failure)
+        click.echo(f"error: {line}", err=True)
+        return code
+    return 0
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    click.echo(f"warning: {message}", err=True)
+
+
+def explain(failure: Exception) -> tuple[str, int]:
+    """Return the one line and the exit code for ``failure``."""
+    if isinstance(failure, UdrlError):
+        return str(failure), failure.exit_code
+    if isinstance(failure, click.UsageError):
+        path = failure.ctx.command_path if failure.ctx else "udrl"
+        return f"{_one_line(failure.format_message())} (see {path} --help)", 2
+    if isinstance(failure, click.ClickException):
+        return _one_line(failure.format_message()), failure.exit_code
+    if _out_of_memory(failure):
+        return (
+            "out of memory: lower what is held at once (--batch-tokens of udrl train, --batch-size of udrl generate, "
+            "--limit of udrl bench), or take a smaller --student",
+            1,
+        )
+    if _disk_full(failure):
+        where = f" at {failure.filename}" if isinstance(failure, OSError) and failure.filename else ""
+        return f"no space left on the disk{where}: free some and repeat the command, finished work is kept", 1
+    if isinstance(failure, OSError) and failure.errno is not None:
+        where = f"{failure.filename}: " if failure.filename else ""
+        return f"{where}{failure.strerror} ({type(failure).__name__}; --debug shows where)", 1
+    detail = _one_line(str(failure))
+    return (
+        f"{type(failure).__name__}{': ' + detail if detail else ''} (a defect of udrl; --debug shows where)",
+        1,
+    )
+
+
+def _out_of_memory(failure: Exception) -> bool:
+    # torch's errors are told by name and text, so that torch need not be imported to report a wrong option
+    return (
+        isinstance(failure, MemoryError)
+        or type(failure).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator" in str(failure)
+        or (isinstance(failure, OSError) and failure.errno == errno.ENOMEM)
+    )
+
+
+def _disk_full(failure: Exception) -> bool:
+    # safetensors and Arrow report a full disk in exceptions of their own, with the system's text
+    if isinstance(failure, OSError) and failure.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return os.strerror(errno.ENOSPC) in str(failure)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).removesuffix(".")
+
+
+if __name__ == "__main__":
+    main()
