@@ -52,7 +52,7 @@ class Task:
     """What to write: the contents of one task file.
 
     instruction: the template of a teacher's request, with ``{input}``, ``{min_words}`` and ``{max_words}``.
-    invent: the template of a request for new inputs, with ``{examples}`` and ``{count}``; None: there is none.
+    invent: the template of a request for new inputs, with ``{examples}`` and ``{count}``; or None.
     min_words, max_words: bounds of a completion's length in words, both inclusive.
     lexicon: None: the built-in teacher cannot write this task.
     path: the file that the task was read from.

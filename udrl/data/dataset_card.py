@@ -1,0 +1,84 @@
+"""The README.md of an episode folder: a Hugging Face dataset card, so that the folder loads and uploads as it
+is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+_HEADER = """---
+pretty_name: udrl episodes
+{licence}tags:
+- udrl
+- synthetic
+- reward-conditioned
+task_categories:
+- text-generation
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: train.parquet
+  - split: validation
+    path: validation.parquet
+  - split: test
+    path: test.parquet
+---
+"""
+
+_BODY = """
+# Episodes
+
+Inputs with completions and what each of them achieved, made with
+[udrl](https://pypi.org/project/udrl/) to train a small text generator that obeys commands.
+
+```python
+from datasets import load_dataset
+
+episodes = load_dataset("PATH_OF_THIS_FOLDER")
+```
+
+{facts}
+## Counts
+
+{counts}
+## Columns
+
+| column | type | meaning |
+|---|---|---|
+| schema | int | version of this table |
+| episode_id | string | identity of the episode |
+| task | string | what was to be written |
+| input_id | string | hash of the normalised input; the split is a function of it |
+| input | string | what the completion is written for |
+| completion | string | what was written |
+| returns | struct of floats | what it achieved: {rewards}; null: not scored |
+| horizon | int | length of the completion in words |
+| origin | string | teacher, or derived: mismatched (another input's), truncated; or student |
+| teacher | string | who wrote the completion |
+| round | int | 0: synthesis; from 1: rounds of improvement |
+| sampling | string | the settings it was written with, as JSON |
+| seed | int | seed of this completion |
+| split | string | train, validation or test (90/5/5 by input) |
+| rejected_by | string | the rule that keeps it out of training; null: kept |
+"""
+
+
+def dataset_card(
+    *, counts: Mapping[str, int], reward_names: Sequence[str], facts: Mapping[str, object]
+) -> str:
+    """Return the text of the card.
+
+    counts: as ``write_episodes`` returns them. facts: a line each; ``licence`` (an identifier such as
+    apache-2.0) also goes into the header, where the hub reads it.
+    """
+    licence = f"license: {facts['licence']}\n" if facts.get("licence") else ""
+    rows = "".join(f"| {_cell(name)} | {_cell(value)} |\n" for name, value in facts.items())
+    return _HEADER.format(licence=licence) + _BODY.format(
+        facts=f"| | |\n|---|---|\n{rows}" if rows else "",
+        counts="| | episodes |\n|---|---|\n" + "".join(f"| {k} | {v} |\n" for k, v in sorted(counts.items())),
+        rewards=", ".join(reward_names),
+    )
+
+
+def _cell(value: object) -> str:
+    return " ".join(str(value).replace("|", "\\|").split())

@@ -1,0 +1,382 @@
+"""Episodes: what training reads. Built from the ledger, stored as Parquet with one file per split.
+
+Column table, in order (``EPISODE_SCHEMA`` is the truth):
+
+    schema         int     version of this table
+    episode_id     text    hash of the ledger key, the origin and, for derived episodes, what it was derived
+    with task           text    the task's name
+    input_id       text    hash of the normalised input, shared across tasks
+    input          text
+    completion     text
+    returns        struct  one float per reward; null: not scored
+    horizon        int     length of the completion in words
+    origin         text    teacher, mismatched, truncated or student
+    teacher        text    who wrote the completion
+    round          int     0: synthesis; from 1: rounds of improvement
+    sampling       text    the settings it was written with, as JSON
+    seed           int
+    split          text    train, validation or test; a function of input_id
+    rejected_by    text    the rule that keeps it out of training; null: kept
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from udrl import __version__
+from udrl.data.cleaning import first_words, rejected_by
+from udrl.data.dataset_card import dataset_card
+from udrl.data.hashing import hash_hex, hash_unit
+from udrl.data.inputs import Split, split_of
+from udrl.data.ledger import Ledger, LedgerRecord
+from udrl.data.run import disk_errors
+from udrl.data.tasks import Task
+from udrl.errors import RewardError, RunError, UsageError
+from udrl.words import count_words
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from udrl.data.index import LedgerIndex
+
+SCHEMA = 1
+Origin = Literal["teacher", "mismatched", "truncated", "student"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+ROW_GROUP = 10_000
+
+MISMATCHED = 0.10
+"""Share of the teacher's episodes from which one with another input's completion is derived."""
+
+TRUNCATED = 0.10
+"""Share of the teacher's episodes from which one whose completion is cut off is derived."""
+
+_PARTNER_TRIES = 16
+_CUT_SHARES = (0.2, 0.8)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A completion for an input, with what it achieved. The fields are the columns of the module's table."""
+
+    episode_id: str
+    task: str
+    input_id: str
+    input: str
+    completion: str
+    horizon: int
+    origin: Origin
+    teacher: str
+    sampling: str
+    seed: int
+    split: Split
+    returns: Mapping[str, float | None] = field(default_factory=dict)
+    round: int = 0
+    rejected_by: str | None = None
+
+
+def build_episodes(
+    ledger: Ledger,
+    tasks: Iterable[Task],
+    *,
+    seed: int = 0,
+    mismatched: float = MISMATCHED,
+    truncated: float = TRUNCATED,
+) -> Iterator[Episode]:
+    """Yield the ledger's responses as episodes without returns, each followed by those derived from it.
+
+    The order is by task name, input and sample, whatever the order of the ledger; every choice is a hash of
+    ``seed`` and the response's key. Failed responses are no episodes. Derived episodes, from kept ones only:
+    ``mismatched`` (the input with a completion of another input of the task and split) and ``truncated`` (the
+    completion cut off after 20 to 80 % of its words, not under half of the task's lower bound).
+
+    mismatched, truncated: shares in [0, 1] of the teacher's episodes. Raises UsageError outside of that,
+    RunError for a response to a task that is not among ``tasks``. Memory: about 40 bytes a response.
+    """
+    from udrl.data.index import LedgerIndex
+
+    for name, share in (("mismatched", mismatched), ("truncated", truncated)):
+        if not 0 <= share <= 1:
+            raise UsageError(f"the share of {name} episodes must be within [0, 1], found {share}")
+    known = {task.name: task for task in tasks}
+    index = LedgerIndex(ledger)
+    for name in index.tasks:
+        if name not in known:
+            raise RunError(
+                f"{ledger.folder} holds responses to task '{name}', which is not defined: add its file"
+            )
+    for rows in index.groups():
+        seen: set[str] = set()
+        for row in rows:
+            record = ledger.read(index.place(row))
+            task = known[record.task]
+            reason = rejected_by(record, task)
+            if reason is None and record.completion in seen:
+                reason = "duplicate"
+            seen.add(record.completion or "")
+            episode = _episode(record, reason)
+            yield episode
+            if reason is not None:
+                continue
+            if hash_unit(seed, "mismatched", record.key) < mismatched:
+                yield from _mismatched(episode, record, row, index=index, ledger=ledger, task=task, seed=seed)
+            if hash_unit(seed, "truncated", record.key) < truncated:
+                yield from _truncated(episode, record, task=task, seed=seed)
+
+
+def write_episodes(
+    folder: Path,
+    episodes: Iterable[Episode],
+    *,
+    reward_names: Sequence[str] = (),
+    card_facts: Mapping[str, object] | None = None,
+) -> Counter[str]:
+    """Write ``episodes`` as the dataset in ``folder``, which is replaced as a whole once all of them are
+    there.
+
+    One file per split and README.md, the dataset card, so that ``datasets.load_dataset(folder)`` reads it.
+    Streams: at most ROW_GROUP episodes per split are held.
+
+    reward_names: the fields of ``returns``; none: ``relevance``, null throughout (Parquet knows no empty
+    struct).
+    card_facts: lines of the card's table (``licence`` becomes the dataset's licence).
+    Returns counts by origin, ``SPLIT`` and ``rejected:RULE``, and the ``total``. Raises RewardError for a
+    return that is not among the names, RunError where the disk is full.
+    """
+    import pyarrow.parquet as pq
+
+    names = tuple(reward_names) or ("relevance",)
+    schema = episode_schema(names)
+    new = folder.with_name(f".{folder.name}.new")
+    counts: Counter[str] = Counter()
+    rejected: Counter[str] = Counter()
+    with disk_errors(folder):
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        with ExitStack() as stack:
+            # A Python file, not a path: its errors carry the errno that tells a full disk.
+            files = {split: stack.enter_context((new / f"{split}.parquet").open("wb")) for split in SPLITS}
+            writers = {
+                split: stack.enter_context(pq.ParquetWriter(file, schema, compression="zstd"))
+                for split, file in files.items()
+            }
+            buffers: dict[Split, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+            for episode in episodes:
+                buffer = buffers[episode.split]
+                buffer.append(_row(episode, names))
+                counts.update(("total", episode.origin, episode.split))
+                if episode.rejected_by is not None:
+                    rejected[episode.rejected_by] += 1
+                if len(buffer) >= ROW_GROUP:
+                    writers[episode.split].write_table(_table(buffer, schema))
+                    buffer.clear()
+            for split, buffer in buffers.items():
+                writers[split].write_table(_table(buffer, schema))
+        counts.update({f"rejected:{rule}": count for rule, count in rejected.items()})
+        card = dataset_card(counts=counts, reward_names=names, facts=card_facts or {})
+        (new / "README.md").write_text(card, encoding="utf-8")
+        _swap(new, folder)
+    return counts
+
+
+def read_episodes(
+    folder: Path,
+    *,
+    splits: Collection[str] = ("train",),
+    kept: bool = True,
+    origins: Collection[str] | None = None,
+) -> list[Episode]:
+    """Return the episodes of ``splits`` in the order of the files.
+
+    kept: only those that no rule rejected. origins: only these (None: all).
+    Raises RunError where there are none, or they have a newer schema or other columns.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    current = _current(folder)
+    episodes: list[Episode] = []
+    for split in SPLITS:
+        if split not in splits:
+            continue
+        path = current / f"{split}.parquet"
+        try:
+            file = pq.ParquetFile(path)
+        except FileNotFoundError:
+            raise RunError(
+                f"{folder} holds no episodes ({path.name} is missing): run 'udrl score' again"
+            ) from None
+        except (pa.ArrowInvalid, OSError) as error:
+            raise RunError(f"{path}: is not a whole Parquet file: run 'udrl score' again") from error
+        with file:
+            _check_schema(path, file.schema_arrow)
+            for batch in file.iter_batches(batch_size=ROW_GROUP):
+                if kept:
+                    batch = batch.filter(pc.is_null(batch.column("rejected_by")))
+                if origins is not None:
+                    batch = batch.filter(
+                        pc.is_in(batch.column("origin"), value_set=pa.array(sorted(origins)))
+                    )
+                episodes.extend(_from_row(row) for row in batch.to_pylist())
+    return episodes
+
+
+def episode_schema(reward_names: Sequence[str]) -> pa.Schema:
+    """Return the Arrow schema of the module's table, with one float in ``returns`` for each of
+    ``reward_names``."""
+    import pyarrow as pa
+
+    text, whole = pa.string(), pa.int64()
+    columns = {
+        "schema": pa.int32(),
+        "episode_id": text,
+        "task": text,
+        "input_id": text,
+        "input": text,
+        "completion": text,
+        "returns": pa.struct([(name, pa.float64()) for name in reward_names]),
+        "horizon": pa.int32(),
+        "origin": text,
+        "teacher": text,
+        "round": pa.int32(),
+        "sampling": text,
+        "seed": whole,
+        "split": text,
+        "rejected_by": text,
+    }
+    return pa.schema(list(columns.items()), metadata={"udrl": __version__, "udrl_schema": str(SCHEMA)})
+
+
+def _episode(record: LedgerRecord, reason: str | None) -> Episode:
+    completion = record.completion or ""
+    return Episode(
+        episode_id=hash_hex(record.key, "teacher"),
+        task=record.task,
+        input_id=record.input_id,
+        input=record.input,
+        completion=completion,
+        horizon=count_words(completion),
+        origin="teacher",
+        teacher=record.teacher,
+        sampling=json.dumps(record.sampling, sort_keys=True),
+        seed=record.seed,
+        split=split_of(record.input_id),
+        rejected_by=reason,
+    )
+
+
+def _mismatched(
+    episode: Episode,
+    record: LedgerRecord,
+    row: int,
+    *,
+    index: LedgerIndex,
+    ledger: Ledger,
+    task: Task,
+    seed: int,
+) -> Iterator[Episode]:
+    """Yield the episode with a completion of another input; nothing where no partner is found in a few
+    draws."""
+    for attempt in range(_PARTNER_TRIES):
+        other = index.draw(row, seed, "partner", record.key, attempt)
+        if index.input_id[other] == index.input_id[row]:
+            continue
+        partner = ledger.read(index.place(other))
+        if partner.completion == record.completion or rejected_by(partner, task) is not None:
+            continue
+        yield replace(
+            _episode(partner, None),
+            episode_id=hash_hex(record.key, "mismatched", partner.key),
+            input_id=episode.input_id,
+            input=episode.input,
+            origin="mismatched",
+            split=episode.split,
+        )
+        return
+
+
+def _truncated(episode: Episode, record: LedgerRecord, *, task: Task, seed: int) -> Iterator[Episode]:
+    """Yield the episode with its completion cut off; nothing where it is too short for that."""
+    low = max(1, math.ceil(0.5 * task.min_words), math.ceil(_CUT_SHARES[0] * episode.horizon))
+    high = math.floor(_CUT_SHARES[1] * episode.horizon)
+    if high < low:
+        return
+    words = low + int(hash_unit(seed, "cut", record.key) * (high - low + 1))
+    yield replace(
+        episode,
+        episode_id=hash_hex(record.key, "truncated", words),
+        completion=first_words(episode.completion, words),
+        horizon=words,
+        origin="truncated",
+    )
+
+
+_NAMES = tuple(item.name for item in fields(Episode))
+
+
+def _row(episode: Episode, reward_names: tuple[str, ...]) -> dict[str, Any]:
+    for name in episode.returns:
+        if name not in reward_names:
+            raise RewardError(
+                f"episode {episode.episode_id} has the return '{name}', which is not to be written"
+            )
+    row = {name: getattr(episode, name) for name in _NAMES}
+    return {**row, "schema": SCHEMA, "returns": dict(episode.returns) or None}
+
+
+def _from_row(row: dict[str, Any]) -> Episode:
+    del row["schema"]
+    row["returns"] = row["returns"] or {}
+    return Episode(**row)
+
+
+def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _check_schema(path: Path, schema: pa.Schema) -> None:
+    metadata = schema.metadata or {}
+    found = int(metadata.get(b"udrl_schema", b"0"))
+    version = metadata.get(b"udrl", b"unknown").decode()
+    if found > SCHEMA:
+        raise RunError(
+            f"{path}: written by udrl {version} with schema {found}, this udrl reads up to {SCHEMA}: install "
+            f"udrl {version}"
+        )
+    missing = [name for name in ("schema", *_NAMES) if name not in schema.names]
+    if missing:
+        raise RunError(
+            f"{path}: lacks the columns {', '.join(missing)}, so it holds no episodes: run 'udrl score'"
+        )
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Put ``new`` in the place of ``folder``. A crash in between leaves the old one where ``_current`` finds
+    it."""
+    old = _old(folder)
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _current(folder: Path) -> Path:
+    for candidate in (folder, _old(folder)):
+        if candidate.is_dir():
+            return candidate
+    raise RunError(f"{folder} does not exist: make episodes with 'udrl synth' or 'udrl score' first")

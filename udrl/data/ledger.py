@@ -1,0 +1,265 @@
+"""The ledger: every teacher response, raw, one JSON object a line, append-only.
+
+What stands here is paid for: nothing is rewritten, a line is complete or it is not there, and the next start
+goes on after the last complete one, however the process before it ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from udrl.data.hashing import hash_hex
+from udrl.data.run import disk_errors
+from udrl.errors import RunError
+
+SCHEMA = 1
+SHARD_BYTES = 256 << 20
+"""A new shard is begun when the last one has reached this size."""
+
+SYNC_SECONDS = 2.0
+"""Lines survive the death of the process at once, and that of the machine after at most this time."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRecord:
+    """One response. Produced by synthesis, consumed by episode building and reports; the fields are the
+    file's.
+
+    status: ``ok`` with a completion, or ``failed`` with an error.
+    sample: which of the input's completions this is, from 0.
+    started: Unix time; seconds: what this response took.
+    """
+
+    schema: int
+    key: str
+    status: Literal["ok", "failed"]
+    error: str | None
+    attempts: int
+    task: str
+    input_id: str
+    input: str
+    messages: Sequence[Mapping[str, str]]
+    completion: str | None
+    finish_reason: str | None
+    teacher: str
+    revision: str | None
+    sampling: Mapping[str, Any]
+    seed: int
+    sample: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    started: float
+    seconds: float
+
+
+FIELDS = tuple(field.name for field in fields(LedgerRecord))
+
+
+class Place(NamedTuple):
+    """Where a line stands: number of the shard, first byte, number of bytes."""
+
+    shard: int
+    offset: int
+    length: int
+
+
+def request_key(
+    *,
+    model: str,
+    revision: str | None,
+    engine_arguments: Mapping[str, Any],
+    messages: Sequence[Mapping[str, str]],
+    sampling: Mapping[str, Any],
+    seed: int,
+) -> str:
+    """Return the identity of a request: 32 hex digits of all that decides what is written, and of nothing
+    else.
+
+    ``n`` in ``sampling`` is left out: how many completions are asked for at once does not change one of them.
+    """
+    decides = {
+        "model": model,
+        "revision": revision,
+        "engine": dict(engine_arguments),
+        "messages": [dict(message) for message in messages],
+        "sampling": {name: value for name, value in sampling.items() if name != "n"},
+        "seed": seed,
+    }
+    return hash_hex(json.dumps(decides, sort_keys=True), size=16)
+
+
+class Ledger:
+    """The ledger in ``folder``. Readers need nothing else; the one writer appends and closes."""
+
+    def __init__(self, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> None:
+        self.folder = folder
+        self._shard_bytes = shard_bytes
+        self._file: int | None = None
+        self._number = 0
+        self._size = 0
+        self._synced = 0.0
+        self._readers: dict[int, int] = {}
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[LedgerRecord]:
+        return (record for _, record in self.entries())
+
+    def keys(self, *, ok: bool | None = None) -> set[str]:
+        """Return the keys of all responses (ok=None), of the good ones (True) or of the failed ones (False).
+
+        A key that failed first and was good later is good. Holds about 150 bytes a key, never a text.
+        """
+        good: set[str] = set()
+        failed: set[str] = set()
+        for _, data in self._rows():
+            (good if data.get("status") == "ok" else failed).add(str(data.get("key")))
+        if ok is None:
+            return good | failed
+        return good if ok else failed - good
+
+    def entries(self) -> Iterator[tuple[Place, LedgerRecord]]:
+        """Yield every response in the order of the files, with its place, one at a time.
+
+        A torn last line (the process died while writing it) is left out with a warning, and so is a damaged
+        line elsewhere; both are asked for again by the next synthesis. Raises RunError for a newer schema.
+        """
+        for place, data in self._rows():
+            yield place, self._record(place, data)
+
+    def read(self, place: Place) -> LedgerRecord:
+        """Return the response at ``place``, which ``entries`` gave."""
+        if place.shard not in self._readers:
+            self._readers[place.shard] = os.open(self._path(place.shard), os.O_RDONLY | os.O_CLOEXEC)
+        return self._record(
+            place, json.loads(os.pread(self._readers[place.shard], place.length, place.offset))
+        )
+
+    def append(self, record: LedgerRecord) -> None:
+        """Write one response; when this returns, the death of the process cannot lose it.
+
+        Raises RunError where the disk is full; the ledger then ends with the last complete line.
+        """
+        data = {name: getattr(record, name) for name in FIELDS}
+        # Lone surrogates, which a broken server may send, have no UTF-8 form: they become question marks.
+        line = (json.dumps(data, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+        file = self._open()
+        with disk_errors(self.folder):
+            try:
+                _write_all(file, line)
+            except BaseException:
+                self._cut(file)
+                raise
+            self._size += len(line)
+            if time.monotonic() - self._synced > SYNC_SECONDS:
+                os.fsync(file)
+                self._synced = time.monotonic()
+
+    def close(self) -> None:
+        """Bring everything to the disk and close the files; the ledger may be used again afterwards."""
+        for descriptor in self._readers.values():
+            os.close(descriptor)
+        self._readers.clear()
+        if self._file is not None:
+            file, self._file = self._file, None
+            try:
+                with disk_errors(self.folder):
+                    os.fsync(file)
+            finally:
+                os.close(file)
+
+    def shards(self) -> list[Path]:
+        """Return the ledger's files in order."""
+        return sorted(self.folder.glob("part-*.jsonl"))
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"part-{number:05d}.jsonl"
+
+    def _rows(self) -> Iterator[tuple[Place, dict[str, Any]]]:
+        for path in self.shards():
+            shard, offset = int(path.stem.removeprefix("part-")), 0
+            with path.open("rb") as file:
+                for number, line in enumerate(file, start=1):
+                    place = Place(shard, offset, len(line))
+                    offset += len(line)
+                    if not line.endswith(b"\n"):
+                        warnings.warn(f"{path}: the torn last line ({number}) is dropped", stacklevel=3)
+                        break
+                    data = _parse(line)
+                    if data is None:
+                        warnings.warn(f"{path}, line {number}: damaged, left out", stacklevel=3)
+                        continue
+                    yield place, data
+
+    def _record(self, place: Place, data: dict[str, Any]) -> LedgerRecord:
+        if data["schema"] > SCHEMA:
+            raise RunError(
+                f"{self._path(place.shard)} has schema {data['schema']}, this udrl reads up to {SCHEMA}: "
+                "install a newer udrl"
+            )
+        try:
+            return LedgerRecord(**data)
+        except TypeError as error:
+            found = ", ".join(data)
+            raise RunError(
+                f"{self._path(place.shard)}, byte {place.offset}: is no line of a ledger (fields: {found}): "
+                "remove the line"
+            ) from error
+
+    def _open(self) -> int:
+        """Return the last shard, opened for appending behind its last complete line."""
+        if self._file is not None and self._size >= self._shard_bytes:
+            self.close()
+        if self._file is None:
+            with disk_errors(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                shards = self.shards()
+                self._number = int(shards[-1].stem.removeprefix("part-")) if shards else 0
+                if shards and shards[-1].stat().st_size >= self._shard_bytes:
+                    self._number += 1
+                flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                self._file = os.open(self._path(self._number), flags, 0o644)
+                self._size = _complete_bytes(self._file)
+                self._cut(self._file)
+        return self._file
+
+    def _cut(self, file: int) -> None:
+        """Take a torn line off the end."""
+        if os.fstat(file).st_size > self._size:
+            os.ftruncate(file, self._size)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        data = json.loads(line)
+    except ValueError:
+        return None
+    return data if isinstance(data, dict) and type(data.get("schema")) is int else None
+
+
+def _write_all(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]
+
+
+def _complete_bytes(file: int) -> int:
+    """Return the size of the file up to its last line feed, reading from its end."""
+    end = os.fstat(file).st_size
+    while end:
+        start = max(0, end - (1 << 20))
+        found = os.pread(file, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
