@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 from udrl.data.ledger import LedgerRecord
 from udrl.data.tasks import Task
 from udrl.words import WORD, folded_words
@@ -37,11 +39,9 @@ def is_loop(words: list[str]) -> bool:
     """Tell whether 1 to 8 words stand at least 4 times in direct succession, 6 words or more in all."""
     for period in _PERIODS:
         needed = max(period * _REPEATS, _LOOP_WORDS) - period
-        run = 0
-        for word, before in zip(words[period:], words, strict=False):
-            run = run + 1 if word == before else 0
-            if run >= needed:
-                return True
+        # One byte a word: whether the word one period before is the same; a loop is a run of ones.
+        if b"\1" * needed in bytes(map(operator.eq, words[period:], words)):
+            return True
     return False
 
 

@@ -26,6 +26,5 @@ def hash_unit(*parts: object) -> float:
 
 def _digest(parts: tuple[object, ...], size: int) -> bytes:
     # Lengths in front keep ("ab", "c") and ("a", "bc") apart; JSON may hold lone surrogates.
-    encoded = [str(part).encode("utf-8", "surrogatepass") for part in parts]
-    data = b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
-    return hashlib.blake2b(data, digest_size=size).digest()
+    text = "".join([f"{len(part)}:{part}" for part in map(str, parts)])
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()
