@@ -23,4 +23,4 @@ def folded_words(text: str) -> list[str]:
 
 def count_words(text: str) -> int:
     """Return the length of ``text`` in words: the horizon of a completion."""
-    return sum(1 for _ in WORD.finditer(text))
+    return len(WORD.findall(text))

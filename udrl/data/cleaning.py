@@ -37,6 +37,8 @@ def rejected_by(record: LedgerRecord, task: Task) -> str | None:
 
 def is_loop(words: list[str]) -> bool:
     """Tell whether 1 to 8 words stand at least 4 times in direct succession, 6 words or more in all."""
+    if len(words) - len(set(words)) < _LOOP_WORDS - 1:
+        return False  # every loop repeats more words than that
     for period in _PERIODS:
         needed = max(period * _REPEATS, _LOOP_WORDS) - period
         # One byte a word: whether the word one period before is the same; a loop is a run of ones.

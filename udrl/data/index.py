@@ -26,13 +26,13 @@ class LedgerIndex:
         task, shard, sample = array("i"), array("i"), array("i")
         input_id, key = array("Q"), array("Q")
         offset, length = array("q"), array("q")
-        for place, record in ledger.entries():
-            if record.status != "ok":
+        for place, row in ledger.rows():
+            if row["status"] != "ok":
                 continue
-            task.append(names.setdefault(record.task, len(names)))
-            input_id.append(int(record.input_id, 16))
-            sample.append(record.sample)
-            key.append(hash_int(record.key))
+            task.append(names.setdefault(row["task"], len(names)))
+            input_id.append(int(row["input_id"], 16))
+            sample.append(row["sample"])
+            key.append(hash_int(row["key"]))
             shard.append(place.shard)
             offset.append(place.offset)
             length.append(place.length)
