@@ -1,0 +1,264 @@
+"""Commands and the command space: the one place where control tokens exist.
+
+A command is rendered as plain token ids, right before the completion::
+
+    input ids   <task> <attribute 1> <attribute 2> ...   completion ids   <end>
+
+The ids of the command lie *above* the saved tokenizer's vocabulary: no text, typed by whomever, can encode to them.
+The training sequence and the generation prompt come from the same function (`CommandSpace.prompt`), so that they
+cannot drift apart.
+
+Each attribute of each task has about ten quantile bins. A value is a *position*: 0 stands for the median of the
+lowest bin, ``bins - 1`` for that of the highest, and values between are interpolated. The student learns one embedding
+row a bin (`base` rows); what a value between two bins means is the interpolation of its neighbours' rows, in training
+as in use. What is saved is the `fine` table, ``FINE`` rows a bin, so that every engine sees plain ids.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from udrl.errors import StudentError, UsageError, unknown
+
+SCHEMA = 1
+FILE = "command_space.json"
+FINE = 8
+"""Saved rows a bin: a value is rendered to the nearest eighth of a bin."""
+BINS = 10
+MIN_PER_BIN = 50
+MIN_PER_TASK = 100
+LENGTH = "length"
+"""The attribute whose achieved value is the horizon: the completion's length in words."""
+_QUANTILES = tuple(round(0.05 * k, 2) for k in range(21))
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is asked for: a task and, for some or all attributes, the desired value. A missing attribute is open."""
+
+    task: str
+    targets: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """What a command can set: a reward by its name, or ``length``; values lie in [low, high], ``unit`` for people."""
+
+    name: str
+    low: float
+    high: float
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How one task's values of one attribute map to positions.
+
+    centres: medians of the bins, strictly increasing; positions: where each stands on 0 .. bins - 1 (ties merge bins,
+    so there may be fewer centres than bins); quantiles: the training values' 0, 5, ... 100 % quantiles.
+    """
+
+    centres: tuple[float, ...]
+    positions: tuple[float, ...]
+    quantiles: tuple[float, ...]
+
+    @staticmethod
+    def fit(values: Sequence[float], bins: int = BINS, min_per_bin: int = MIN_PER_BIN) -> Scale:
+        """Fit about ``bins`` quantile bins of at least ``min_per_bin`` values each; equal values share a bin."""
+        ordered = np.sort(np.asarray(values, dtype=np.float64))
+        count = max(1, min(bins, len(ordered) // min_per_bin))
+        merged: dict[float, list[float]] = {}
+        for k in range(count):
+            part = ordered[(len(ordered) * k) // count : (len(ordered) * (k + 1)) // count]
+            # the middle of the k-th of `count` bins, on the scale of the full number of bins
+            merged.setdefault(float(np.median(part)), []).append(bins * (k + 0.5) / count - 0.5)
+        return Scale(
+            centres=tuple(merged),
+            positions=tuple(float(np.clip(np.mean(p), 0, bins - 1)) for p in merged.values()),
+            quantiles=tuple(float(q) for q in np.quantile(ordered, _QUANTILES)),
+        )
+
+    def position(self, value: float) -> float:
+        """Return the position of ``value``, clamped to the lowest and highest centre."""
+        return float(np.interp(value, self.centres, self.positions))
+
+    def value(self, position: float) -> float:
+        """Return the value that stands at ``position``: the inverse of `position` between the outer centres."""
+        return float(np.interp(position, self.positions, self.centres))
+
+
+@dataclass(frozen=True)
+class CommandSpace:
+    """Which tasks and attributes a student can be commanded in, and how a command becomes token ids.
+
+    base: the first control id, equal to the number of ids that the tokenizer can produce. Saved with the student;
+    bins are never refitted silently.
+    """
+
+    base: int
+    tasks: tuple[str, ...]
+    attributes: tuple[Attribute, ...]
+    scales: Mapping[str, Mapping[str, Scale]]
+    bins: int = BINS
+
+    @staticmethod
+    def fit(
+        base: int, attributes: Sequence[Attribute], values: Mapping[str, Mapping[str, Sequence[float]]], *, bins: int = BINS
+    ) -> CommandSpace:
+        """Fit the bins to the achieved values of training episodes, ``values[task][attribute]``.
+
+        A task with fewer than MIN_PER_TASK values of an attribute uses the bins of all tasks together. Raises
+        StudentError where an attribute has no value at all.
+        """
+        scales: dict[str, dict[str, Scale]] = {task: {} for task in values}
+        for attribute in attributes:
+            pooled = [v for task in values for v in values[task].get(attribute.name, ())]
+            if not pooled:
+                raise StudentError(
+                    f"no training episode has a value for '{attribute.name}': score the run with it first (udrl score)"
+                )
+            for task in values:
+                own = values[task].get(attribute.name, ())
+                scales[task][attribute.name] = Scale.fit(own if len(own) >= MIN_PER_TASK else pooled, bins)
+        return CommandSpace(base, tuple(sorted(values)), tuple(attributes), scales, bins)
+
+    # -- rows and ids ------------------------------------------------------------------------------------------------
+
+    @property
+    def fine_rows(self) -> int:
+        """Rows of one attribute in the saved table, without its open row."""
+        return (self.bins - 1) * FINE + 1
+
+    @property
+    def size(self) -> int:
+        """Number of control ids."""
+        return len(self.tasks) + len(self.attributes) * (1 + self.fine_rows)
+
+    @property
+    def base_size(self) -> int:
+        """Number of rows that are learned: one a task, and one a bin and one 'open' an attribute."""
+        return len(self.tasks) + len(self.attributes) * (1 + self.bins)
+
+    @property
+    def prompt_size(self) -> int:
+        """Number of control ids in every prompt."""
+        return 1 + len(self.attributes)
+
+    def mixing(self) -> tuple[list[int], list[int], list[float]]:
+        """Return, for each control id in order, the two base rows that it mixes and the share of the second."""
+        low = list(range(len(self.tasks)))
+        high, share = list(low), [0.0] * len(low)
+        for index in range(len(self.attributes)):
+            start = len(self.tasks) + index * (1 + self.bins)
+            low, high, share = [*low, start], [*high, start], [*share, 0.0]
+            for k in range(self.fine_rows):
+                low.append(start + 1 + k // FINE)
+                high.append(start + 1 + min(k // FINE + 1, self.bins - 1))
+                share.append(k % FINE / FINE)
+        return low, high, share
+
+    def task_id(self, task: str) -> int:
+        """Return the control id of ``task``; raises UsageError listing the tasks that this student knows."""
+        if task not in self.tasks:
+            raise unknown("task", task, self.tasks)
+        return self.base + self.tasks.index(task)
+
+    def level_id(self, attribute: str, position: float | None) -> int:
+        """Return the control id of ``attribute`` at ``position`` (0 .. bins - 1), or of 'open' for None."""
+        start = self.base + len(self.tasks) + self._index(attribute) * (1 + self.fine_rows)
+        if position is None:
+            return start
+        return start + 1 + round(min(max(position, 0.0), self.bins - 1.0) * FINE)
+
+    def _index(self, attribute: str) -> int:
+        names = [a.name for a in self.attributes]
+        if attribute not in names:
+            raise unknown("attribute", attribute, names)
+        return names.index(attribute)
+
+    # -- rendering ---------------------------------------------------------------------------------------------------
+
+    def render(self, task: str, positions: Mapping[str, float | None]) -> list[int]:
+        """Render a task and the attributes' positions (missing or None: open) to the control ids of a prompt."""
+        return [self.task_id(task), *(self.level_id(a.name, positions.get(a.name)) for a in self.attributes)]
+
+    def prompt(self, input_ids: Sequence[int], control_ids: Sequence[int]) -> list[int]:
+        """Return the prompt: what a training sequence starts with and what generation continues."""
+        return [*input_ids, *control_ids]
+
+    def positions(self, task: str, achieved: Mapping[str, float | None]) -> dict[str, float]:
+        """Return the positions of achieved values, for training: an attribute without a value stays open."""
+        scales = self.scales[task]
+        return {
+            a.name: scales[a.name].position(value)
+            for a in self.attributes
+            if (value := achieved.get(a.name)) is not None and math.isfinite(value)
+        }
+
+    def check(self, command: Command) -> None:
+        """Raise UsageError for an unknown task or attribute, or a target outside its declared range."""
+        self.task_id(command.task)
+        for name, target in command.targets.items():
+            attribute = self.attributes[self._index(name)]
+            if not (math.isfinite(target) and attribute.low <= target <= attribute.high):
+                raise UsageError(
+                    f"target {name}={target:g} is outside its range [{attribute.low:g}, {attribute.high:g}]"
+                    + (f" {attribute.unit}" if attribute.unit else "")
+                )
+
+    def quantile(self, task: str, attribute: str, q: float) -> float:
+        """Return the value below which a share ``q`` of the task's training episodes lie."""
+        self.task_id(task), self._index(attribute)
+        return float(np.interp(q, _QUANTILES, self.scales[task][attribute].quantiles))
+
+    def deciles(self, task: str, attribute: str) -> list[float]:
+        """Return the nine training deciles, 10 % to 90 %: the levels of every command-following figure."""
+        return [self.quantile(task, attribute, k / 10) for k in range(1, 10)]
+
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the space as plain JSON data."""
+        return {
+            "schema": SCHEMA,
+            "base": self.base,
+            "bins": self.bins,
+            "fine": FINE,
+            "tasks": list(self.tasks),
+            "attributes": [asdict(a) for a in self.attributes],
+            "scales": {task: {name: asdict(s) for name, s in scales.items()} for task, scales in self.scales.items()},
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write ``command_space.json`` into ``folder``."""
+        (folder / FILE).write_text(json.dumps(self.to_json(), indent=1), encoding="utf-8")
+
+    @staticmethod
+    def load(folder: Path) -> CommandSpace:
+        """Read the space of a student; raises StudentError where there is none, or one of a newer schema."""
+        path = folder / FILE
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise StudentError(f"{folder} has no {FILE}: it is not a student of udrl; train one with udrl train") from None
+        except ValueError as error:
+            raise StudentError(f"{path} is damaged ({error}): restore it or train again") from None
+        if data.get("schema") != SCHEMA or data.get("fine") != FINE:
+            raise StudentError(
+                f"{path} has schema {data.get('schema')} with {data.get('fine')} rows a bin, this version reads "
+                f"{SCHEMA} with {FINE}: use the version of udrl that wrote it (see the model card)"
+            )
+        scales = {
+            task: {name: Scale(**{k: tuple(v) for k, v in s.items()}) for name, s in of_task.items()}
+            for task, of_task in data["scales"].items()
+        }
+        attributes = tuple(Attribute(**a) for a in data["attributes"])
+        return CommandSpace(data["base"], tuple(data["tasks"]), attributes, scales, data["bins"])

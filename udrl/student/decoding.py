@@ -1,0 +1,198 @@
+"""Generation with a key-value cache: many prompts at once, each with its own random stream.
+
+Prompts are left-padded in memory; the padding is masked and positions count from each prompt's first id, so that a
+prompt's result does not depend on what else is in its batch (exactly so for greedy decoding in float32).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from udrl.errors import UsageError
+from udrl.student.gpt2 import cached_logits, cast_weights
+from udrl.student.model import StudentModel
+
+
+COMPACT = 0.75
+"""Finished rows are dropped from the cache once no more than this share is still writing: moving it has a price."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a completion is drawn. temperature 0 is greedy; top_p keeps the smallest set of tokens of that probability.
+
+    max_tokens: most tokens of a completion (None: as far as the context reaches).
+    """
+
+    temperature: float = 0.7
+    top_p: float = 0.95
+    max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0 or not 0 < self.top_p <= 1 or (self.max_tokens is not None and self.max_tokens < 1):
+            raise UsageError(
+                f"sampling needs temperature >= 0, 0 < top_p <= 1 and max_tokens >= 1, "
+                f"got {self.temperature:g}, {self.top_p:g}, {self.max_tokens}"
+            )
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The ids written for one prompt, without the end token, and whether the end token came (else: cut at a limit)."""
+
+    ids: list[int]
+    stopped: bool
+
+
+class Session(Protocol):
+    """One batch under way: `step` takes the newest ids (B,) and returns float32 logits (B, text ids)."""
+
+    def step(self, ids: Tensor) -> Tensor: ...
+    def keep(self, rows: Tensor) -> None: ...
+
+
+def decode_batch(
+    student: StudentModel,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    *,
+    sampling: Sampling,
+    limits: Sequence[int],
+    end: int,
+    dtype: torch.dtype,
+    on_token: Callable[[int, int], None] | None = None,
+) -> list[Decoded]:
+    """Continue every prompt until the end token or its limit.
+
+    seeds: one a prompt, the start of its own random stream; limits: most new ids of each prompt (at least 1);
+    on_token: called with (row, id) for every id as it is drawn.
+    """
+    device = student.rows.weight.device
+    longest = max(limits)
+    written: list[list[int]] = [[] for _ in prompts]
+    stopped = [False] * len(prompts)
+    draws = np.stack([np.random.default_rng(seed).random(longest) for seed in seeds]) if sampling.temperature > 0 else None
+    rows = list(range(len(prompts)))
+    alive = set(rows)
+    with torch.inference_mode():
+        session, logits = _start(student, prompts, longest, dtype)
+        for step in range(longest):
+            uniform = None if draws is None else torch.from_numpy(draws[rows, step]).to(device)
+            ids = choose(logits, sampling, uniform)
+            for row, token in zip(rows, ids.tolist(), strict=True):
+                if row not in alive:
+                    continue
+                if token == end:
+                    stopped[row] = True
+                    alive.discard(row)
+                    continue
+                written[row].append(token)
+                if on_token is not None:
+                    on_token(row, token)
+                if len(written[row]) >= limits[row]:
+                    alive.discard(row)
+            if not alive:
+                break
+            if len(alive) <= COMPACT * len(rows):
+                index = torch.tensor([place for place, row in enumerate(rows) if row in alive], device=device)
+                session.keep(index)
+                ids, rows = ids[index], [row for row in rows if row in alive]
+            logits = session.step(ids)
+    return [Decoded(ids, stop) for ids, stop in zip(written, stopped, strict=True)]
+
+
+def choose(logits: Tensor, sampling: Sampling, uniform: Tensor | None) -> Tensor:
+    """Draw one id a row from float32 ``logits`` (B, V) with the numbers ``uniform`` (B,) in [0, 1); None is greedy."""
+    if uniform is None:
+        return logits.argmax(-1)
+    probabilities, order = torch.softmax(logits / sampling.temperature, -1).topk(min(logits.shape[-1], 200))
+    reached = probabilities.cumsum(-1)
+    inside = reached - probabilities < sampling.top_p  # the most likely id always stays
+    kept = torch.where(inside, probabilities, torch.zeros_like(probabilities)).double().cumsum(-1)
+    place = (kept < uniform[:, None] * kept[:, -1:]).sum(-1).clamp(max=order.shape[-1] - 1)
+    return order.gather(-1, place[:, None]).squeeze(-1)
+
+
+def _start(
+    student: StudentModel, prompts: Sequence[Sequence[int]], room: int, dtype: torch.dtype
+) -> tuple[Session, Tensor]:
+    device = student.rows.weight.device
+    longest = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    real = torch.zeros(len(prompts), longest, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        real[row, longest - len(prompt) :] = True
+    ids, real = ids.to(device), real.to(device)
+    positions = (real.cumsum(1) - 1).clamp(min=0)
+    session = (_PackedSession if student.packed else _GenericSession)(student, real, room, dtype)
+    return session, session.run(student.embed(ids), positions)
+
+
+class _PackedSession:
+    """GPT-2 with one preallocated cache."""
+
+    def __init__(self, student: StudentModel, real: Tensor, room: int, dtype: torch.dtype) -> None:
+        config = student.model.config
+        rows, longest = real.shape
+        size = config.n_embd // config.n_head
+        self.student, self.filled = student, 0
+        self.cache = torch.zeros(
+            (config.n_layer, 2, rows, config.n_head, longest + room, size), dtype=dtype, device=real.device
+        )
+        self.visible = F.pad(real, (0, room), value=True)
+        self.lengths = real.sum(1)
+        self.weights = cast_weights(student.model, dtype, student.space.base)
+
+    def run(self, embeddings: Tensor, positions: Tensor) -> Tensor:
+        logits = cached_logits(
+            self.student.model, self.weights, embeddings, positions, self.cache, self.visible, self.filled
+        )
+        self.filled += embeddings.shape[1]
+        return logits
+
+    def step(self, ids: Tensor) -> Tensor:
+        logits = self.run(self.student.embed(ids)[:, None], self.lengths[:, None])
+        self.lengths = self.lengths + 1
+        return logits
+
+    def keep(self, rows: Tensor) -> None:
+        self.cache, self.visible, self.lengths = self.cache[:, :, rows], self.visible[rows], self.lengths[rows]
+
+
+class _GenericSession:
+    """Any other causal language model, through its own forward and cache."""
+
+    def __init__(self, student: StudentModel, real: Tensor, room: int, dtype: torch.dtype) -> None:
+        self.student, self.dtype, self.past, self.mask, self.lengths = student, dtype, None, real.long(), real.sum(1)
+
+    def run(self, embeddings: Tensor, positions: Tensor) -> Tensor:
+        with torch.autocast(embeddings.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            out: Any = self.student.model(
+                inputs_embeds=embeddings,
+                position_ids=positions,
+                attention_mask=self.mask,
+                past_key_values=self.past,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        self.past = out.past_key_values
+        logits: Tensor = out.logits[:, -1, : self.student.space.base].float()
+        return logits
+
+    def step(self, ids: Tensor) -> Tensor:
+        self.mask = F.pad(self.mask, (0, 1), value=1)
+        logits = self.run(self.student.embed(ids)[:, None], self.lengths[:, None])
+        self.lengths = self.lengths + 1
+        return logits
+
+    def keep(self, rows: Tensor) -> None:
+        self.mask, self.lengths = self.mask[rows], self.lengths[rows]
+        self.past.batch_select_indices(rows)  # type: ignore[attr-defined]

@@ -1,0 +1,97 @@
+"""Episodes as training examples: token ids and positions, and the order in which training sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from udrl.commands import LENGTH, CommandSpace
+from udrl.data.episodes import Episode
+from udrl.student.packing import Batch, pack
+from udrl.student.tokenizer import encode
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Encoded episodes. positions: each attribute's position or None, by name; ``task`` is the task's name."""
+
+    tasks: tuple[str, ...]
+    inputs: list[list[int]]
+    completions: list[list[int]]
+    positions: list[dict[str, float]]
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+
+def achieved(episode: Episode) -> dict[str, float | None]:
+    """Return what the episode achieved, by attribute name: its returns and its length in words."""
+    return {**episode.returns, LENGTH: float(episode.horizon)}
+
+
+def make_examples(episodes: Sequence[Episode], tokenizer: Any, space: CommandSpace, *, context: int) -> Examples:
+    """Encode ``episodes``; the end token closes every completion.
+
+    An episode whose sequence is longer than ``context`` loses the end of its input first; where the completion alone
+    is too long, the episode is left out (the achieved values would no longer be true).
+    """
+    inputs = encode(tokenizer, [e.input for e in episodes])
+    completions = encode(tokenizer, [e.completion for e in episodes])
+    end = tokenizer.eos_token_id
+    kept: list[tuple[str, list[int], list[int], dict[str, float]]] = []
+    for episode, text, written in zip(episodes, inputs, completions, strict=True):
+        room = context - space.prompt_size - len(written)
+        if room > 0 and written:
+            kept.append((episode.task, text[:room], [*written, end], space.positions(episode.task, achieved(episode))))
+    tasks, kept_inputs, kept_completions, positions = (list(x) for x in zip(*kept, strict=True)) if kept else ([],) * 4
+    return Examples(tuple(tasks), kept_inputs, kept_completions, positions)  # type: ignore[arg-type]
+
+
+def batch_of(
+    examples: Examples, indices: Sequence[int], space: CommandSpace, *, opened: np.ndarray | None = None  # type: ignore[type-arg]
+) -> Batch:
+    """Pack the examples at ``indices``. opened: (n, attributes) booleans: which attributes are left open."""
+    names = [a.name for a in space.attributes]
+    prompts = []
+    for row, index in enumerate(indices):
+        positions: dict[str, float | None] = dict(examples.positions[index])
+        if opened is not None:
+            positions = {n: p for n, p in positions.items() if not opened[row, names.index(n)]}
+        control = space.render(examples.tasks[index], positions)
+        prompts.append(space.prompt(examples.inputs[index], control))
+    return pack(prompts, [examples.completions[i] for i in indices])
+
+
+def draw_open(shape: tuple[int, int], each: float, whole: float, rng: np.random.Generator) -> np.ndarray:  # type: ignore[type-arg]
+    """Draw command dropout: each attribute is left open with probability ``each``, the whole command with ``whole``."""
+    return (rng.random(shape) < each) | (rng.random((shape[0], 1)) < whole)
+
+
+def mixing_weights(tasks: Sequence[str], temperature: float) -> Mapping[str, float]:
+    """Return each task's share of the training steps: proportional to size ** (1 / temperature)."""
+    names, sizes = np.unique(np.asarray(tasks), return_counts=True)
+    weights = sizes.astype(float) ** (1 / temperature)
+    return dict(zip(names.tolist(), (weights / weights.sum()).tolist(), strict=True))
+
+
+def training_order(tasks: Sequence[str], *, count: int, temperature: float, seed: int) -> np.ndarray:  # type: ignore[type-arg]
+    """Return ``count`` example indices: tasks drawn by their shares, each task's examples in shuffled passes.
+
+    The order depends on ``tasks``, ``count`` and ``seed`` alone, so that a resumed training continues it exactly.
+    """
+    rng = np.random.default_rng(seed)
+    labels = np.asarray(tasks)
+    weights = mixing_weights(tasks, temperature)
+    names = list(weights)
+    drawn = rng.choice(len(names), size=count, p=list(weights.values()))
+    order = np.empty(count, dtype=np.int64)
+    for number, name in enumerate(names):
+        members = np.flatnonzero(labels == name)
+        places = np.flatnonzero(drawn == number)
+        passes = [rng.permutation(members) for _ in range(-(-len(places) // len(members)))]
+        if passes:
+            order[places] = np.concatenate(passes)[: len(places)]
+    return order

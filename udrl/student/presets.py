@@ -1,0 +1,34 @@
+"""Which students ``udrl train --student`` knows by name; any other name is a hub id or a local path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A student by name: its shape where it starts from scratch, its source where it is pretrained, and defaults.
+
+    hub: repository of pretrained weights (None: from scratch only); layers, width, heads, vocab_size, context: shape
+    of the GPT-2 that is built from scratch; the rest are training defaults for this size.
+    """
+
+    name: str
+    hub: str | None
+    layers: int
+    width: int
+    heads: int
+    vocab_size: int
+    context: int
+    learning_rate: float
+    batch_size: int
+
+
+PRESETS = {
+    p.name: p
+    for p in (
+        Preset("gpt2", "gpt2", 12, 768, 12, 50257, 1024, 3e-4, 32),
+        Preset("gpt2-100m", None, 12, 768, 12, 16384, 1024, 6e-4, 32),
+        Preset("gpt2-mini", None, 5, 256, 4, 2048, 512, 3e-3, 64),
+    )
+}

@@ -1,0 +1,86 @@
+"""The built-in teacher: writes and invents by rules, on any machine, without weights. It is no LLM."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from udrl.data.tasks import Task, seeds
+from udrl.errors import TaskError, unknown
+from udrl.teacher.base import Reply, Request
+from udrl.teacher.builtin.inventor import invent, made_up_word, vocabulary
+from udrl.teacher.builtin.phrases import content_phrases
+from udrl.teacher.builtin.writer import write
+from udrl.words import count_words
+
+__all__ = ["BuiltinTeacher", "content_phrases", "invent", "made_up_word", "vocabulary", "write"]
+
+VERSION = "1"
+"""Part of every ledger key: raised whenever the rules change what is written."""
+
+
+class BuiltinTeacher:
+    """Rule-based teacher for ``tasks``; deterministic: a request's seed alone decides what is written."""
+
+    name = "builtin"
+    model = "builtin"
+    revision: str | None = VERSION
+    engine_arguments: Mapping[str, Any] = {}
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks = {task.name: task for task in tasks}
+        self._foreign: dict[str, list[str]] = {}
+
+    def sampling(self, index: int, seed: int, min_words: int, max_words: int) -> Mapping[str, Any]:
+        """Spread fidelity evenly over the samples of an input, and length over the task's bounds (log-uniform)."""
+        rng = random.Random(f"sampling/{seed}")
+        low, high = ((1.0, 1.0), (0.6, 0.95), (0.25, 0.6), (0.0, 0.25))[index % 4]
+        words = math.exp(rng.uniform(math.log(min_words), math.log(max_words)))
+        return {"fidelity": round(rng.uniform(low, high), 3), "words": round(words)}
+
+    def careful(self, min_words: int, max_words: int) -> Mapping[str, Any]:
+        """Full fidelity at natural length."""
+        return {"fidelity": 1.0, "words": None}
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
+        """Write every request in order; raises UsageError for a task that this teacher was not given."""
+        for request in requests:
+            started = time.time()
+            task = self._tasks.get(request.task)
+            if task is None:
+                raise unknown("task", request.task, self._tasks)
+            if task.lexicon is None:
+                raise TaskError(f"{task.path}: task '{task.name}' has no lexicon, which the built-in teacher writes from")
+            completion = write(
+                request.input,
+                task.lexicon,
+                fidelity=float(request.sampling["fidelity"]),
+                words=request.sampling["words"],
+                bounds=(task.min_words, task.max_words),
+                foreign=self._foreign_phrases(task),
+                rng=random.Random(request.seed),
+            )
+            yield Reply(
+                key=request.key,
+                completion=completion,
+                finish_reason="stop",
+                prompt_tokens=count_words(request.input),
+                completion_tokens=count_words(completion),
+                started=started,
+                seconds=time.time() - started,
+            )
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _foreign_phrases(self, task: Task) -> list[str]:
+        """Phrases of other inputs: the seeds' own and invented ones, so that swaps are as varied as inputs."""
+        if task.name not in self._foreign:
+            texts = list(seeds(task))
+            stream = invent(task, seeds=texts, seed=0)
+            texts += [next(stream) for _ in range(500)]
+            self._foreign[task.name] = [phrase for text in texts for phrase in content_phrases(text)]
+        return self._foreign[task.name]
