@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from udrl.data.run import Run
+
 _HEADER = """---
 pretty_name: udrl episodes
 {licence}tags:
@@ -78,6 +80,23 @@ def dataset_card(
         counts="| | episodes |\n|---|---|\n" + "".join(f"| {k} | {v} |\n" for k, v in sorted(counts.items())),
         rewards=", ".join(reward_names),
     )
+
+
+def run_facts(run: Run) -> dict[str, object]:
+    """Return what the card says about where the episodes come from: teachers, licences, tasks and seed.
+
+    Empty before the first synthesis of the run. With teachers of several licences there is no single
+    ``licence``.
+    """
+    synth = run.facts()["stages"].get("synth")
+    if synth is None:
+        return {}
+    teachers: dict[str, dict[str, str]] = synth["teachers"]
+    licences = {card["licence"] for card in teachers.values()}
+    facts: dict[str, object] = {"licence": licences.pop()} if len(licences) == 1 else {}
+    for name, card in teachers.items():
+        facts[f"teacher {name}"] = f"{card['model']}, {card['licence']}: {card['outputs']}"
+    return {**facts, "tasks": ", ".join(synth["tasks"]), "seed": synth["seed"]}
 
 
 def _cell(value: object) -> str:

@@ -21,45 +21,29 @@ Column table, in order (``EPISODE_SCHEMA`` is the truth):
 
 from __future__ import annotations
 
-import json
-import math
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from udrl import __version__
-from udrl.data.cleaning import first_words, rejected_by
 from udrl.data.dataset_card import dataset_card
-from udrl.data.hashing import hash_hex, hash_unit
-from udrl.data.inputs import Split, split_of
-from udrl.data.ledger import Ledger, LedgerRecord
+from udrl.data.inputs import Split
 from udrl.data.run import disk_errors
-from udrl.data.tasks import Task
-from udrl.errors import RewardError, RunError, UsageError
-from udrl.words import count_words
+from udrl.errors import RewardError, RunError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    from udrl.data.index import LedgerIndex
 
 SCHEMA = 1
 Origin = Literal["teacher", "mismatched", "truncated", "student"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 ROW_GROUP = 10_000
-
-MISMATCHED = 0.10
-"""Share of the teacher's episodes from which one with another input's completion is derived."""
-
-TRUNCATED = 0.10
-"""Share of the teacher's episodes from which one whose completion is cut off is derived."""
-
-_PARTNER_TRIES = 16
-_CUT_SHARES = (0.2, 0.8)
 
 
 @dataclass(frozen=True)
@@ -80,55 +64,6 @@ class Episode:
     returns: Mapping[str, float | None] = field(default_factory=dict)
     round: int = 0
     rejected_by: str | None = None
-
-
-def build_episodes(
-    ledger: Ledger,
-    tasks: Iterable[Task],
-    *,
-    seed: int = 0,
-    mismatched: float = MISMATCHED,
-    truncated: float = TRUNCATED,
-) -> Iterator[Episode]:
-    """Yield the ledger's responses as episodes without returns, each followed by those derived from it.
-
-    The order is by task name, input and sample, whatever the order of the ledger; every choice is a hash of
-    ``seed`` and the response's key. Failed responses are no episodes. Derived episodes, from kept ones only:
-    ``mismatched`` (the input with a completion of another input of the task and split) and ``truncated`` (the
-    completion cut off after 20 to 80 % of its words, not under half of the task's lower bound).
-
-    mismatched, truncated: shares in [0, 1] of the teacher's episodes. Raises UsageError outside of that,
-    RunError for a response to a task that is not among ``tasks``. Memory: about 40 bytes a response.
-    """
-    from udrl.data.index import LedgerIndex
-
-    for name, share in (("mismatched", mismatched), ("truncated", truncated)):
-        if not 0 <= share <= 1:
-            raise UsageError(f"the share of {name} episodes must be within [0, 1], found {share}")
-    known = {task.name: task for task in tasks}
-    index = LedgerIndex(ledger)
-    for name in index.tasks:
-        if name not in known:
-            raise RunError(
-                f"{ledger.folder} holds responses to task '{name}', which is not defined: add its file"
-            )
-    for rows in index.groups():
-        seen: set[str] = set()
-        for row in rows:
-            record = ledger.read(index.place(row))
-            task = known[record.task]
-            reason = rejected_by(record, task)
-            if reason is None and record.completion in seen:
-                reason = "duplicate"
-            seen.add(record.completion or "")
-            episode = _episode(record, reason)
-            yield episode
-            if reason is not None:
-                continue
-            if hash_unit(seed, "mismatched", record.key) < mismatched:
-                yield from _mismatched(episode, record, row, index=index, ledger=ledger, task=task, seed=seed)
-            if hash_unit(seed, "truncated", record.key) < truncated:
-                yield from _truncated(episode, record, task=task, seed=seed)
 
 
 def write_episodes(
@@ -156,7 +91,6 @@ def write_episodes(
     schema = episode_schema(names)
     new = folder.with_name(f".{folder.name}.new")
     counts: Counter[str] = Counter()
-    rejected: Counter[str] = Counter()
     with disk_errors(folder):
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
@@ -171,15 +105,12 @@ def write_episodes(
             for episode in episodes:
                 buffer = buffers[episode.split]
                 buffer.append(_row(episode, names))
-                counts.update(("total", episode.origin, episode.split))
-                if episode.rejected_by is not None:
-                    rejected[episode.rejected_by] += 1
+                _count(counts, episode.split, episode.origin, episode.rejected_by)
                 if len(buffer) >= ROW_GROUP:
                     writers[episode.split].write_table(_table(buffer, schema))
                     buffer.clear()
             for split, buffer in buffers.items():
                 writers[split].write_table(_table(buffer, schema))
-        counts.update({f"rejected:{rule}": count for rule, count in rejected.items()})
         card = dataset_card(counts=counts, reward_names=names, facts=card_facts or {})
         (new / "README.md").write_text(card, encoding="utf-8")
         _swap(new, folder)
@@ -200,24 +131,12 @@ def read_episodes(
     """
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    current = _current(folder)
     episodes: list[Episode] = []
     for split in SPLITS:
         if split not in splits:
             continue
-        path = current / f"{split}.parquet"
-        try:
-            file = pq.ParquetFile(path)
-        except FileNotFoundError:
-            raise RunError(
-                f"{folder} holds no episodes ({path.name} is missing): run 'udrl score' again"
-            ) from None
-        except (pa.ArrowInvalid, OSError) as error:
-            raise RunError(f"{path}: is not a whole Parquet file: run 'udrl score' again") from error
-        with file:
-            _check_schema(path, file.schema_arrow)
+        with _open(folder, split) as file:
             for batch in file.iter_batches(batch_size=ROW_GROUP):
                 if kept:
                     batch = batch.filter(pc.is_null(batch.column("rejected_by")))
@@ -227,6 +146,18 @@ def read_episodes(
                     )
                 episodes.extend(_from_row(row) for row in batch.to_pylist())
     return episodes
+
+
+def count_episodes(folder: Path) -> Counter[str]:
+    """Return how many episodes there are: what ``write_episodes`` returned when it wrote them."""
+
+    counts: Counter[str] = Counter()
+    for split in SPLITS:
+        with _open(folder, split) as file:
+            for batch in file.iter_batches(batch_size=ROW_GROUP, columns=["origin", "rejected_by"]):
+                for row in batch.to_pylist():
+                    _count(counts, split, row["origin"], row["rejected_by"])
+    return counts
 
 
 def episode_schema(reward_names: Sequence[str]) -> pa.Schema:
@@ -255,70 +186,6 @@ def episode_schema(reward_names: Sequence[str]) -> pa.Schema:
     return pa.schema(list(columns.items()), metadata={"udrl": __version__, "udrl_schema": str(SCHEMA)})
 
 
-def _episode(record: LedgerRecord, reason: str | None) -> Episode:
-    completion = record.completion or ""
-    return Episode(
-        episode_id=hash_hex(record.key, "teacher"),
-        task=record.task,
-        input_id=record.input_id,
-        input=record.input,
-        completion=completion,
-        horizon=count_words(completion),
-        origin="teacher",
-        teacher=record.teacher,
-        sampling=json.dumps(record.sampling, sort_keys=True),
-        seed=record.seed,
-        split=split_of(record.input_id),
-        rejected_by=reason,
-    )
-
-
-def _mismatched(
-    episode: Episode,
-    record: LedgerRecord,
-    row: int,
-    *,
-    index: LedgerIndex,
-    ledger: Ledger,
-    task: Task,
-    seed: int,
-) -> Iterator[Episode]:
-    """Yield the episode with a completion of another input; nothing where no partner is found in a few
-    draws."""
-    for attempt in range(_PARTNER_TRIES):
-        other = index.draw(row, seed, "partner", record.key, attempt)
-        if index.input_id[other] == index.input_id[row]:
-            continue
-        partner = ledger.read(index.place(other))
-        if partner.completion == record.completion or rejected_by(partner, task) is not None:
-            continue
-        yield replace(
-            _episode(partner, None),
-            episode_id=hash_hex(record.key, "mismatched", partner.key),
-            input_id=episode.input_id,
-            input=episode.input,
-            origin="mismatched",
-            split=episode.split,
-        )
-        return
-
-
-def _truncated(episode: Episode, record: LedgerRecord, *, task: Task, seed: int) -> Iterator[Episode]:
-    """Yield the episode with its completion cut off; nothing where it is too short for that."""
-    low = max(1, math.ceil(0.5 * task.min_words), math.ceil(_CUT_SHARES[0] * episode.horizon))
-    high = math.floor(_CUT_SHARES[1] * episode.horizon)
-    if high < low:
-        return
-    words = low + int(hash_unit(seed, "cut", record.key) * (high - low + 1))
-    yield replace(
-        episode,
-        episode_id=hash_hex(record.key, "truncated", words),
-        completion=first_words(episode.completion, words),
-        horizon=words,
-        origin="truncated",
-    )
-
-
 _NAMES = tuple(item.name for item in fields(Episode))
 
 
@@ -338,10 +205,34 @@ def _from_row(row: dict[str, Any]) -> Episode:
     return Episode(**row)
 
 
+def _count(counts: Counter[str], split: str, origin: str, rejected_by: str | None) -> None:
+    counts.update(("total", split, origin))
+    if rejected_by is not None:
+        counts[f"rejected:{rejected_by}"] += 1
+
+
 def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     import pyarrow as pa
 
     return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _open(folder: Path, split: str) -> pq.ParquetFile:
+    """Open the file of ``split``, with its columns checked; raises RunError."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = _current(folder) / f"{split}.parquet"
+    try:
+        file = pq.ParquetFile(path)
+    except FileNotFoundError:
+        raise RunError(
+            f"{folder} holds no episodes ({path.name} is missing): run 'udrl score' again"
+        ) from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise RunError(f"{path}: is not a whole Parquet file: run 'udrl score' again") from error
+    _check_schema(path, file.schema_arrow)
+    return file
 
 
 def _check_schema(path: Path, schema: pa.Schema) -> None:
