@@ -14,11 +14,11 @@ WIDTH = 100
 
 HEAD = """# The command line
 
-Written by `make docs` from the commands' own `--help`: change it there. Options that every command has are explained
-once in [architecture.md](architecture.md#the-command-line).
+Written by `make docs` from the commands' own `--help`: change it there. What all commands share is
+explained in [architecture.md](architecture.md#the-command-line).
 
-Exit codes: 0 done, 1 failed (one line on standard error says why and what to do; `--debug` adds the traceback),
-2 wrong usage, 130 interrupted with everything finished kept.
+Exit codes: 0 done, 1 failed (one line on standard error says why and what to do; `--debug` adds the
+traceback), 2 wrong usage, 130 interrupted with everything finished kept.
 """
 
 
@@ -28,7 +28,7 @@ def render() -> str:
     parts = [HEAD, _section("udrl", app.get_help(top))]
     for name in COMMANDS:
         command = app.get_command(top, name)
-        assert command is not None, name  # noqa: S101
+        assert command is not None, name
         context = click.Context(
             command, parent=top, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH
         )

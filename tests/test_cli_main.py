@@ -63,7 +63,7 @@ def _raise(failure: BaseException) -> None:
     raise failure
 
 
-# -- help ------------------------------------------------------------------------------------------------------------
+# -- help -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["", *cli.COMMANDS])
@@ -110,7 +110,7 @@ def test_cli_docs_are_up_to_date() -> None:
     assert done.returncode == 0, done.stderr
 
 
-# -- exit codes and one-line errors ----------------------------------------------------------------------------------
+# -- exit codes and one-line errors ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_no_arguments_show_help_as_wrong_usage(capsys: pytest.CaptureFixture[str
         ),
         (UsageError("relevance=2 is outside [0, 1]"), 2, "relevance=2 is outside [0, 1]"),
         (ValueError("first\nsecond"), 1, "ValueError: first second (a defect of udrl; --debug shows where)"),
-        (MemoryError(), 1, "out of memory: lower what is held at once (--batch-tokens"),
+        (MemoryError(), 1, "out of memory: lower what is held at once (--batch-size"),
         (
             RuntimeError("[x] DefaultCPUAllocator: can't allocate memory: you tried"),
             1,
@@ -238,7 +238,7 @@ def test_full_disk_is_one_line() -> None:
     )
 
 
-# -- machine output --------------------------------------------------------------------------------------------------
+# -- machine output -------------------------------------------------------------------------------------
 
 
 def test_json_is_one_object_on_stdout(probe: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,7 +258,7 @@ def test_plain_turns_what_is_not_json_into_what_is() -> None:
         plain(plain)
 
 
-# -- configuration files ---------------------------------------------------------------------------------------------
+# -- configuration files --------------------------------------------------------------------------------
 
 
 def _probe_with(config: str, folder: Path, *arguments: str) -> list[str]:

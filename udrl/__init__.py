@@ -6,8 +6,8 @@
     command = udrl.Command("text-to-image", {"relevance": 0.6, "length": 12})
     print(student.generate(["a red fox in the snow"], [command])[0].completion)
 
-Each stage of the command line has its function here: `synth`, `score`, `train`, `render`, `bench`. They are imported
-when they are first used, so that ``import udrl`` costs nothing.
+Each stage of the command line has its function here: `synth`, `score`, `train`, `render`, `bench`. They are
+imported when they are first used, so that ``import udrl`` costs nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Configuration files: YAML whose values become the defaults of a command's options.
 
-A file is either flat, for one command, or has one section a command, so that a whole experiment is one file; ``run``
-and ``seed`` may stand beside the sections and hold for all of them::
+A file is either flat, for one command, or has one section a command, so that a whole experiment is one file;
+``run`` and ``seed`` may stand beside the sections and hold for all of them::
 
     run: runs/captions
     seed: 7
@@ -31,9 +31,9 @@ COMMON = ("run", "seed")
 
 @dataclass(frozen=True)
 class Key:
-    """One option as a configuration key: the name that the command line's parser uses, and how values may look.
+    """One option as a configuration key: its name for the command line's parser, and how values may look.
 
-    several: the option may be repeated, so that the file may give a list (or, for NAME=VALUE options, a mapping).
+    several: the option may be repeated: the file may give a list (or, for NAME=VALUE options, a mapping).
     """
 
     parameter: str
@@ -48,8 +48,8 @@ def load_config(
     command: its name, for sections and messages; ``commands`` are all the names that a section can have.
     keys: the command's options by the name that a file uses (``num-inputs``; underscores are accepted).
 
-    Returns values by parameter name. Raises TaskError naming file and key for a file that is missing or no YAML
-    mapping, and for unknown keys or values that no option can take.
+    Returns values by parameter name. Raises TaskError naming file and key for a file that is missing or no
+    YAML mapping, and for unknown keys or values that no option can take.
     """
     data = _read(path)
     sections = {
@@ -64,7 +64,8 @@ def load_config(
         if name not in COMMON:
             hint = suggestion(name, [*COMMON, *commands])
             raise TaskError(
-                f"{path}: '{name}' stands beside the sections of commands and is neither run, seed nor a command{hint}"
+                f"{path}: '{name}' stands beside the sections of commands and is neither run, seed nor a "
+                f"command{hint}"
             )
     own = _options(sections.get(command, {}), where=f"{path}, section {command}", command=command, keys=keys)
     shared = {name: value for name, value in common.items() if name in keys}
@@ -101,7 +102,8 @@ def _options(
         if spelled not in keys:
             known = sorted(keys)
             raise TaskError(
-                f"{where}: udrl {command} has no option '{name}'{suggestion(spelled, known)}; known: {', '.join(known)}"
+                f"{where}: udrl {command} has no option '{name}'{suggestion(spelled, known)}; "
+                f"known: {', '.join(known)}"
             )
         if value is not None:
             key = keys[spelled]

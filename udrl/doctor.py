@@ -31,8 +31,8 @@ ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 class Check:
     """One thing looked at.
 
-    state: ``ok``; ``limited`` where udrl works without it, less far or more slowly; ``missing`` where the demo cannot
-    run. found: what there is. advice: what to do about it, empty where there is nothing to do.
+    state: ``ok``; ``limited`` where udrl works without it, less far or more slowly; ``missing`` where the
+    demo cannot run. found: what there is. advice: what to do about it, empty where there is nothing to do.
     """
 
     name: str
@@ -94,7 +94,7 @@ def usable_cores() -> int:
 
 
 def memory_gb() -> float | None:
-    """Return the memory that this process may use in GB (10^9 bytes), container limits included; None if unknown."""
+    """Return the memory that this process may use, container limits included, in GB (None: unknown)."""
     limits = []
     if "SC_PHYS_PAGES" in os.sysconf_names:
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
@@ -148,9 +148,9 @@ def _unreachable(endpoint: str) -> str | None:
     outcome: list[str | None] = []
 
     def ask() -> None:
-        request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310 - the user's own endpoint
+        request = urllib.request.Request(endpoint, method="HEAD")
         try:
-            with urllib.request.urlopen(request, timeout=HUB_TIMEOUT):  # noqa: S310
+            with urllib.request.urlopen(request, timeout=HUB_TIMEOUT):
                 outcome.append(None)
         except urllib.error.HTTPError as error:
             outcome.append(f"status {error.code}")
@@ -177,7 +177,7 @@ def _vllm(_: Path) -> Iterator[Check]:
 
 
 def _installed(distribution: str) -> bool:
-    return next(importlib.metadata.distributions(name=distribution), None) is not None
+    return any(True for _ in importlib.metadata.distributions(name=distribution))
 
 
 def _encoder(_: Path) -> Iterator[Check]:

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,8 +24,8 @@ def common_options(*, run: Path | None = DEFAULT, seed: bool = True) -> Callable
     """Add the options that every command has: --run, --seed, --config, --json, --debug.
 
     The command receives ``run: Path``, ``seed: int`` and ``as_json: bool``. Commands that work without a run
-    (``run=None``) or without chance (``seed=False``) accept the option all the same, so that scripts can pass the
-    same ones to every command, and do not receive it.
+    (``run=None``) or without chance (``seed=False``) accept the option all the same, so that scripts can pass
+    the same ones to every command, and do not receive it.
     """
 
     def decorate(function: Function) -> Function:
@@ -97,7 +97,7 @@ def _configure(context: click.Context, _: click.Parameter, value: Path | None) -
 
 @contextlib.contextmanager
 def only_results_on_stdout() -> Iterator[None]:
-    """Send what libraries print to standard error, so that standard output holds the result and nothing else."""
+    """Send what libraries print to standard error: standard output holds the result and nothing else."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
 
@@ -126,7 +126,7 @@ def plain(value: object) -> Any:
     raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
 
 
-def table(rows: list[tuple[str, ...]]) -> str:
+def table(rows: Sequence[Sequence[str]]) -> str:
     """Lay ``rows`` out in columns; the last column is not padded."""
     if not rows:
         return ""

@@ -37,7 +37,8 @@ def init(folder: Path, *, force: bool = False) -> InitReport:
     present = [target for _, target in copies if target.exists()]
     if present and not force:
         raise UsageError(
-            f"{present[0]} exists already: choose another folder, or --force to overwrite {len(present)} files"
+            f"{present[0]} exists already: choose another folder, or "
+            f"overwrite {len(present)} files with --force"
         )
     for source, target in copies:
         target.parent.mkdir(parents=True, exist_ok=True)

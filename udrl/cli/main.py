@@ -1,6 +1,6 @@
 """The entry point: finds the command, runs it, and turns whatever happens into one line and an exit code.
 
-Exit codes: 0 done, 1 failed with one clear line, 2 wrong usage, 130 interrupted with everything finished kept.
+Exit codes: 0 done, 1 failed with one line, 2 wrong usage, 130 interrupted (everything finished is kept).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command = import_module(f"udrl.cli.{cmd_name}").command
-        assert isinstance(command, click.Command)  # noqa: S101 - for the type checker
+        assert isinstance(command, click.Command)
         return command
 
     def resolve_command(
@@ -124,7 +124,7 @@ def explain(failure: Exception) -> tuple[str, int]:
         return _one_line(failure.format_message()), failure.exit_code
     if _out_of_memory(failure):
         return (
-            "out of memory: lower what is held at once (--batch-tokens of udrl train, --batch-size of udrl generate, "
+            "out of memory: lower what is held at once (--batch-size of udrl train and udrl generate, "
             "--limit of udrl bench), or take a smaller --student",
             1,
         )
