@@ -60,6 +60,7 @@ class LedgerRecord:
 
 
 FIELDS = tuple(field.name for field in fields(LedgerRecord))
+_ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class Place(NamedTuple):
@@ -176,7 +177,7 @@ class Ledger:
         """
         data = {name: getattr(record, name) for name in FIELDS}
         # Lone surrogates, which a broken server may send, have no UTF-8 form: they become question marks.
-        line = (json.dumps(data, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+        line = (_ENCODE(data) + "\n").encode("utf-8", "replace")
         file = self._open()
         with disk_errors(self.folder):
             try:

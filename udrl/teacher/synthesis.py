@@ -127,12 +127,12 @@ def synth(
     with closing(cards.start(card, tasks=chosen_tasks)) as writer:
         if dry_run:
             chosen, report = plan(store=False)
-            return _count(report, _requests(chosen, writer, samples, seed), _done(run, retry_failed))
+            return _count(report, chosen, writer, samples, seed, _done(run, retry_failed))
         with run.writing():
             store_tasks(run, chosen_tasks)
             chosen, report = plan(store=True)
             done = _done(run, retry_failed)
-            report = _count(report, _requests(chosen, writer, samples, seed), done)
+            report = _count(report, chosen, writer, samples, seed, done)
             wanted = (
                 request for request in _requests(chosen, writer, samples, seed) if request.key not in done
             )
@@ -169,11 +169,12 @@ def _done(run: Run, retry_failed: bool) -> set[str]:
     return Ledger(run.ledger).keys(ok=True if retry_failed else None)
 
 
-def _count(report: SynthReport, requests: Iterable[Request], done: set[str]) -> SynthReport:
-    total = already = 0
-    for request in requests:
-        total += 1
-        already += request.key in done
+def _count(
+    report: SynthReport, chosen: Sequence[Chosen], writer: Teacher, samples: int, seed: int, done: set[str]
+) -> SynthReport:
+    total = samples * sum(len(item.inputs) for item in chosen)
+    # Keys cost as much as writing by rule does; a fresh run needs none of them here.
+    already = sum(request.key in done for request in _requests(chosen, writer, samples, seed)) if done else 0
     return replace(report, requests=total, already=already)
 
 
