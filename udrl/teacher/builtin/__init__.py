@@ -77,10 +77,7 @@ class BuiltinTeacher:
         """Nothing is held."""
 
     def _foreign_phrases(self, task: Task) -> list[str]:
-        """Phrases of other inputs: the seeds' own and invented ones, so that swaps are as varied as inputs."""
+        """Phrases of the seeds, which stand in for "another input" where a phrase is swapped."""
         if task.name not in self._foreign:
-            texts = list(seeds(task))
-            stream = invent(task, seeds=texts, seed=0)
-            texts += [next(stream) for _ in range(500)]
-            self._foreign[task.name] = [phrase for text in texts for phrase in content_phrases(text)]
+            self._foreign[task.name] = [phrase for text in seeds(task) for phrase in content_phrases(text)]
         return self._foreign[task.name]

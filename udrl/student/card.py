@@ -1,0 +1,66 @@
+"""The model card of a student: what it is, how it is commanded, where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from udrl import __version__
+from udrl.commands import CommandSpace
+
+CARD = """---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [udrl, upside-down-rl, gpt2]
+---
+# {name}
+
+A student of [upside-down reinforcement learning](https://arxiv.org/abs/1912.02875), trained with udrl {version}: the
+desired return is an input, the completion that achieved it was the target.
+
+- **Parameters**: {parameters:,}
+- **Tasks**: {tasks}
+- **Commands**: {attributes}
+- **Episodes**: {episodes:,} kept ones of the training split, written by {teachers}; {steps:,} steps, seed {seed}
+- **Validation loss**: {loss}
+- **Licence**: {licence}
+
+```python
+import udrl
+
+student = udrl.load("{folder}")
+command = udrl.Command("{task}", {{"relevance": 0.7, "length": 20}})
+print(student.generate(["a red fox in the snow"], [command])[0].completion)
+```
+
+This is an ordinary Hugging Face checkpoint: `AutoModelForCausalLM` and `AutoTokenizer` load it. A prompt is the input's
+ids, then the ids of the command, all of them above the tokenizer's vocabulary (`command_space.json` says which:
+first the task, then one id an attribute). Text can never encode to them.
+"""
+
+
+def write_card(
+    folder: Path, *, space: CommandSpace, report: Mapping[str, Any], run_facts: Mapping[str, Any]
+) -> None:
+    """Write README.md into the checkpoint ``folder`` from what the training reported and what the run knows."""
+    synth = run_facts.get("stages", {}).get("synth", {})
+    teachers = synth.get("teacher", "unknown")
+    ranges = [f"{a.name} [{a.low:g}, {a.high:g}]{' ' + a.unit if a.unit else ''}" for a in space.attributes]
+    loss = report["validation_loss"]
+    text = CARD.format(
+        name=report["student"],
+        version=__version__,
+        parameters=report["parameters"],
+        tasks=", ".join(space.tasks),
+        attributes=", ".join(ranges),
+        episodes=report["episodes"],
+        teachers=teachers if isinstance(teachers, str) else ", ".join(map(str, teachers)),
+        steps=report["steps"],
+        seed=report["seed"],
+        loss="not measured" if loss is None else f"{loss:.3f} nats a token, {report['loss_gap']:+.3f} with others' commands",
+        licence=synth.get("licence", "that of the teacher's outputs and of the starting weights"),
+        folder=report["folder"],
+        task=space.tasks[0],
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")

@@ -1,0 +1,289 @@
+"""A trained student: takes inputs and commands, returns completions."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from udrl.commands import LENGTH, Command, CommandSpace
+from udrl.errors import StudentError, UsageError
+from udrl.student.calibration import Calibration
+from udrl.student.decoding import Sampling, decode_batch
+from udrl.student.model import StudentModel, load_model
+from udrl.student.tokenizer import decode, encode, load_tokenizer
+
+SAMPLING = Sampling(temperature=0.5, top_p=0.95)
+"""What a student ships with unless training says otherwise."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One completion. finish_reason: "stop" (the student ended it) or "length" (cut at a limit); tokens: ids written."""
+
+    completion: str
+    finish_reason: str
+    tokens: int
+
+
+class Student:
+    """The behaviour function: completions for inputs under commands.
+
+    Results do not depend on which other inputs share a batch; each item has its own random stream.
+    """
+
+    def __init__(
+        self,
+        model: StudentModel,
+        tokenizer: Any,
+        *,
+        name: str,
+        calibration: Calibration | None = None,
+        sampling: Sampling = SAMPLING,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self.calibration = calibration
+        self.sampling = sampling
+        self.dtype = dtype
+
+    @property
+    def space(self) -> CommandSpace:
+        """The command space: tasks, attributes, bins."""
+        return self.model.space
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that this student can be commanded to do."""
+        return self.space.tasks
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The names of the attributes that a command can set."""
+        return tuple(a.name for a in self.space.attributes)
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return self.model.parameter_count
+
+    @property
+    def engine(self) -> str:
+        """What computes."""
+        return "torch"
+
+    @property
+    def precision(self) -> str:
+        """Number format of the matrix products."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def context(self) -> int:
+        """Longest sequence, prompt and completion together, in ids."""
+        config = self.model.model.config
+        return int(getattr(config, "max_position_embeddings", None) or config.n_positions)
+
+    # -- commands ----------------------------------------------------------------------------------------------------
+
+    def reachable(self, task: str, attribute: str, *, length: float | None = None) -> tuple[float, float]:
+        """Return the lowest and highest mean value of ``attribute`` that some command achieves on validation inputs.
+
+        length: at this length in words, where the attribute is a reward. Without calibration: the 5 % and 95 %
+        quantiles of the training episodes.
+        """
+        self.space.task_id(task)
+        curve = self.calibration.curve(task, attribute, length) if self.calibration else None
+        if curve is not None:
+            return curve.reachable
+        return self.space.quantile(task, attribute, 0.05), self.space.quantile(task, attribute, 0.95)
+
+    def positions(self, command: Command, *, calibrated: bool = True, warn: bool = True) -> dict[str, float | None]:
+        """Turn targets into positions of the command space.
+
+        With calibration a target becomes the position that achieves it, clamped to what is reachable with a warning
+        that names the range. Raises UsageError for unknown tasks and attributes and for targets out of range.
+        """
+        self.space.check(command)
+        length = command.targets.get(LENGTH)
+        result: dict[str, float | None] = {}
+        for name, target in command.targets.items():
+            given = length if name != LENGTH else None
+            curve = self.calibration.curve(command.task, name, given) if self.calibration and calibrated else None
+            if curve is None:
+                result[name] = self.space.scales[command.task][name].position(target)
+                continue
+            result[name] = curve.position(target)
+            low, high = curve.reachable
+            slack = 0.02 * (high - low) + 1e-9
+            if warn and not low - slack <= target <= high + slack:
+                where = f" at {length:g} words" if given is not None else ""
+                warnings.warn(
+                    f"target {name}={target:g} is beyond what this student reaches on task '{command.task}'{where}, "
+                    f"{low:.2f} to {high:.2f}: the nearest is asked for",
+                    stacklevel=3,
+                )
+        return result
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        inputs: Sequence[str],
+        commands: Sequence[Command],
+        *,
+        seeds: Sequence[int] | int = 0,
+        sampling: Sampling | None = None,
+        calibrated: bool = True,
+        batch_size: int = 64,
+        progress: Callable[[int], object] | None = None,
+    ) -> list[Generation]:
+        """Write one completion for each input under the command beside it.
+
+        seeds: one an item, or one for all (items that are equal still differ). sampling: None is what the student
+        ships with. progress: called with the number of completions that were just finished.
+        """
+        if len(inputs) != len(commands):
+            raise UsageError(f"{len(inputs)} inputs need as many commands, got {len(commands)}")
+        cache: dict[tuple[str, tuple[tuple[str, float], ...]], list[int]] = {}
+        controls = []
+        for command in commands:
+            key = (command.task, tuple(sorted(command.targets.items())))
+            if key not in cache:
+                cache[key] = self.space.render(command.task, self.positions(command, calibrated=calibrated))
+            controls.append(cache[key])
+        return self.generate_ids(
+            inputs, controls, seeds=seeds, sampling=sampling, batch_size=batch_size, progress=progress
+        )
+
+    def generate_ids(
+        self,
+        inputs: Sequence[str],
+        controls: Sequence[Sequence[int]],
+        *,
+        seeds: Sequence[int] | int = 0,
+        sampling: Sampling | None = None,
+        batch_size: int = 64,
+        progress: Callable[[int], object] | None = None,
+        on_token: Callable[[int, int], None] | None = None,
+    ) -> list[Generation]:
+        """Write completions for inputs under commands that are rendered already (`CommandSpace.render`)."""
+        sampling = sampling or self.sampling
+        prompts, limits = self._prompts(inputs, controls, sampling)
+        streams = self._streams(prompts, seeds)
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        results: dict[int, Generation] = {}
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            decoded = decode_batch(
+                self.model,
+                [prompts[i] for i in rows],
+                [streams[i] for i in rows],
+                sampling=sampling,
+                limits=[limits[i] for i in rows],
+                end=self.tokenizer.eos_token_id,
+                dtype=self.dtype,
+                on_token=None if on_token is None else lambda row, token, rows=rows: on_token(rows[row], token),
+            )
+            for i, one in zip(rows, decoded, strict=True):
+                text = decode(self.tokenizer, one.ids)
+                results[i] = Generation(text, "stop" if one.stopped else "length", len(one.ids) + one.stopped)
+            if progress is not None:
+                progress(len(rows))
+        return [results[i] for i in range(len(prompts))]
+
+    def _prompts(
+        self, inputs: Sequence[str], controls: Sequence[Sequence[int]], sampling: Sampling
+    ) -> tuple[list[list[int]], list[int]]:
+        prompts, limits = [], []
+        room = self.context
+        longest = sampling.max_tokens or room // 2
+        shortened = 0
+        for text, control in zip(encode(self.tokenizer, inputs), controls, strict=True):
+            most = max(1, room - len(control) - min(longest, room // 2))
+            shortened += len(text) > most
+            prompt = self.space.prompt(text[:most], control)
+            prompts.append(prompt)
+            limits.append(max(1, min(longest, room - len(prompt))))
+        if shortened:
+            warnings.warn(
+                f"{shortened} of {len(inputs)} inputs are longer than the student's context of {room} tokens allows: "
+                "their ends are not read",
+                stacklevel=3,
+            )
+        return prompts, limits
+
+    def _streams(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int] | int) -> list[int]:
+        """One random stream an item, a function of its seed and prompt (and how often that pair came before)."""
+        if not isinstance(seeds, int) and len(seeds) != len(prompts):
+            raise UsageError(f"{len(prompts)} inputs need as many seeds, got {len(seeds)}")
+        seen: Counter[str] = Counter()
+        streams = []
+        for index, prompt in enumerate(prompts):
+            seed = seeds if isinstance(seeds, int) else seeds[index]
+            key = f"{seed}:{','.join(map(str, prompt))}"
+            digest = hashlib.blake2b(f"{key}#{seen[key]}".encode(), digest_size=8).digest()
+            seen[key] += 1
+            streams.append(int.from_bytes(digest, "big"))
+        return streams
+
+
+def load_student(path: Path | str, *, device: str = "auto", precision: str = "auto") -> Student:
+    """Load the student of a run folder, or a checkpoint folder that ``udrl train`` wrote.
+
+    device: "auto" is the GPU where there is one. precision: "auto" (bf16 on GPUs, else fp32), "fp32" or "bf16".
+    Raises StudentError where there is none, or where its files do not belong together.
+    """
+    path = Path(path)
+    folder = path if (path / "command_space.json").exists() else path / "student"
+    if not folder.is_dir():
+        raise StudentError(f"there is no student at {path}: train one with udrl train --run {path}")
+    space = CommandSpace.load(folder)
+    where = pick_device(device)
+    try:
+        tokenizer = load_tokenizer(folder, local_files_only=True)
+        model = load_model(folder, space)
+    except (OSError, ValueError) as error:
+        raise StudentError(f"{folder} cannot be loaded as a student ({str(error).splitlines()[0]}): train again") from error
+    calibration = Calibration.load(folder)
+    sampling = Sampling(**calibration.sampling) if calibration else SAMPLING
+    name = folder.parent.name if folder.name == "student" else folder.name
+    return Student(
+        model.to(where), tokenizer, name=name, calibration=calibration, sampling=sampling, dtype=pick_dtype(precision, where)
+    )
+
+
+def pick_device(device: str) -> torch.device:
+    """Return the torch device that "auto", "cpu", "cuda", "cuda:1" or "mps" stands for; StudentError if absent."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise StudentError(f"device '{device}' cannot be used ({str(error).splitlines()[0]}): try --device cpu") from error
+
+
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return the format of matrix products: "auto" is bf16 where the hardware multiplies it faster than fp32."""
+    if precision == "auto":
+        return torch.bfloat16 if fast_bf16(device) else torch.float32
+    known = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    if precision not in known:
+        raise UsageError(f"unknown precision '{precision}'; known: auto, {', '.join(known)}")
+    return known[precision]
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Tell whether ``device`` has bf16 matrix units (GPUs since Ampere; CPUs with AMX or AVX-512 BF16)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return False
