@@ -1,0 +1,161 @@
+"""Scores of stored completions: one row of ``scores.parquet`` a row of ``completions.parquet``, in the same
+order.
+
+Columns: block, task, input_id, sample, attribute?, level? (as in completions.parquet), then relevance?,
+relevance_second?, copy_rate?, novelty?, length?, truncated? (whether the encoder saw only the completion's
+start) and agreement (struct: reference -> mean cosine with that reference's completions for the same
+input). Null means not scored: the system failed, or the figure is not needed (a sweep of length needs no
+embedding).
+
+Nothing here generates, so stored completions can be scored again with other encoders. Scores are always
+computed in float32 arithmetic of the encoder, whatever precision training used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udrl import metrics
+from udrl.commands import LENGTH
+from udrl.encoder import Encoder
+from udrl.eval.records import SCHEMA, Completion, write_table
+from udrl.eval.systems import RELEVANCE
+from udrl.progress import Bar
+from udrl.rewards.relevance import Relevance
+from udrl.words import count_words
+
+FILE = "scores.parquet"
+COLUMNS = ("relevance", "relevance_second", "copy_rate", "novelty", "length", "truncated")
+
+Floats = NDArray[np.float64]
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores aligned with ``rows``.
+
+    columns: name -> (n,) floats, NaN where not scored; agreement: reference -> (n,) floats; vectors: (n, d)
+    unit embeddings of the completions, zero where there is none (a zero row is never used).
+    """
+
+    rows: tuple[Completion, ...]
+    columns: Mapping[str, Floats]
+    agreement: Mapping[str, Floats]
+    vectors: Vectors
+
+
+def score(
+    rows: Sequence[Completion],
+    *,
+    encoder: Encoder,
+    second: Encoder | None,
+    references: Sequence[str],
+    bar: Bar | None = None,
+) -> Scores:
+    """Score ``rows`` with the reward's encoder and, where systems are compared, with a ``second`` one.
+
+    references: systems whose completions the others' are compared with (agreement).
+    """
+    answered = [i for i, row in enumerate(rows) if row.completion is not None]
+    compared = [i for i in answered if rows[i].part == "comparison"]
+    embedded = [i for i in answered if rows[i].part == "comparison" or _needs_relevance(rows[i])]
+    columns = {name: np.full(len(rows), np.nan) for name in COLUMNS}
+    for i in answered:
+        columns["length"][i] = count_words(rows[i].completion or "")
+    for i in compared:
+        text = rows[i].completion or ""
+        columns["copy_rate"][i] = metrics.copy_rate(rows[i].input, text)
+        columns["novelty"][i] = metrics.novelty(rows[i].input, text)
+    vectors = _embed(rows, embedded, encoder, columns, RELEVANCE, bar)
+    if second is not None:
+        _embed(rows, compared, second, columns, "relevance_second", None)
+    return Scores(
+        rows=tuple(rows),
+        columns=columns,
+        agreement={name: _agreement(rows, compared, vectors, name) for name in references},
+        vectors=vectors,
+    )
+
+
+def write_scores(folder: Path, scores: Scores, *, encoder: str, second_encoder: str | None) -> None:
+    """Write ``scores.parquet`` into ``folder``, atomically."""
+    import pyarrow as pa
+
+    names = ("block", "task", "input_id", "sample", "attribute", "level")
+    data: dict[str, pa.Array] = {}
+    for name in names:
+        kind = pa.int32() if name in ("sample", "level") else pa.string()
+        data[name] = pa.array([getattr(row, name) for row in scores.rows], kind)
+    for name, values in scores.columns.items():
+        data[name] = pa.array(values, mask=np.isnan(values))
+    data["truncated"] = data["truncated"].cast(pa.bool_())
+    if scores.agreement:
+        parts = [pa.array(values, mask=np.isnan(values)) for values in scores.agreement.values()]
+        data["agreement"] = pa.StructArray.from_arrays(parts, names=list(scores.agreement))
+    about = {"schema": SCHEMA, "encoder": encoder, "second_encoder": second_encoder}
+    write_table(folder / FILE, pa.table(data), about)
+
+
+def _needs_relevance(row: Completion) -> bool:
+    """A sweep of relevance, or one in which relevance is commanded at its median while another attribute
+    moves.
+    """
+    return (
+        row.attribute == RELEVANCE
+        if row.part == "following"
+        else RELEVANCE in row.targets and row.attribute == LENGTH
+    )
+
+
+def _embed(
+    rows: Sequence[Completion],
+    chosen: Sequence[int],
+    encoder: Encoder,
+    columns: Mapping[str, Floats],
+    name: str,
+    bar: Bar | None,
+) -> Vectors:
+    """Embed the chosen completions and fill in their relevance to the input; returns (len(rows), d)."""
+    if not chosen:
+        return np.zeros((len(rows), 1), dtype=np.float32)
+    relevance = Relevance(encoder)
+    step = 1024
+    parts = []
+    for start in range(0, len(chosen), step):
+        own = chosen[start : start + step]
+        texts = [rows[i].completion or "" for i in own]
+        columns[name][own] = relevance([rows[i].input for i in own], texts)
+        parts.append(encoder.encode(texts))  # encoded just before: the encoder keeps what it has seen
+        if bar is not None:
+            bar.update(len(texts))
+    written = np.concatenate(parts)
+    vectors = np.zeros((len(rows), written.shape[1]), dtype=np.float32)
+    vectors[chosen] = written
+    # An empty completion is about nothing: no direction, as it has no relevance.
+    vectors[[i for i in chosen if not (rows[i].completion or "").strip()]] = 0.0
+    return vectors
+
+
+def _agreement(
+    rows: Sequence[Completion], compared: Sequence[int], vectors: Vectors, reference: str
+) -> Floats:
+    """Mean cosine of each completion with the reference's for the same input.
+
+    For the reference itself, with its *other* completions: the ceiling that two draws of one system reach.
+    """
+    result = np.full(len(rows), np.nan)
+    theirs: dict[tuple[str, str], list[int]] = {}
+    for i in compared:
+        if rows[i].system == reference:
+            theirs.setdefault((rows[i].task, rows[i].input_id), []).append(i)
+    for i in compared:
+        others = [j for j in theirs.get((rows[i].task, rows[i].input_id), ()) if j != i]
+        if others:
+            result[i] = float(np.mean(vectors[others] @ vectors[i]))
+    return result

@@ -1,0 +1,267 @@
+"""Writing a benchmark's completions, and reusing what was written before under the same conditions.
+
+Blocks are written in the order in which they need each other: teachers, the student (matched to what the
+teachers wrote), baselines, sweeps. Each is kept on disk as soon as it is there, so that an interrupted
+benchmark goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from udrl.commands import LENGTH
+from udrl.data.episodes import Episode, read_episodes
+from udrl.data.hashing import hash_hex
+from udrl.data.run import Run
+from udrl.data.tasks import Task
+from udrl.encoder import load_encoder
+from udrl.errors import RunError
+from udrl.eval import baselines, following, systems
+from udrl.eval.records import Block, Completion, SystemFacts, block_key, read_blocks, write_blocks
+from udrl.eval.suites import Item, Items, Suite
+from udrl.eval.systems import RELEVANCE, Student
+from udrl.progress import Bar
+from udrl.teacher.cards import teacher as start_teacher
+from udrl.words import count_words
+
+if TYPE_CHECKING:
+    from udrl.teacher.base import Teacher
+
+STUDENT = "student"
+TEACHER = "teacher"
+SWEPT = (RELEVANCE, LENGTH)
+"""Attributes whose achieved value the benchmark can compute, so that a sweep of them says something."""
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a benchmark needs of a run's episodes.
+
+    pool: what teachers wrote for training, kept; seen: ids of inputs of training and validation (which
+    chose the checkpoint and the calibration); test: the items of the test split.
+    """
+
+    pool: tuple[Episode, ...]
+    seen: frozenset[str]
+    test: tuple[Item, ...]
+
+    def test_items(self, task: str) -> list[Item]:
+        """Return the test split's items of ``task``."""
+        return [item for item in self.test if item.task == task]
+
+    def spread(self, task: str, attribute: str) -> tuple[float, float] | None:
+        """Return the 10 % and 90 % quantiles of what the pool achieved; None where it has no such value."""
+        own = (episode for episode in self.pool if episode.task == task)
+        found = [e.horizon if attribute == LENGTH else e.returns.get(attribute) for e in own]
+        values = [value for value in found if value is not None]
+        if not values:
+            return None
+        low, high = np.quantile(values, [0.1, 0.9])
+        return float(low), float(high)
+
+
+def read_data(run: Run) -> RunData:
+    """Read what a benchmark needs of the episodes of ``run``; raises RunError where there are none."""
+    shown = read_episodes(run.episodes, splits=("train", "validation"))
+    held = read_episodes(run.episodes, splits=("test",), origins=("teacher",))
+    return RunData(
+        pool=tuple(e for e in shown if e.split == "train" and e.origin == "teacher"),
+        seen=frozenset(episode.input_id for episode in shown),
+        test=tuple(dict.fromkeys(Item(e.task, e.input_id, e.input) for e in held)),
+    )
+
+
+@dataclass
+class Session:
+    """One benchmark while its completions are written: what it needs, what is there already, what was done.
+
+    student_key: identifies the student's weights. cache: folder of embeddings.
+    """
+
+    folder: Path
+    suite: Suite
+    items: Items
+    tasks: Mapping[str, Task]
+    data: RunData
+    student: Student
+    student_key: str
+    seed: int
+    cache: Path
+    bar: Bar
+    notes: list[str] = field(default_factory=list)
+    written: int = 0
+    reused: int = 0
+    done: dict[str, Block] = field(default_factory=dict)
+    stored: dict[str, Block] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stored = read_blocks(self.folder)
+
+    def write(self, cards: Mapping[str, str | Path]) -> list[Block]:
+        """Return all blocks in the order of the table.
+
+        cards: the teachers, row name -> card, the leading reference first. Every one becomes a row.
+        """
+        for name, card in cards.items():
+            self._teacher(name, card)
+        references = [name for name in cards if any(row.completion for row in self.done[name].rows)]
+        self._students(references)
+        self._baselines(references)
+        for name, wishes in planned_sweeps(self.suite, self.student, self.items, self.seed):
+            self._sweep(name, wishes)
+        students = [name for name in self.done if name.startswith(f"{STUDENT}@")]
+        return [self.done[name] for name in dict.fromkeys([*students, *cards, *self.done])]
+
+    def _teacher(self, name: str, card: str | Path) -> None:
+        tasks = {task: self.tasks[task] for task in self.items.tasks}
+        with closing(start_teacher(card, tasks=list(tasks.values()))) as writer:
+            asked = {
+                n: (t.instruction, dict(writer.careful(t.min_words, t.max_words))) for n, t in tasks.items()
+            }
+            identity = (writer.name, writer.model, writer.revision, dict(writer.engine_arguments))
+            key = self._key(asked, identity, self.suite.samples)
+            self._block(name, key, partial(self._ask, writer, name, key))
+
+    def _ask(self, writer: Teacher, name: str, key: str) -> Block:
+        return systems.teacher_block(
+            writer,
+            self.tasks,
+            self.items.items,
+            name=name,
+            kind="teacher" if name == TEACHER else "reference",
+            key=key,
+            samples=self.suite.samples,
+            seed=self.seed,
+            latency_requests=self.suite.latency_requests,
+            bar=self.bar,
+        )
+
+    def _students(self, references: Sequence[str]) -> None:
+        """The student's rows: matched to the leading reference (one more row for each other), top, open."""
+        rows: dict[str, systems.Targets] = {}
+        tasks = self.items.tasks
+        if "student@matched" in self.suite.systems:
+            for place, ref in enumerate(references):
+                lengths = systems.mean_lengths(self.done[ref].rows, count_words)
+                row = "student@matched" if place == 0 else f"student@matched-{ref}"
+                rows[row] = systems.matched_targets(self.student, lengths)
+        if "student@top" in self.suite.systems:
+            rows["student@top"] = systems.top_targets(self.student, tasks)
+        if "student@open" in self.suite.systems:
+            rows["student@open"] = systems.open_targets(tasks)
+        for row, targets in rows.items():
+            if not targets:
+                self.notes.append(f"There is no row {row}: the student cannot be commanded so.")
+                continue
+            key = self._key(self.student_key, self._engine(), self.suite.samples, targets)
+            self._block(row, key, partial(self._write_row, row, targets, key))
+
+    def _write_row(self, row: str, targets: systems.Targets, key: str) -> Block:
+        return systems.student_block(
+            self.student,
+            [item for item in self.items.items if item.task in targets],
+            targets,
+            name=row,
+            key=key,
+            samples=self.suite.samples,
+            seed=self.seed,
+            latency_requests=self.suite.latency_requests,
+            bar=self.bar,
+        )
+
+    def _baselines(self, references: Sequence[str]) -> None:
+        wanted, items = self.suite.systems, self.items.items
+        if "echo" in wanted:
+            key = self._key("echo")
+            self._block("echo", key, partial(baselines.echo_block, items, key=key))
+        if "shuffled" in wanted and references:
+            leading = self.done[references[0]]
+            key = self._key("shuffled", leading.key)
+            make = partial(baselines.shuffled_block, leading.rows, key=key, seed=self.seed)
+            self._block("shuffled", key, make)
+        if "nearest" in wanted:
+            pool = hash_hex(*sorted(episode.episode_id for episode in self.data.pool))
+            key = self._key("nearest", self.suite.encoder, pool)
+            self._block("nearest", key, partial(self._nearest, key))
+
+    def _nearest(self, key: str) -> Block:
+        # Finding neighbours needs no exact arithmetic, and the cache of training's precision has most inputs.
+        encoder = load_encoder(self.suite.encoder, cache=self.cache)
+        return baselines.nearest_block(self.items.items, self.data.pool, encoder, key=key)
+
+    def _sweep(self, name: str, wishes: Sequence[Completion]) -> None:
+        content = [(w.task, w.input_id, w.input, w.seed, w.level, dict(w.targets)) for w in wishes]
+        key = block_key(self.student_key, self._engine(), content)
+        facts = SystemFacts(STUDENT, "student", self.student.parameters)
+
+        def make() -> Block:
+            return Block(name, key, facts, tuple(systems.answer(self.student, wishes, bar=self.bar)))
+
+        self._block(name, key, make)
+
+    def _block(self, name: str, key: str, make: Callable[[], Block]) -> None:
+        """Take the stored block where it was made under the same key, else make it and keep it at once."""
+        block = self.stored.pop(name, None)
+        if block is not None and block.key == key:
+            self.reused += len(block.rows)
+            self.bar.update(len(block.rows) if block.facts.kind != "baseline" else 0)
+        else:
+            block = make()
+            self.written += len(block.rows)
+            self.done[name] = block
+            write_blocks(self.folder, [*self.done.values(), *self.stored.values()], about={})
+        self.done[name] = block
+
+    def _key(self, *parts: object) -> str:
+        items = hash_hex(*((item.task, item.input) for item in self.items.items))
+        return block_key(items, self.seed, *parts)
+
+    def _engine(self) -> tuple[str, str]:
+        return self.student.engine, self.student.precision
+
+
+def planned_rows(suite: Suite, student: Student, items: Items, cards: int, seed: int) -> int:
+    """Return how many completions there are to write, baselines left out; ``cards``: number of teachers."""
+    rows = len(items.items) * suite.samples
+    matched = max(cards - 1, 0) if "student@matched" in suite.systems else 0
+    students = sum(name.startswith(f"{STUDENT}@") for name in suite.systems)
+    sweeps = sum(len(wishes) for _, wishes in planned_sweeps(suite, student, items, seed))
+    return rows * (cards + matched + students) + sweeps
+
+
+def planned_sweeps(
+    suite: Suite, student: Student, items: Items, seed: int
+) -> list[tuple[str, list[Completion]]]:
+    """Return the sweeps of command following: (name of the block, what is to be written)."""
+    sweep = suite.following
+    if sweep is None:
+        return []
+    known = systems.attribute_names(student)
+    found = []
+    for name in (name for name in SWEPT if name in known and name in (sweep.attributes or SWEPT)):
+        for part, wishes in (("following", following.sweep_wishes), ("leakage", following.leakage_wishes)):
+            block = f"{STUDENT}#{part}.{name}"
+            rows = wishes(student, items.items, name, sweep, block=block, system=STUDENT, seed=seed)
+            if rows:
+                found.append((block, rows))
+    return found
+
+
+def run_teacher(run: Run) -> tuple[str, list[str]]:
+    """Return the name of the teacher that ``run`` was synthesised with, and notes where that is not plain.
+
+    Raises RunError where the run does not say.
+    """
+    known = [str(name) for name in run.facts()["stages"].get("synth", {}).get("teachers", {})]
+    if not known:
+        raise RunError(f"{run.path} does not say which teacher wrote it: name the teacher's card")
+    listed = ", ".join(known)
+    notes = [f"The run has several teachers ({listed}); the row 'teacher' is {known[0]}."]
+    return known[0], notes if len(known) > 1 else []

@@ -1,0 +1,306 @@
+"""The systems that a benchmark compares, baselines apart: each function returns one block of completions.
+
+In this version: a student under three kinds of command (``@matched``, ``@top``, ``@open``), and teachers
+under their careful setting.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+from udrl.commands import LENGTH, Command, CommandSpace
+from udrl.data.hashing import hash_int
+from udrl.eval.records import Block, Completion, Kind, SystemFacts
+from udrl.eval.suites import Item
+from udrl.progress import Bar
+from udrl.teacher.base import Reply, Request, Teacher
+
+if TYPE_CHECKING:
+    from udrl.data.tasks import Task
+
+Targets = Mapping[str, Mapping[str, float]]
+"""Task -> attribute -> the value commanded (no attribute: nothing)."""
+RELEVANCE = "relevance"
+CHUNK = 2048
+"""Completions asked of a student in one call: large enough to fill batches of like lengths, and shows
+progress.
+"""
+
+
+class Generation(Protocol):
+    """One completion as a student returns it."""
+
+    @property
+    def completion(self) -> str: ...
+    @property
+    def finish_reason(self) -> str: ...
+    @property
+    def tokens(self) -> int: ...
+
+
+class Student(Protocol):
+    """What a benchmark needs of a student; `udrl.student.load` returns one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def engine(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def space(self) -> CommandSpace: ...
+
+    def generate(
+        self, inputs: Sequence[str], commands: Sequence[Command], *, seeds: Sequence[int]
+    ) -> Sequence[Generation]: ...
+
+    def reachable(self, task: str, attribute: str, *, length: float | None = None) -> tuple[float, float]: ...
+
+
+def attribute_names(student: Student) -> tuple[str, ...]:
+    """Return the names of the attributes that ``student`` can be commanded in."""
+    return tuple(attribute.name for attribute in student.space.attributes)
+
+
+# -- students -------------------------------------------------------------------------------------------
+
+
+def open_targets(tasks: Sequence[str]) -> Targets:
+    """Command nothing: what the student writes of its own accord."""
+    return {task: {} for task in tasks}
+
+
+def top_targets(student: Student, tasks: Sequence[str]) -> Targets:
+    """Command the highest relevance that the student reaches in each task, length open."""
+    if RELEVANCE not in attribute_names(student):
+        return {}
+    return {task: {RELEVANCE: student.reachable(task, RELEVANCE)[1]} for task in tasks}
+
+
+def matched_targets(student: Student, lengths: Mapping[str, float]) -> Targets:
+    """Command each task's length in ``lengths`` (the reference's mean, in words), and the highest relevance
+    there.
+
+    A length that the student does not reach is moved to the nearest that it does; what was achieved is
+    checked later, and a miss is told as a caveat.
+    """
+    names = attribute_names(student)
+    targets: dict[str, dict[str, float]] = {}
+    if LENGTH not in names:
+        return {}
+    for task, length in lengths.items():
+        low, high = student.reachable(task, LENGTH)
+        aim = min(max(length, low), high)
+        targets[task] = {LENGTH: aim}
+        if RELEVANCE in names:
+            targets[task][RELEVANCE] = student.reachable(task, RELEVANCE, length=aim)[1]
+    return targets
+
+
+def student_block(
+    student: Student,
+    items: Sequence[Item],
+    targets: Targets,
+    *,
+    name: str,
+    key: str,
+    samples: int,
+    seed: int,
+    latency_requests: int,
+    bar: Bar | None = None,
+) -> Block:
+    """Let ``student`` write ``samples`` completions for every item under its task's ``targets``, and time
+    it.
+    """
+    wanted = [
+        wish(name, name, item, sample, seed, targets=targets[item.task])
+        for item in items
+        for sample in range(samples)
+    ]
+    started = time.perf_counter()
+    rows = answer(student, wanted, bar=bar)
+    seconds = time.perf_counter() - started
+
+    def once(row: Completion) -> None:
+        student.generate([row.input], [Command(row.task, row.targets)], seeds=[row.seed])
+
+    facts = SystemFacts(
+        name=name,
+        kind="student",
+        parameters=student.parameters,
+        engine=student.engine,
+        precision=student.precision,
+        latency_ms=time_requests(once, wanted[::samples], latency_requests),
+        tokens_per_second=sum(row.tokens or 0 for row in rows) / seconds,
+    )
+    return Block(name, key, facts, tuple(rows))
+
+
+def wish(
+    block: str,
+    system: str,
+    item: Item,
+    sample: int,
+    seed: int,
+    *,
+    part: str = "comparison",
+    attribute: str | None = None,
+    level: int | None = None,
+    targets: Mapping[str, float] | None = None,
+) -> Completion:
+    """Return the record of a completion that is still to be written; every one has a random stream of its
+    own.
+    """
+    return Completion(
+        block=block,
+        system=system,
+        part=part,  # type: ignore[arg-type]
+        task=item.task,
+        input_id=item.input_id,
+        input=item.input,
+        sample=sample,
+        seed=hash_int("bench", seed, block, item.task, item.input_id, sample, level, bits=31),
+        completion=None,
+        attribute=attribute,
+        level=level,
+        targets=dict(targets or {}),
+    )
+
+
+def answer(student: Student, wanted: Sequence[Completion], *, bar: Bar | None = None) -> list[Completion]:
+    """Let ``student`` write what is ``wanted``, in few large calls; keeps the order."""
+
+    def size(i: int) -> tuple[float, int]:
+        return wanted[i].targets.get(LENGTH, 0.0), len(wanted[i].input)
+
+    order = sorted(range(len(wanted)), key=size)  # a batch takes as long as its longest member
+    done: list[Completion] = list(wanted)
+    for start in range(0, len(order), CHUNK):
+        part = order[start : start + CHUNK]
+        with warnings.catch_warnings():
+            # A sweep asks for more than is reachable on purpose; the report draws what is.
+            warnings.filterwarnings("ignore", message=".*beyond what this student reaches")
+            written = student.generate(
+                [wanted[i].input for i in part],
+                [Command(wanted[i].task, wanted[i].targets) for i in part],
+                seeds=[wanted[i].seed for i in part],
+            )
+        for i, generation in zip(part, written, strict=True):
+            done[i] = replace(
+                wanted[i],
+                completion=generation.completion,
+                finish_reason=generation.finish_reason,
+                tokens=generation.tokens,
+            )
+        if bar is not None:
+            bar.update(len(part))
+    return done
+
+
+# -- teachers -------------------------------------------------------------------------------------------
+
+
+def teacher_block(
+    teacher: Teacher,
+    tasks: Mapping[str, Task],
+    items: Sequence[Item],
+    *,
+    name: str,
+    kind: Kind,
+    key: str,
+    samples: int,
+    seed: int,
+    latency_requests: int,
+    bar: Bar | None = None,
+) -> Block:
+    """Let ``teacher`` write ``samples`` fresh completions for every item under its careful setting.
+
+    What the teacher fails at becomes a record with its error; it is counted, never scored and never replaced.
+    """
+
+    def request(row: Completion) -> Request:
+        task = tasks[row.task]
+        return Request(
+            key=f"{row.task}/{row.input_id}/{row.sample}",
+            task=row.task,
+            input_id=row.input_id,
+            input=row.input,
+            messages=({"role": "user", "content": task.request(row.input)},),
+            sampling=teacher.careful(task.min_words, task.max_words),
+            seed=row.seed,
+            sample=row.sample,
+        )
+
+    wanted = [wish(name, name, item, sample, seed) for item in items for sample in range(samples)]
+    replies: dict[str, Reply] = {}
+    started = time.perf_counter()
+    for reply in teacher.generate(request(row) for row in wanted):
+        replies[reply.key] = reply
+        if bar is not None:
+            bar.update(1)
+    seconds = time.perf_counter() - started
+    rows = [_replied(row, replies.get(request(row).key)) for row in wanted]
+
+    def once(row: Completion) -> None:
+        for _ in teacher.generate([request(row)]):
+            pass
+
+    counted = all(reply.completion_tokens is not None for reply in replies.values())
+    facts = SystemFacts(
+        name=name,
+        kind=kind,
+        engine=teacher.model,
+        latency_ms=time_requests(once, wanted[::samples], latency_requests),
+        tokens_per_second=sum(row.tokens or 0 for row in rows) / seconds if counted and replies else None,
+    )
+    return Block(name, key, facts, tuple(rows))
+
+
+def _replied(row: Completion, reply: Reply | None) -> Completion:
+    if reply is None or reply.completion is None:
+        return replace(row, error=(reply.error if reply else None) or "the teacher did not answer")
+    return replace(
+        row, completion=reply.completion, finish_reason=reply.finish_reason, tokens=reply.completion_tokens
+    )
+
+
+def mean_lengths(rows: Sequence[Completion], count: Callable[[str], int]) -> dict[str, float]:
+    """Return the mean length of the completions of each task, by ``count`` (words)."""
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        if row.completion is not None:
+            found.setdefault(row.task, []).append(count(row.completion))
+    return {task: sum(lengths) / len(lengths) for task, lengths in found.items()}
+
+
+# -- timing ---------------------------------------------------------------------------------------------
+
+
+def time_requests(
+    once: Callable[[Completion], None], rows: Sequence[Completion], requests: int
+) -> tuple[float, float] | None:
+    """Time ``requests`` single requests end to end, spread over ``rows``; returns their p50 and p95 in
+    milliseconds.
+
+    Two requests go before, untimed: the first call of an engine pays for what later ones find ready.
+    """
+    import numpy as np
+
+    if not rows or requests < 1:
+        return None
+    chosen = [rows[(k * len(rows)) // requests % len(rows)] for k in range(requests)]
+    for row in chosen[:2]:
+        once(row)
+    taken = []
+    for row in chosen:
+        started = time.perf_counter()
+        once(row)
+        taken.append(1000 * (time.perf_counter() - started))
+    p50, p95 = np.percentile(taken, [50, 95])
+    return float(p50), float(p95)
