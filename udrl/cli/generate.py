@@ -1,0 +1,225 @@
+"""udrl generate: completions under a command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from udrl.cli.common import common_options, only_results_on_stdout, plain
+from udrl.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from udrl.student.answers import Answer
+
+HELD_OUT = 3
+"""Inputs of the run that are shown where no text is given."""
+
+
+def _targets(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
+    targets: dict[str, float] = {}
+    for text in values:
+        name, sign, value = text.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            sign = ""
+        if not sign or not name:
+            raise click.BadParameter(f"'{text}' is not NAME=VALUE with a number, e.g. relevance=0.7")
+        if name in targets:
+            raise click.BadParameter(f"'{name}' is given twice")
+        targets[name] = number
+    return targets
+
+
+@click.command("generate", short_help="Write completions that obey a command.")
+@click.argument("words", metavar="[TEXT | -]", nargs=-1)
+@click.option(
+    "--target-relevance",
+    metavar="R",
+    type=click.FloatRange(0, 1),
+    help="How close to the input, 0 to 1 (the cosine of their embeddings).",
+)
+@click.option("--length", metavar="N", type=click.IntRange(min=1), help="How long, in words.")
+@click.option(
+    "--target",
+    "targets",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_targets,
+    help="Repeatable: any attribute of the student. What is not commanded is left open.",
+)
+@click.option("--task", metavar="NAME", help="May be left out where the student knows one task.")
+@click.option(
+    "--input-file", metavar="FILE", type=click.Path(path_type=Path), help="As --inputs of udrl synth."
+)
+@click.option("--input-field", metavar="NAME", help="Column of --input-file.")
+@click.option(
+    "--num", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="An input."
+)
+@click.option(
+    "--best-of",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Write N candidates and keep the one that comes nearest to the command.",
+)
+@click.option("--score", is_flag=True, help="Add the achieved relevance and length.")
+@click.option(
+    "--temperature", metavar="X", type=click.FloatRange(min=0), help="0 is greedy. Default: the student's."
+)
+@click.option(
+    "--top-p", metavar="X", type=click.FloatRange(0, 1, min_open=True), help="Default: the student's."
+)
+@click.option("--max-tokens", metavar="N", type=click.IntRange(min=1), help="Default: the student's.")
+@click.option("--batch-size", metavar="N", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@common_options()
+def command(
+    *,
+    run: Path,
+    seed: int,
+    words: tuple[str, ...],
+    target_relevance: float | None,
+    length: int | None,
+    targets: Mapping[str, float],
+    task: str | None,
+    input_file: Path | None,
+    input_field: str | None,
+    num: int,
+    best_of: int,
+    score: bool,
+    temperature: float | None,
+    top_p: float | None,
+    max_tokens: int | None,
+    batch_size: int,
+    device: str,
+    precision: str,
+    as_json: bool,
+) -> None:
+    """Write completions for TEXT that obey a command.
+
+    Without TEXT, or with "-", standard input is read, one input a line; at a terminal a few held-out inputs
+    of the run are shown instead. --run is a run folder, or the folder of a student.
+
+    With --json, one object a line: input, task, completion, command (the targets by attribute), achieved
+    (the same with --score or --best-of, else null), finish_reason (stop or length), seed (gives this
+    completion again).
+    """
+    commanded = _merge(targets, {"relevance": target_relevance, "length": length})
+    if words and input_file is not None:
+        raise UsageError("both TEXT and --input-file are given: leave one of them out")
+
+    with only_results_on_stdout():
+        from udrl.commands import Command
+        from udrl.student import load
+        from udrl.student.answers import answer
+
+        student = load(run, device=device, precision=precision)
+        wanted = Command(_task(task, student.tasks), commanded)
+        student.space.check(wanted)
+        shipped = student.sampling
+        answers = answer(
+            student,
+            _inputs(words, input_file, input_field, run, wanted.task),
+            wanted,
+            num=num,
+            best_of=best_of,
+            seed=seed,
+            rewards=_rewards(student.attributes) if score or best_of > 1 else None,
+            sampling=type(shipped)(
+                temperature=shipped.temperature if temperature is None else temperature,
+                top_p=shipped.top_p if top_p is None else top_p,
+                max_tokens=shipped.max_tokens if max_tokens is None else max_tokens,
+            ),
+            batch_size=batch_size,
+        )
+    shows_inputs = not words and input_file is None and sys.stdin.isatty()
+    while True:
+        with only_results_on_stdout():
+            one = next(answers, None)
+        if one is None:
+            return
+        click.echo(json.dumps(plain(one), ensure_ascii=False) if as_json else _text(one, shows_inputs))
+
+
+def _merge(targets: Mapping[str, float], named: Mapping[str, float | None]) -> dict[str, float]:
+    """Put --target-relevance and --length beside --target; UsageError where an attribute is given twice."""
+    merged = dict(targets)
+    for name, value in named.items():
+        if value is not None:
+            if name in merged:
+                raise UsageError(f"{name} is commanded twice: leave --target {name}={merged[name]:g} out")
+            merged[name] = float(value)
+    return merged
+
+
+def _task(task: str | None, known: tuple[str, ...]) -> str:
+    if task is not None:
+        return task
+    if len(known) == 1:
+        return known[0]
+    raise UsageError(f"this student knows several tasks: choose one with --task ({', '.join(known)})")
+
+
+def _rewards(attributes: tuple[str, ...]) -> dict[str, object]:
+    from udrl.rewards import computable
+
+    return dict(computable(list(dict.fromkeys(("relevance", *(a for a in attributes if a != "length"))))))
+
+
+def _inputs(
+    words: tuple[str, ...], file: Path | None, field: str | None, run: Path, task: str
+) -> Iterator[str]:
+    """Yield the inputs from wherever they come; raises InputError or UsageError where there are none."""
+    from udrl.data.inputs import cut_input, read_inputs
+
+    if file is not None:
+        yield from read_inputs(file, field=field)
+        return
+    if words and words != ("-",):
+        texts = iter([" ".join(words)])
+    elif words or not sys.stdin.isatty():
+        texts = _standard_input()
+    else:
+        texts = iter(_held_out(run, task))
+    found = False
+    for text in texts:
+        if stripped := text.strip():
+            found = True
+            yield cut_input(stripped)[0]
+    if not found:
+        raise InputError("there is no input: give TEXT, --input-file, or lines on standard input")
+
+
+def _standard_input() -> Iterator[str]:
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"standard input, line {number}: byte {error.start + 1} is not UTF-8: convert it first"
+            ) from None
+
+
+def _held_out(run: Path, task: str) -> list[str]:
+    from udrl.data.episodes import read_episodes
+    from udrl.data.run import Run
+
+    episodes = read_episodes(Run(run).episodes, splits=("test",))
+    texts = list(dict.fromkeys(episode.input for episode in episodes if episode.task == task))[:HELD_OUT]
+    click.echo(f"no text given: {len(texts)} held-out inputs of {run} are shown", err=True)
+    return texts
+
+
+def _text(one: Answer, shows_input: bool) -> str:
+    lines = [f"input: {one.input}", one.completion] if shows_input else [one.completion]
+    if one.achieved is not None:
+        lines.append("  " + ", ".join(f"{name} {value:.4g}" for name, value in one.achieved.items()))
+    return "\n".join(lines)

@@ -1,0 +1,127 @@
+"""udrl train: from episodes to a student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from udrl.cli.common import common_options, emit, only_results_on_stdout
+
+if TYPE_CHECKING:
+    from udrl.student.training import TrainReport
+
+
+@click.command("train", short_help="Train a student on the run's episodes.")
+@click.option(
+    "--student",
+    metavar="NAME|ID|PATH",
+    default="gpt2",
+    show_default=True,
+    help="gpt2 (124M), gpt2-100m, gpt2-mini, or any causal language model by hub id or local path.",
+)
+@click.option(
+    "--init",
+    type=click.Choice(["auto", "pretrained", "random"]),
+    default="auto",
+    show_default=True,
+    help="Where the weights come from; auto: pretrained where there are some.",
+)
+@click.option(
+    "--steps", metavar="N", type=click.IntRange(min=1), help="Optimiser steps. Default: from --epochs."
+)
+@click.option(
+    "--epochs", metavar="X", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True
+)
+@click.option(
+    "--batch-size", metavar="N", type=click.IntRange(min=1), help="Episodes a step. Default: the preset's."
+)
+@click.option(
+    "--learning-rate",
+    metavar="X",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Highest learning rate. Default: the preset's.",
+)
+@click.option(
+    "--vocab-size",
+    metavar="N",
+    type=click.IntRange(min=257),
+    help="Of a student from scratch. Default: the preset's.",
+)
+@click.option(
+    "--attribute",
+    "attributes",
+    metavar="NAME",
+    multiple=True,
+    help="Repeatable: rewards to be commanded in. Default: all that the episodes have. Length always is one.",
+)
+@click.option(
+    "--encoder", metavar="NAME|PATH", help="Of the rewards that calibration measures. Default: the run's."
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@click.option("--restart", is_flag=True, help="Forget an interrupted training instead of continuing it.")
+@common_options()
+def command(
+    *,
+    run: Path,
+    seed: int,
+    student: str,
+    init: str,
+    steps: int | None,
+    epochs: float,
+    batch_size: int | None,
+    learning_rate: float | None,
+    vocab_size: int | None,
+    attributes: tuple[str, ...],
+    encoder: str | None,
+    device: str,
+    precision: str,
+    restart: bool,
+    as_json: bool,
+) -> None:
+    """Train a student on the run's episodes and calibrate it on validation inputs.
+
+    An interrupted training is continued by the same command. The student is an ordinary Hugging Face
+    checkpoint in RUN/student; an earlier one stays until the new one is finished.
+    """
+    from udrl.student.training import train
+
+    with only_results_on_stdout():
+        report = train(
+            run,
+            student=student,
+            init=init,
+            steps=steps,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            vocab_size=vocab_size,
+            attributes=attributes,
+            encoder=encoder,
+            seed=seed,
+            device=device,
+            precision=precision,
+            restart=restart,
+        )
+    emit(report, as_json=as_json, text=describe(report, run))
+
+
+def describe(report: TrainReport, run: Path) -> str:
+    """Return what a training did, for people."""
+    figures = "" if report.validation_loss is None else f", validation loss {report.validation_loss:.3f}"
+    if report.loss_gap is not None:
+        figures += f" (+{report.loss_gap:.3f} with shuffled commands)"
+    return "\n".join(
+        [
+            f"{report.student}: {report.parameters / 1e6:.1f}M parameters, {report.steps:,} steps over "
+            f"{report.episodes:,} episodes in {report.seconds:,.0f} s "
+            f"({report.tokens_per_second:,.0f} tokens/s){figures}",
+            "calibrated on validation inputs"
+            if report.calibrated
+            else "not calibrated: targets are taken as they are",
+            f"student in {report.folder}",
+            f"next: udrl generate --run {run} --target-relevance 0.6, or udrl bench --run {run}",
+        ]
+    )
