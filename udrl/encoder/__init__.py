@@ -39,6 +39,9 @@ class Encoder(Protocol):
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return float32 rows (n, dimensions) of length 1, in the order of ``texts``."""
 
+    def is_truncated(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Say of each text that was encoded whether only its start was read."""
+
 
 class _Model(Protocol):
     @property
@@ -71,7 +74,7 @@ class SentenceEncoder:
         What is not valid Unicode (a lone surrogate) is read as "?".
         """
         raw = [text.encode("utf-8", "replace") for text in texts]
-        digests = [hashlib.blake2b(text, digest_size=16).digest() for text in raw]
+        digests = [_digest(text) for text in raw]
         rows = np.empty((len(texts), self.dimensions), dtype=np.float32)
         missing: dict[bytes, list[int]] = {}
         for place, digest in enumerate(digests):
@@ -93,6 +96,16 @@ class SentenceEncoder:
                 for digest, vector, was_cut in zip(missing, vectors, cut, strict=True)
             )
         return rows
+
+    def is_truncated(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Say of each text that was encoded whether it had more tokens than the model reads."""
+        return np.array(
+            [_digest(text.encode("utf-8", "replace")) in self._truncated for text in texts], dtype=bool
+        )
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.blake2b(text, digest_size=16).digest()
 
 
 def load_encoder(

@@ -132,6 +132,8 @@ def _embed(
         texts = [rows[i].completion or "" for i in own]
         columns[name][own] = relevance([rows[i].input for i in own], texts)
         parts.append(encoder.encode(texts))  # encoded just before: the encoder keeps what it has seen
+        if name == RELEVANCE:
+            columns["truncated"][own] = encoder.is_truncated(texts)
         if bar is not None:
             bar.update(len(texts))
     written = np.concatenate(parts)
