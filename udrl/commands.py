@@ -111,7 +111,11 @@ class CommandSpace:
 
     @staticmethod
     def fit(
-        base: int, attributes: Sequence[Attribute], values: Mapping[str, Mapping[str, Sequence[float]]], *, bins: int = BINS
+        base: int,
+        attributes: Sequence[Attribute],
+        values: Mapping[str, Mapping[str, Sequence[float]]],
+        *,
+        bins: int = BINS,
     ) -> CommandSpace:
         """Fit the bins to the achieved values of training episodes, ``values[task][attribute]``.
 
@@ -248,7 +252,9 @@ class CommandSpace:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise StudentError(f"{folder} has no {FILE}: it is not a student of udrl; train one with udrl train") from None
+            raise StudentError(
+                f"{folder} has no {FILE}: it is not a student of udrl; train one with udrl train"
+            ) from None
         except ValueError as error:
             raise StudentError(f"{path} is damaged ({error}): restore it or train again") from None
         if data.get("schema") != SCHEMA or data.get("fine") != FINE:

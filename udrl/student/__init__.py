@@ -1,8 +1,8 @@
 """The student: a small causal language model that writes what a command asks for.
 
-    tokenizer, packing, gpt2, model   the network and what it reads
-    examples, loop, training          how it learns
-    decoding, student, calibration    how it writes, and what its commands achieve
+tokenizer, packing, gpt2, model   the network and what it reads
+examples, loop, training          how it learns
+decoding, student, calibration    how it writes, and what its commands achieve
 """
 
 from __future__ import annotations

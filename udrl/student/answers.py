@@ -60,9 +60,7 @@ def answer(
     for texts in _batches(inputs, max(1, batch_size // candidates)):
         flat = [text for text in texts for _ in range(candidates)]
         seeds = [seed + k for _ in texts for k in range(candidates)]
-        written = student.generate(
-            flat, [command] * len(flat), seeds=seeds, sampling=sampling, batch_size=batch_size
-        )
+        written = student.generate(flat, [command] * len(flat), seeds=seeds, sampling=sampling, batch_size=batch_size)
         values = {} if rewards is None else achieved(flat, [one.completion for one in written], rewards)
         for start in range(0, len(flat), best_of):
             rows = range(start, start + best_of)
@@ -78,9 +76,7 @@ def answer(
             )
 
 
-def achieved(
-    inputs: Sequence[str], completions: Sequence[str], rewards: Mapping[str, Score]
-) -> dict[str, list[float]]:
+def achieved(inputs: Sequence[str], completions: Sequence[str], rewards: Mapping[str, Score]) -> dict[str, list[float]]:
     """Return what ``completions`` achieved, by attribute: every reward, and the length in words."""
     values = {name: [float(v) for v in reward(inputs, completions)] for name, reward in rewards.items()}
     return {**values, LENGTH: [float(count_words(text)) for text in completions]}

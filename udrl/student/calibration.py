@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from udrl.commands import LENGTH, CommandSpace
 from udrl.errors import StudentError
@@ -39,7 +40,11 @@ class Curve:
 
     @staticmethod
     def fit(
-        positions: Sequence[float], achieved: Sequence[float], *, length: float, length_position: float | None = None
+        positions: Sequence[float],
+        achieved: Sequence[float],
+        *,
+        length: float,
+        length_position: float | None = None,
     ) -> Curve:
         """Fit a non-decreasing curve to single samples (position, achieved)."""
         from sklearn.isotonic import IsotonicRegression
@@ -49,9 +54,7 @@ class Curve:
         raw = [float(values[np.asarray(positions) == g].mean()) for g in grid]
         counts = [int((np.asarray(positions) == g).sum()) for g in grid]
         smooth = IsotonicRegression().fit(grid, raw, sample_weight=counts).predict(grid)
-        return Curve(
-            tuple(map(float, grid)), tuple(map(float, smooth)), tuple(raw), float(length), length_position
-        )
+        return Curve(tuple(map(float, grid)), tuple(map(float, smooth)), tuple(raw), float(length), length_position)
 
     @property
     def reachable(self) -> tuple[float, float]:
@@ -67,10 +70,10 @@ class Curve:
         return float((left + right) / 2)
 
 
-def _strict(values: Sequence[float], nudge: float) -> np.ndarray:  # type: ignore[type-arg]
+def _strict(values: Sequence[float], nudge: float) -> npt.NDArray[np.float64]:
     """Make a non-decreasing sequence strictly increasing: ties resolve to their last (nudge < 0: first) element."""
     steps = np.arange(len(values)) * abs(nudge)
-    return np.asarray(values, dtype=float) + (steps if nudge > 0 else steps - steps[-1])
+    return np.asarray(values, dtype=np.float64) + (steps if nudge > 0 else steps - steps[-1])
 
 
 @dataclass(frozen=True)
@@ -126,13 +129,14 @@ class Calibration:
         if data.get("schema") != SCHEMA:
             raise StudentError(f"{path} has schema {data.get('schema')}, this version reads {SCHEMA}: update udrl")
         curves = {
-            task: {
-                name: tuple(Curve(**{k: tuple(v) if isinstance(v, list) else v for k, v in c.items()}) for c in cs)
-                for name, cs in of.items()
-            }
-            for task, of in data["curves"].items()
+            task: {name: tuple(_curve(c) for c in cs) for name, cs in of.items()} for task, of in data["curves"].items()
         }
         return Calibration(curves, data["sampling"], data["inputs"])
+
+
+def _curve(data: Mapping[str, Any]) -> Curve:
+    sequences = {name: tuple(data[name]) for name in ("positions", "achieved", "raw")}
+    return Curve(**sequences, length=data["length"], length_position=data["length_position"])
 
 
 def sweep_positions(space: CommandSpace) -> list[float]:

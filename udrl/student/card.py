@@ -40,9 +40,7 @@ first the task, then one id an attribute). Text can never encode to them.
 """
 
 
-def write_card(
-    folder: Path, *, space: CommandSpace, report: Mapping[str, Any], run_facts: Mapping[str, Any]
-) -> None:
+def write_card(folder: Path, *, space: CommandSpace, report: Mapping[str, Any], run_facts: Mapping[str, Any]) -> None:
     """Write README.md into the checkpoint ``folder`` from what the training reported and what the run knows."""
     synth = run_facts.get("stages", {}).get("synth", {})
     teachers = synth.get("teacher", "unknown")
@@ -58,7 +56,9 @@ def write_card(
         teachers=teachers if isinstance(teachers, str) else ", ".join(map(str, teachers)),
         steps=report["steps"],
         seed=report["seed"],
-        loss="not measured" if loss is None else f"{loss:.3f} nats a token, {report['loss_gap']:+.3f} with others' commands",
+        loss="not measured"
+        if loss is None
+        else f"{loss:.3f} nats a token, {report['loss_gap']:+.3f} with others' commands",
         licence=synth.get("licence", "that of the teacher's outputs and of the starting weights"),
         folder=report["folder"],
         task=space.tasks[0],

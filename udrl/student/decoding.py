@@ -19,7 +19,6 @@ from udrl.errors import UsageError
 from udrl.student.gpt2 import cached_logits, cast_weights
 from udrl.student.model import StudentModel
 
-
 COMPACT = 0.75
 """Finished rows are dropped from the cache once no more than this share is still writing: moving it has a price."""
 
@@ -36,7 +35,11 @@ class Sampling:
     max_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0 or not 0 < self.top_p <= 1 or (self.max_tokens is not None and self.max_tokens < 1):
+        if (
+            not self.temperature >= 0
+            or not 0 < self.top_p <= 1
+            or (self.max_tokens is not None and self.max_tokens < 1)
+        ):
             raise UsageError(
                 f"sampling needs temperature >= 0, 0 < top_p <= 1 and max_tokens >= 1, "
                 f"got {self.temperature:g}, {self.top_p:g}, {self.max_tokens}"
@@ -78,7 +81,9 @@ def decode_batch(
     longest = max(limits)
     written: list[list[int]] = [[] for _ in prompts]
     stopped = [False] * len(prompts)
-    draws = np.stack([np.random.default_rng(seed).random(longest) for seed in seeds]) if sampling.temperature > 0 else None
+    draws = (
+        np.stack([np.random.default_rng(seed).random(longest) for seed in seeds]) if sampling.temperature > 0 else None
+    )
     rows = list(range(len(prompts)))
     alive = set(rows)
     with torch.inference_mode():
@@ -164,14 +169,24 @@ class _PackedSession:
         return logits
 
     def keep(self, rows: Tensor) -> None:
-        self.cache, self.visible, self.lengths = self.cache[:, :, rows], self.visible[rows], self.lengths[rows]
+        self.cache, self.visible, self.lengths = (
+            self.cache[:, :, rows],
+            self.visible[rows],
+            self.lengths[rows],
+        )
 
 
 class _GenericSession:
     """Any other causal language model, through its own forward and cache."""
 
     def __init__(self, student: StudentModel, real: Tensor, room: int, dtype: torch.dtype) -> None:
-        self.student, self.dtype, self.past, self.mask, self.lengths = student, dtype, None, real.long(), real.sum(1)
+        self.student, self.dtype, self.past, self.mask, self.lengths = (
+            student,
+            dtype,
+            None,
+            real.long(),
+            real.sum(1),
+        )
 
     def run(self, embeddings: Tensor, positions: Tensor) -> Tensor:
         with torch.autocast(embeddings.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from udrl.commands import LENGTH, CommandSpace
 from udrl.data.episodes import Episode
-from udrl.student.packing import Batch, pack
+from udrl.student.packing import Batch, Indices, pack
 from udrl.student.tokenizer import encode
+
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,10 @@ def make_examples(episodes: Sequence[Episode], tokenizer: Any, space: CommandSpa
         room = context - space.prompt_size - len(written)
         if room > 0 and written:
             kept.append((episode.task, text[:room], [*written, end], space.positions(episode.task, achieved(episode))))
-    tasks, kept_inputs, kept_completions, positions = (list(x) for x in zip(*kept, strict=True)) if kept else ([],) * 4
-    return Examples(tuple(tasks), kept_inputs, kept_completions, positions)  # type: ignore[arg-type]
+    return Examples(tuple(k[0] for k in kept), [k[1] for k in kept], [k[2] for k in kept], [k[3] for k in kept])
 
 
-def batch_of(
-    examples: Examples, indices: Sequence[int], space: CommandSpace, *, opened: np.ndarray | None = None  # type: ignore[type-arg]
-) -> Batch:
+def batch_of(examples: Examples, indices: Sequence[int], space: CommandSpace, *, opened: Mask | None = None) -> Batch:
     """Pack the examples at ``indices``. opened: (n, attributes) booleans: which attributes are left open."""
     names = [a.name for a in space.attributes]
     prompts = []
@@ -65,7 +65,7 @@ def batch_of(
     return pack(prompts, [examples.completions[i] for i in indices])
 
 
-def draw_open(shape: tuple[int, int], each: float, whole: float, rng: np.random.Generator) -> np.ndarray:  # type: ignore[type-arg]
+def draw_open(shape: tuple[int, int], each: float, whole: float, rng: np.random.Generator) -> Mask:
     """Draw command dropout: each attribute is left open with probability ``each``, the whole command with ``whole``."""
     return (rng.random(shape) < each) | (rng.random((shape[0], 1)) < whole)
 
@@ -77,7 +77,7 @@ def mixing_weights(tasks: Sequence[str], temperature: float) -> Mapping[str, flo
     return dict(zip(names.tolist(), (weights / weights.sum()).tolist(), strict=True))
 
 
-def training_order(tasks: Sequence[str], *, count: int, temperature: float, seed: int) -> np.ndarray:  # type: ignore[type-arg]
+def training_order(tasks: Sequence[str], *, count: int, temperature: float, seed: int) -> Indices:
     """Return ``count`` example indices: tasks drawn by their shares, each task's examples in shuffled passes.
 
     The order depends on ``tasks``, ``count`` and ``seed`` alone, so that a resumed training continues it exactly.

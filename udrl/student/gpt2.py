@@ -35,18 +35,20 @@ def packed_logits(model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.
         hidden = hidden + _dropout(_linear(block.attn.c_proj, mixed, dtype), config.resid_pdrop, model.training)
         inner = F.gelu(_linear(block.mlp.c_fc, _norm(block.ln_2, hidden), dtype), approximate="tanh")
         hidden = hidden + _dropout(_linear(block.mlp.c_proj, inner, dtype), config.resid_pdrop, model.training)
-    hidden = _norm(transformer.ln_f, hidden)
-    return (hidden.to(dtype) @ model.lm_head.weight[:text_size].to(dtype).T).float()
+    head: Tensor = model.lm_head.weight[:text_size].to(dtype).T
+    return (_norm(transformer.ln_f, hidden).to(dtype) @ head).float()
 
 
 def _attend(attn: Any, x: Tensor, batch: Batch, heads: int, dtype: torch.dtype, training: bool) -> Tensor:
     qkv = _linear(attn.c_attn, x, dtype)
     width = x.shape[-1]
     parts = []
-    for group, own in zip(batch.groups, qkv.split([g.size for g in batch.groups]), strict=True):
+    for group, own in zip(batch.groups, torch.split(qkv, [g.size for g in batch.groups]), strict=True):
         block = padded(own, group).view(group.rows, group.length, 3, heads, width // heads)
         q, k, v = block.permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=attn.attn_dropout.p if training else 0.0)
+        out = F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, dropout_p=attn.attn_dropout.p if training else 0.0
+        )
         parts.append(select(out.transpose(1, 2).reshape(group.rows * group.length, width), group.keep))
     return torch.cat(parts)
 
@@ -57,7 +59,8 @@ def _linear(layer: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _norm(layer: Any, x: Tensor) -> Tensor:
-    return F.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
+    normalised: Tensor = F.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
+    return normalised
 
 
 def _dropout(x: Tensor, p: float, training: bool) -> Tensor:

@@ -23,7 +23,15 @@ GAIN = 3.0
 
 
 def scratch_gpt2(
-    *, vocab_size: int, layers: int, width: int, heads: int, context: int, eos: int, seed: int, copying: bool = True
+    *,
+    vocab_size: int,
+    layers: int,
+    width: int,
+    heads: int,
+    context: int,
+    eos: int,
+    seed: int,
+    copying: bool = True,
 ) -> Any:
     """Build a ``GPT2LMHeadModel`` with random weights; ``copying`` writes the induction heads (needs two layers)."""
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -85,7 +93,9 @@ def _write_induction(model: Any) -> None:
     _head(first, "k", 0, size, width)[place, : 2 * frequencies] = torch.eye(2 * frequencies) * sharp
     gather = torch.randn(content, size, generator=generator) / math.sqrt(content)
     _head(first, "v", 0, size, width)[token, :] = gather
-    first.c_proj.weight[:size, before] = torch.eye(size) * (std * math.sqrt(content) / unit_token * math.sqrt(content / size))
+    first.c_proj.weight[:size, before] = torch.eye(size) * (
+        std * math.sqrt(content) / unit_token * math.sqrt(content / size)
+    )
 
     second = model.transformer.h[1].attn
     for head in range(max(1, min(2, heads - 1))):

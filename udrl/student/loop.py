@@ -20,6 +20,7 @@ from udrl.commands import CommandSpace
 from udrl.errors import StudentError
 from udrl.student.examples import Examples, batch_of, draw_open, training_order
 from udrl.student.model import StudentModel
+from udrl.student.packing import Indices
 
 STATE = "training_state.pt"
 
@@ -162,7 +163,7 @@ def run_loop(
     return validations
 
 
-def _order(examples: Examples, space: CommandSpace, options: LoopOptions) -> np.ndarray:  # type: ignore[type-arg]
+def _order(examples: Examples, space: CommandSpace, options: LoopOptions) -> Indices:
     """Return the example index of every place of every batch, the curriculum's easy part first."""
     count = options.steps * options.batch_size
     early = round(options.curriculum * options.steps) * options.batch_size
@@ -187,7 +188,7 @@ def validate(
     student.eval()
     indices = np.random.default_rng(seed).permutation(len(examples))[:limit].tolist()
     shuffled = list(examples.positions)
-    for task in sorted(set(examples.tasks[i] for i in indices)):
+    for task in sorted({examples.tasks[i] for i in indices}):
         members = [i for i in indices if examples.tasks[i] == task]
         for i, other in zip(members, members[1:] + members[:1], strict=True):
             shuffled[i] = examples.positions[other]
@@ -205,7 +206,12 @@ def validate(
 
 
 def _save_state(
-    file: Path, student: StudentModel, optimizer: Any, step: int, validations: list[Validation], fingerprint: str
+    file: Path,
+    student: StudentModel,
+    optimizer: Any,
+    step: int,
+    validations: list[Validation],
+    fingerprint: str,
 ) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")

@@ -44,7 +44,11 @@ def calibrate(
     flat = [(cell, text) for cell in cells for text in inputs[cell.task]]
     controls = {cell: student.space.render(cell.task, dict(cell.positions)) for cell in cells}
     written = student.generate_ids(
-        [text for _, text in flat], [controls[cell] for cell, _ in flat], seeds=seed, batch_size=batch_size, progress=progress
+        [text for _, text in flat],
+        [controls[cell] for cell, _ in flat],
+        seeds=seed,
+        batch_size=batch_size,
+        progress=progress,
     )
     lengths = [float(count_words(g.completion)) for g in written]
     achieved: dict[str, list[float]] = {LENGTH: lengths}

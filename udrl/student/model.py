@@ -41,11 +41,12 @@ class ControlRows(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Return the embeddings (n, width) of control ids given as rows of the fine table."""
         share = self.share[rows]
-        return self.weight[self.low[rows]] * (1 - share) + self.weight[self.high[rows]] * share
+        mixed: Tensor = self.weight[self.low[rows]] * (1 - share) + self.weight[self.high[rows]] * share
+        return mixed
 
     def table(self) -> Tensor:
         """Return the whole fine table (space.size, width)."""
-        return self(torch.arange(len(self.low), device=self.weight.device))
+        return self.forward(torch.arange(len(self.low), device=self.weight.device))
 
 
 class StudentModel(nn.Module):
@@ -88,7 +89,7 @@ class StudentModel(nn.Module):
         hidden = []
         device_type = embeddings.device.type
         with torch.autocast(device_type, dtype=dtype, enabled=dtype != torch.float32):
-            for group, own in zip(batch.groups, embeddings.split([g.size for g in batch.groups]), strict=True):
+            for group, own in zip(batch.groups, torch.split(embeddings, [g.size for g in batch.groups]), strict=True):
                 shape = (group.rows, group.length)
                 mask = torch.zeros(group.rows * group.length, dtype=torch.long, device=embeddings.device)
                 mask[group.keep] = 1
@@ -142,7 +143,10 @@ def save_model(student: StudentModel, folder: Path) -> None:
         config.vocab_size = padded
         eos = config.eos_token_id
         model.generation_config = GenerationConfig(
-            eos_token_id=eos, pad_token_id=eos, suppress_tokens=list(range(space.base, padded)), do_sample=False
+            eos_token_id=eos,
+            pad_token_id=eos,
+            suppress_tokens=list(range(space.base, padded)),
+            do_sample=False,
         )
         if tied:
             state = {n: t for n, t in state.items() if not (t is full and n.startswith("lm_head"))}

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+
+Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,17 @@ def pack(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],
         _group(starts, sorted_lengths, rows) for rows in np.array_split(np.arange(len(order)), min(groups, len(order)))
     )
     tensor = torch.from_numpy
-    return Batch(tensor(ids), tensor(positions), made, tensor(predict), tensor(labels), tensor(np.repeat(order, counts)))
+    return Batch(
+        tensor(ids),
+        tensor(positions),
+        made,
+        tensor(predict),
+        tensor(labels),
+        tensor(np.repeat(order, counts)),
+    )
 
 
-def _group(starts: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> Group:  # type: ignore[type-arg]
+def _group(starts: Indices, lengths: Indices, rows: Indices) -> Group:
     longest = int(lengths[rows].max())
     first = starts[rows[0]]
     offset = np.arange(longest)[None, :]
@@ -94,7 +104,7 @@ class _Pad(torch.autograd.Function):
         return x.index_select(0, pad)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (keep,) = ctx.saved_tensors
         return grad.index_select(0, keep), None, None
 
@@ -109,7 +119,7 @@ class _Select(torch.autograd.Function):
         return x.index_select(0, index)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         (index,) = ctx.saved_tensors
         return grad.new_zeros(ctx.shape).index_copy_(0, index, grad), None
 

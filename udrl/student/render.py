@@ -18,9 +18,7 @@ from udrl.student.tokenizer import decode, encode, load_tokenizer
 CHUNK = 1000
 
 
-def rows(
-    episodes: list[Episode], tokenizer: Any, space: CommandSpace
-) -> Iterator[dict[str, Any]]:
+def rows(episodes: list[Episode], tokenizer: Any, space: CommandSpace) -> Iterator[dict[str, Any]]:
     """Yield one row an episode: ``prompt`` and ``completion`` as text, and both as ids.
 
     ``prompt_ids`` ends with the command's ids; ``completion_ids`` ends with the end token. ``prompt`` shows the command
@@ -48,9 +46,7 @@ def rows(
             }
 
 
-def render(
-    run: Path | str = "runs/default", *, output: Path | str, splits: tuple[str, ...] = ("train",)
-) -> int:
+def render(run: Path | str = "runs/default", *, output: Path | str, splits: tuple[str, ...] = ("train",)) -> int:
     """Write the run's kept episodes as JSON lines of rendered training rows to ``output``; return their number.
 
     The tokenizer and command space are those of the run's student, which must have been trained (one step does).
@@ -60,7 +56,8 @@ def render(
     place.check()
     if not place.student.is_dir():
         raise StudentError(
-            f"{place.path} has no student, whose tokenizer and bins rendering needs: run udrl train --run {place.path} first"
+            f"{place.path} has no student, whose tokenizer and bins rendering needs: "
+            f"run udrl train --run {place.path} first"
         )
     space = CommandSpace.load(place.student)
     tokenizer = load_tokenizer(place.student, local_files_only=True)

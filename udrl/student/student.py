@@ -25,7 +25,7 @@ SAMPLING = Sampling(temperature=0.5, top_p=0.95)
 
 @dataclass(frozen=True)
 class Generation:
-    """One completion. finish_reason: "stop" (the student ended it) or "length" (cut at a limit); tokens: ids written."""
+    """One completion. finish_reason: "stop" (ended by the student) or "length" (cut); tokens: ids written."""
 
     completion: str
     finish_reason: str
@@ -190,7 +190,7 @@ class Student:
                 limits=[limits[i] for i in rows],
                 end=self.tokenizer.eos_token_id,
                 dtype=self.dtype,
-                on_token=None if on_token is None else lambda row, token, rows=rows: on_token(rows[row], token),
+                on_token=None if on_token is None else _renumbered(on_token, rows),
             )
             for i, one in zip(rows, decoded, strict=True):
                 text = decode(self.tokenizer, one.ids)
@@ -235,6 +235,10 @@ class Student:
         return streams
 
 
+def _renumbered(on_token: Callable[[int, int], None], rows: list[int]) -> Callable[[int, int], None]:
+    return lambda row, token: on_token(rows[row], token)
+
+
 def load_student(path: Path | str, *, device: str = "auto", precision: str = "auto") -> Student:
     """Load the student of a run folder, or a checkpoint folder that ``udrl train`` wrote.
 
@@ -251,12 +255,19 @@ def load_student(path: Path | str, *, device: str = "auto", precision: str = "au
         tokenizer = load_tokenizer(folder, local_files_only=True)
         model = load_model(folder, space)
     except (OSError, ValueError) as error:
-        raise StudentError(f"{folder} cannot be loaded as a student ({str(error).splitlines()[0]}): train again") from error
+        raise StudentError(
+            f"{folder} cannot be loaded as a student ({str(error).splitlines()[0]}): train again"
+        ) from error
     calibration = Calibration.load(folder)
     sampling = Sampling(**calibration.sampling) if calibration else SAMPLING
     name = folder.parent.name if folder.name == "student" else folder.name
     return Student(
-        model.to(where), tokenizer, name=name, calibration=calibration, sampling=sampling, dtype=pick_dtype(precision, where)
+        model.to(where),
+        tokenizer,
+        name=name,
+        calibration=calibration,
+        sampling=sampling,
+        dtype=pick_dtype(precision, where),
     )
 
 
@@ -267,7 +278,9 @@ def pick_device(device: str) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise StudentError(f"device '{device}' cannot be used ({str(error).splitlines()[0]}): try --device cpu") from error
+        raise StudentError(
+            f"device '{device}' cannot be used ({str(error).splitlines()[0]}): try --device cpu"
+        ) from error
 
 
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -283,7 +296,7 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
 def fast_bf16(device: torch.device) -> bool:
     """Tell whether ``device`` has bf16 matrix units (GPUs since Ampere; CPUs with AMX or AVX-512 BF16)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False

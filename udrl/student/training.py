@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +27,7 @@ LONGEST = 1000.0
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a training did. seconds and tokens_per_second are the loop's own; loss and loss_gap the last validation's."""
+    """What a training did; seconds and tokens_per_second are the loop's own, the losses the last validation's."""
 
     student: str
     folder: Path
@@ -62,6 +61,7 @@ def train(
     device: str = "auto",
     precision: str = "auto",
     restart: bool = False,
+    save_every: int = 100,
 ) -> TrainReport:
     """Train a student on the run's episodes and put it into ``RUN/student``.
 
@@ -69,7 +69,8 @@ def train(
     init: "pretrained", "random" (a GPT-2 of the preset's shape), or "auto": pretrained where there are weights.
     steps: optimiser steps; None: as many as ``epochs`` passes take. attributes: rewards to be commanded in (none: all
     that the episodes have; length always is one). curriculum: see `LoopOptions`. calibration_inputs: validation inputs
-    a task (0: no calibration). restart: forget an interrupted training instead of continuing it.
+    a task (0: no calibration). restart: forget an interrupted training instead of continuing it. save_every: steps
+    between the states that an interrupted training continues from.
 
     An interrupted call is continued by the next one with the same arguments, to bit-identical weights on a CPU.
     Raises StudentError or UsageError for what cannot be trained; the student of an earlier training stays until the
@@ -83,8 +84,8 @@ def train(
             raise StudentError(f"{place.episodes} holds no training episodes that were kept: run udrl synth first")
         import torch
 
-        from udrl.student.loop import STATE, LoopOptions, run_loop
         from udrl.student.examples import make_examples
+        from udrl.student.loop import STATE, LoopOptions, run_loop
         from udrl.student.model import save_model
         from udrl.student.student import SAMPLING, Student, pick_device, pick_dtype
 
@@ -99,6 +100,7 @@ def train(
             curriculum=curriculum,
             open_each=open_each,
             open_all=open_all,
+            save_every=save_every,
             seed=seed,
         )
         partial = place.path / ".student.partial"
@@ -107,7 +109,15 @@ def train(
         if restart or not (partial / "fingerprint").exists() or (partial / "fingerprint").read_text() != mark:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-        made = _begin(episodes, preset, partial, vocab_size=vocab_size, attributes=attributes, facts=place.facts(), seed=seed)
+        made = _begin(
+            episodes,
+            preset,
+            partial,
+            vocab_size=vocab_size,
+            attributes=attributes,
+            facts=place.facts(),
+            seed=seed,
+        )
         (partial / "fingerprint").write_text(mark)
         model, tokenizer, space = made[0].to(where), made[1], made[2]
         context = int(model.model.config.max_position_embeddings)
@@ -134,14 +144,23 @@ def train(
 
         try:
             validations = run_loop(
-                model, examples, options, dtype=dtype, validation=validation, state_file=state, fingerprint=mark, log=log
+                model,
+                examples,
+                options,
+                dtype=dtype,
+                validation=validation,
+                state_file=state,
+                fingerprint=mark,
+                log=log,
             )
         finally:
             log_file.close()
             bar.close()
         sampling = replace(SAMPLING, max_tokens=max(map(len, examples.completions)))
         trained = Student(model, tokenizer, name=place.path.name, sampling=sampling, dtype=dtype)
-        calibrated = calibration_inputs > 0 and _calibrate(trained, held, partial, calibration_inputs, encoder, seed)
+        calibrated = calibration_inputs > 0 and _calibrate(
+            trained, held, partial, count=calibration_inputs, encoder=encoder, facts=place.facts(), seed=seed
+        )
         save_model(model, partial)
         last = validations[-1] if validations else None
         report = TrainReport(
@@ -244,17 +263,16 @@ def _pretrained(source: str) -> tuple[Any, Any]:
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise StudentError(
-            f"the weights of '{source}' cannot be loaded ({first}): check the name, accept its licence and set HF_TOKEN if "
-            "it is gated, download it where the hub is reachable and pass the folder, or train from scratch with --init random"
+            f"the weights of '{source}' cannot be loaded ({first}): check the name, accept its licence and set "
+            "HF_TOKEN if it is gated, download it where the hub is reachable and pass the folder, or train from "
+            "scratch with --init random"
         ) from error
     if tokenizer.eos_token_id is None:
         raise StudentError(f"the tokenizer of '{source}' has no end token: use another model")
     return model, tokenizer
 
 
-def _space(
-    episodes: Sequence[Episode], base: int, wanted: Sequence[str], facts: Mapping[str, Any]
-) -> CommandSpace:
+def _space(episodes: Sequence[Episode], base: int, wanted: Sequence[str], facts: Mapping[str, Any]) -> CommandSpace:
     from udrl.student.examples import achieved
 
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -268,7 +286,9 @@ def _space(
             raise UsageError(f"attribute '{name}' is not among the episodes' rewards{suggestion(name, scored)}; "
                              f"known: {', '.join([*scored, LENGTH])}")  # fmt: skip
     chosen = [n for n in (wanted or scored) if n != LENGTH]
-    ranges = {r["name"]: r for r in facts.get("stages", {}).get("score", {}).get("rewards", []) if isinstance(r, Mapping)}
+    ranges = {
+        r["name"]: r for r in facts.get("stages", {}).get("score", {}).get("rewards", []) if isinstance(r, Mapping)
+    }
     made = []
     for name in chosen:
         every = [v for of_task in values.values() for v in of_task[name]]
@@ -286,8 +306,20 @@ def _space(
     return CommandSpace.fit(base, made, values)
 
 
-def _calibrate(student: Any, held: Sequence[Episode], folder: Path, count: int, encoder: str | None, seed: int) -> bool:
-    """Sweep commands over validation inputs; False where there are none."""
+def _calibrate(
+    student: Any,
+    held: Sequence[Episode],
+    folder: Path,
+    *,
+    count: int,
+    encoder: str | None,
+    facts: Mapping[str, Any],
+    seed: int,
+) -> bool:
+    """Sweep commands over validation inputs, with the rewards that can be computed; False where there are none.
+
+    Rewards and their encoder are those that the run was scored with, unless ``encoder`` names another.
+    """
     from udrl.rewards import computable
     from udrl.student.measure import calibrate
 
@@ -297,10 +329,13 @@ def _calibrate(student: Any, held: Sequence[Episode], folder: Path, count: int, 
     chosen = {task: list(texts)[:count] for task, texts in inputs.items()}
     if not any(chosen.values()):
         return False
-    rewards = computable([a for a in student.attributes if a != LENGTH], encoder=encoder)
-    cells = sum(
-        len(texts) * student.space.bins * (1 + 4 * len(rewards)) for texts in chosen.values()
+    scored = facts["stages"].get("score", {})
+    rewards = computable(
+        [a for a in student.attributes if a != LENGTH],
+        encoder=encoder or (scored.get("encoder") or {}).get("name"),
+        sources={reward["name"]: reward["source"] for reward in scored.get("rewards", [])},
     )
+    cells = sum(len(texts) * student.space.bins * (1 + 4 * len(rewards)) for texts in chosen.values())
     bar = track("calibrate", total=cells, unit="completions")
     calibration = calibrate(student, chosen, rewards, seed=seed, progress=bar.update)
     bar.close()

@@ -53,7 +53,9 @@ class BuiltinTeacher:
             if task is None:
                 raise unknown("task", request.task, self._tasks)
             if task.lexicon is None:
-                raise TaskError(f"{task.path}: task '{task.name}' has no lexicon, which the built-in teacher writes from")
+                raise TaskError(
+                    f"{task.path}: task '{task.name}' has no lexicon, which the built-in teacher writes from"
+                )
             completion = write(
                 request.input,
                 task.lexicon,

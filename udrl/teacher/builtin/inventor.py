@@ -16,9 +16,16 @@ from udrl.teacher.builtin.phrases import DETERMINERS, content_phrases, template_
 REPLACED = 0.8
 """Probability that a phrase of a seed is replaced."""
 
-_ONSETS = "b bl br c ch cl cr d dr f fl fr g gl gr h j k kr l m n p pl pr qu r s sc sh sk sl sm sn sp st str t th tr v w y z".split()
+_ONSETS = (
+    "b bl br c ch cl cr d dr f fl fr g gl gr h j k kr l m n p pl pr qu r s sc sh sk sl sm sn sp st str t th tr v w y z"
+).split()
 _VOWELS = "a e i o u a e i o u ai au ea ee ia ie io oa oo ou y".split()
-_CODAS = ["", "", "", *"b ck d ff g k l ll lm m n nd ng nk nt p r rd rk rm rn rt s sh sk ss st t th x z".split()]
+_CODAS = [
+    "",
+    "",
+    "",
+    *"b ck d ff g k l ll lm m n nd ng nk nt p r rd rk rm rn rt s sh sk ss st t th x z".split(),
+]
 
 
 @functools.cache
@@ -41,6 +48,7 @@ def invent(task: Task, *, seeds: Sequence[str], seed: int) -> Iterator[str]:
         raise ValueError(f"task '{task.name}' has no seed inputs to start from")
     templates = [template_of(text) for text in seeds]
     borrowed = [phrase for text in seeds for phrase in content_phrases(text)]
+    known = set(seeds)
     rng = random.Random(f"invent/{task.name}/{seed}")
     while True:
         pieces, slots = rng.choice(templates)
@@ -50,7 +58,9 @@ def invent(task: Task, *, seeds: Sequence[str], seed: int) -> Iterator[str]:
                 pieces[slot] = _new_phrase(pieces[slot], borrowed, rng)
         if rng.random() < 0.3:
             pieces.append(rng.choice(_tails(rng)))
-        yield _detokenise(pieces)
+        text = _detokenise(pieces)
+        if text not in known:
+            yield text
 
 
 def made_up_word(rng: random.Random) -> str:
@@ -88,8 +98,9 @@ def _new_phrase(old: str, borrowed: Sequence[str], rng: random.Random) -> str:
 
 
 _NOUN_LISTS = (
-    "people creatures foods plants objects objects vehicles places places materials topics topics events products qualities".split()
-)
+    "people creatures foods plants objects objects vehicles places places materials topics topics events "
+    "products qualities"
+).split()
 
 
 def _name(rng: random.Random) -> str:
@@ -117,6 +128,6 @@ def _tails(rng: random.Random) -> tuple[str, ...]:
 def _detokenise(pieces: Sequence[str]) -> str:
     text = ""
     for piece in pieces:
-        glue = "" if not text or piece in ".,;:!?)%" or text[-1] in "(\"" else " "
+        glue = "" if not text or piece in ".,;:!?)%" or text[-1] in '("' else " "
         text += glue + piece
     return text

@@ -7,6 +7,7 @@ classes below, so unseen and made-up words are content by default.
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from udrl.words import WORD
@@ -15,20 +16,25 @@ MAX_PHRASE_WORDS = 4
 """Longest run of content words in one phrase; longer runs are split evenly."""
 
 DETERMINERS = frozenset(
-    "a an the this that these those my your his her its our their some any each every no another one two three four "
-    "five six seven eight nine ten".split()
+    (
+        "a an the this that these those my your his her its our their some any each every no another one two "
+        "three four five six seven eight nine ten"
+    ).split()
 )
 FUNCTION_WORDS = frozenset(
-    "about above across after against along among and are aren't around as at away be because been before behind being "
-    "below beneath beside besides between beyond both but by can can't cannot could couldn't did didn't do does "
-    "doesn't doing don't down during either else ever few for from further get gets getting give go goes going got had has have "
-    "haven't having he hers here him how however i i'd i'll i'm i've if in inside instead into is isn't it it's itself just "
-    "less let let's like lot made make makes making many may maybe me might mine more most much must near need "
-    "needs neither nor not now of off on once only onto or other others ought out outside over own per please put "
-    "rather same shall she should shouldn't since so somehow someone something soon still such than that's "
-    "them themselves then there they thing things through throughout to together too toward towards under "
-    "until up upon us use using very via want wants was wasn't way we well were what what's when where which "
-    "while who whom whose why will with within without won't would wouldn't yet you you're yours".split()
+    (
+        "about above across after against along among and are aren't around as at away be because been before "
+        "behind being below beneath beside besides between beyond both but by can can't cannot could couldn't "
+        "did didn't do does doesn't doing don't down during either else ever few for from further get gets "
+        "getting give go goes going got had has have haven't having he hers here him how however i i'd i'll "
+        "i'm i've if in inside instead into is isn't it it's itself just less let let's like lot made make "
+        "makes making many may maybe me might mine more most much must near need needs neither nor not now of "
+        "off on once only onto or other others ought out outside over own per please put rather same shall "
+        "she should shouldn't since so somehow someone something soon still such than that's them themselves "
+        "then there they thing things through throughout to together too toward towards under until up upon "
+        "us use using very via want wants was wasn't way we well were what what's when where which while who "
+        "whom whose why will with within without won't would wouldn't yet you you're yours"
+    ).split()
 )
 _TOKEN = re.compile(rf"{WORD.pattern}|[^\s\w]")
 
@@ -55,8 +61,8 @@ def template_of(text: str) -> tuple[list[str], list[int]]:
     pieces: list[str] = []
     slots: list[int] = []
     position = 0
-    tokens: list[str] = []
-    for tokens, start, end in _spans(text, distinct=False):
+    tokens = _TOKEN.findall(text)
+    for _, start, end in _spans(text, distinct=False):
         pieces.extend(tokens[position:start])
         slots.append(len(pieces))
         pieces.append(" ".join(tokens[start:end]))
@@ -83,7 +89,7 @@ def _spans(text: str, *, distinct: bool = True) -> list[tuple[list[str], int, in
             end += 2  # "a cup of tea" reads as one phrase
         for left, right in _split(start, end, 1 if folded[start] in DETERMINERS else 0):
             body = " ".join(folded[left:right])
-            if folded[right - 1] in DETERMINERS and right - left == 1 or (distinct and body in seen):
+            if (folded[right - 1] in DETERMINERS and right - left == 1) or (distinct and body in seen):
                 continue
             seen.add(body)
             spans.append((tokens, left, right))
@@ -96,7 +102,7 @@ def _split(start: int, end: int, articles: int) -> list[tuple[int, int]]:
     count = end - start - articles
     parts = max(1, -(-count // MAX_PHRASE_WORDS))
     cuts = [start] + [start + articles + (count * k) // parts for k in range(1, parts)] + [end]
-    return list(zip(cuts, cuts[1:], strict=False))
+    return list(itertools.pairwise(cuts))
 
 
 def _fallback(text: str) -> list[str]:
