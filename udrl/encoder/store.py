@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import weakref
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -62,6 +63,7 @@ class FileStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         self._file = path.open("rb")
+        weakref.finalize(self, self._file.close)  # nobody closes an encoder: it is dropped
         self._index()
 
     def get(self, digest: bytes) -> tuple[Vector, bool] | None:
