@@ -61,7 +61,8 @@ class LsaEncoder:
             return np.zeros((0, self._pipeline["axes"].n_components), dtype=np.float32)
         rows = np.asarray(self._pipeline.transform(list(texts)), dtype=np.float32)
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-        return rows / np.maximum(lengths, np.finfo(np.float32).tiny)
+        unit: npt.NDArray[np.float32] = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
+        return unit
 
     def is_truncated(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Say of each text whether only its start was read: of none."""

@@ -1,1 +1,181 @@
-"""Rewards: named functions (input, completion) -> number, and what labels the ledger with them."""
+"""Rewards: named functions (input, completion) -> number, and what labels the ledger with them.
+
+``relevance`` and ``novelty`` are built in. A reward of one's own is ``module:function`` (or an entry point in
+the group ``udrl.rewards`` of an installed package):
+
+    def brevity(inputs, completions):
+        return [1 / (1 + len(text.split())) for text in completions]
+
+    brevity.low, brevity.high = 0.0, 1.0
+
+``udrl score --reward relevance --reward mine:brevity`` labels what there is; nothing is generated again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from udrl.errors import RewardError, UsageError, unknown
+from udrl.rewards.base import Reward, RewardFacts, compute
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from udrl.encoder import Encoder
+
+__all__ = [
+    "BUILT_IN",
+    "Reward",
+    "RewardFacts",
+    "canaries",
+    "computable",
+    "compute",
+    "load_reward",
+    "reward_names",
+]
+
+BUILT_IN = ("novelty", "relevance")
+GROUP = "udrl.rewards"
+RESERVED = ("length", "task")
+"""Names that commands use for something else."""
+
+
+@dataclass(frozen=True)
+class _Function:
+    """A plain function with the attributes ``low`` and ``high`` (``unit``), as a reward."""
+
+    function: Callable[[Sequence[str], Sequence[str]], Iterable[float]]
+    name: str
+    low: float
+    high: float
+    unit: str
+
+    def __call__(self, inputs: Sequence[str], completions: Sequence[str]) -> list[float]:
+        return list(self.function(inputs, completions))
+
+
+def reward_names() -> list[str]:
+    """Return the names that ``load_reward`` knows without a module: built in, and of installed packages."""
+    return sorted({*BUILT_IN, *(entry.name for entry in metadata.entry_points(group=GROUP))})
+
+
+def load_reward(source: str, *, encoder: Encoder | None = None) -> Reward:
+    """Return the reward ``source``: a built-in name, an entry point's name, or ``module:function``.
+
+    A module is looked for on Python's path and then in the current folder; what it names is a reward object,
+    a class of one without arguments, or a function with the attributes ``low`` and ``high``. ``encoder`` is
+    what relevance scores with (None: all-MiniLM-L6-v2).
+
+    Raises UsageError for an unknown name (with the nearest), RewardError for what is no reward.
+    """
+    if source == "relevance":
+        from udrl.rewards.relevance import Relevance
+
+        return Relevance(encoder)
+    if source == "novelty":
+        from udrl.rewards.novelty import Novelty
+
+        return Novelty()
+    if ":" in source:
+        return _as_reward(_import(source), source)
+    for entry in metadata.entry_points(group=GROUP):
+        if entry.name == source:
+            return _as_reward(entry.load(), source)
+    raise unknown("reward", source, reward_names())
+
+
+def computable(
+    names: Iterable[str],
+    *,
+    encoder: Encoder | str | None = None,
+    sources: Mapping[str, str] | None = None,
+) -> dict[str, Reward]:
+    """Return those of ``names`` (attributes of a student) that can be computed for new completions.
+
+    Left out are the columns of a user's own data, whose values nobody can compute. sources: where each name
+    was loaded from when the episodes were scored (``RewardFacts.source`` in run.json); a name without one is
+    its own source. encoder: what relevance scores with, or its name.
+    """
+    found: dict[str, Reward] = {}
+    for name in names:
+        source = (sources or {}).get(name, name)
+        if ":" not in source and source not in reward_names():
+            continue
+        if source == "relevance" and isinstance(encoder, str):
+            from udrl.encoder import load_encoder
+
+            encoder = load_encoder(encoder)
+        found[name] = load_reward(source, encoder=None if isinstance(encoder, str) else encoder)
+    return found
+
+
+def canaries(reward: Reward, inputs: Sequence[str]) -> dict[str, float]:
+    """Return the mean reward of completions that deserve none: a reward that pays for them will be gamed.
+
+    empty: nothing written; echo: the input itself; repetition: the input's first word, as often as the input
+    has words. Compare with the teacher's mean. Raises as ``compute`` does; needs at least one input.
+    """
+    if not inputs:
+        raise RewardError(f"the canaries of reward '{reward.name}' need at least one input")
+    repeated = [" ".join([text.split()[0]] * len(text.split())) if text.split() else "" for text in inputs]
+    tried = {"empty": [""] * len(inputs), "echo": list(inputs), "repetition": repeated}
+    return {
+        name: sum(compute(reward, inputs, completions)) / len(inputs) for name, completions in tried.items()
+    }
+
+
+def _import(source: str) -> Any:
+    module, _, attribute = source.partition(":")
+    try:
+        with _current_folder_importable():
+            found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.split(".")[0] and error.name != module:
+            raise RewardError(f"reward '{source}': {module} needs {error.name}: install it") from error
+        raise UsageError(
+            f"reward '{source}': no module {module} on Python's path or in {Path.cwd()}: check the name"
+        ) from error
+    if not hasattr(found, attribute):
+        own = [name for name in vars(found) if not name.startswith("_")]
+        raise unknown(f"name in {module}, reward", attribute, own)
+    return getattr(found, attribute)
+
+
+@contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    """A console script does not see the modules of the folder it is called in, as ``python -m`` does."""
+    sys.path.append(str(Path.cwd()))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(Path.cwd()))
+
+
+def _as_reward(found: Any, source: str) -> Reward:
+    if isinstance(found, type):
+        found = found()
+    missing = [name for name in ("low", "high") if not isinstance(getattr(found, name, None), int | float)]
+    if not callable(found) or missing:
+        raise RewardError(
+            f"reward '{source}' must be callable and declare its range: set the numbers "
+            f"{' and '.join(missing or ['low', 'high'])} on it, as in f.low, f.high = 0.0, 1.0"
+        )
+    default = source.rpartition(":")[2]
+    name = getattr(found, "name", default)
+    if not isinstance(name, str) or not name.isidentifier() or name in RESERVED:
+        raise RewardError(
+            f"reward '{source}' has the name {name!r}: use letters, digits and underscores, and none of "
+            f"{', '.join(RESERVED)}"
+        )
+    if not found.low < found.high:
+        raise RewardError(
+            f"reward '{source}' declares the range [{found.low}, {found.high}]: low must be below high"
+        )
+    return _Function(found, name, float(found.low), float(found.high), str(getattr(found, "unit", "")))

@@ -1,0 +1,182 @@
+"""Columns: returns that the user's own data holds (clicks, ratings) instead of a function."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from udrl.data.episodes import Episode
+from udrl.data.ledger import Ledger
+from udrl.errors import InputError, RewardError, UsageError, suggestion
+from udrl.rewards.base import RewardFacts
+
+SOURCE = "column"
+FORMATS = (".jsonl", ".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Field:
+    """A column that is wanted, and its range where the user declared one."""
+
+    name: str
+    bounds: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """Values of one column for episodes. Produced here, consumed by scoring.
+
+    by_text: value by the digest of input and completion, where they come from a file; None: the value stands
+    in the sampling settings of the ledger's response.
+    """
+
+    facts: RewardFacts
+    by_text: Mapping[bytes, float] | None
+
+    def __call__(self, episode: Episode) -> float | None:
+        """Return the episode's value; None where the data holds none, and for derived episodes."""
+        if episode.origin != "teacher":
+            return None
+        if self.by_text is not None:
+            return self.by_text.get(_digest(episode.input, episode.completion))
+        return _number(json.loads(episode.sampling).get(self.facts.name))
+
+
+def parse_field(text: str) -> Field:
+    """Read ``NAME`` or ``NAME=LOW:HIGH``; raises UsageError."""
+    name, equals, bounds = text.partition("=")
+    if not name.isidentifier() or name in ("length", "task"):
+        raise UsageError(
+            f"reward field '{name}': use letters, digits and underscores, and not length or task"
+        )
+    if not equals:
+        return Field(name, None)
+    low, _, high = bounds.partition(":")
+    try:
+        limits = float(low), float(high)
+    except ValueError:
+        raise UsageError(
+            f"reward field '{text}': write its range as {name}=LOW:HIGH, such as {name}=0:1"
+        ) from None
+    if not limits[0] < limits[1] or not all(map(math.isfinite, limits)):
+        raise UsageError(f"reward field '{text}': LOW must be below HIGH, both finite")
+    return Field(name, limits)
+
+
+def columns_of_file(path: Path, fields: Sequence[Field]) -> list[Column]:
+    """Read ``fields`` from a table with the columns input, completion and each field's name.
+
+    path: .jsonl, .csv or .parquet, the first two also .gz. An empty cell is "not scored"; where a pair stands
+    twice, its mean counts. Memory: about 150 bytes a row. Raises InputError for a file that cannot be read as
+    such, RewardError for a value that is no number or outside its declared range.
+    """
+    sums: dict[str, dict[bytes, list[float]]] = {field.name: {} for field in fields}
+    for number, row in enumerate(_rows(path, ["input", "completion", *sums]), start=1):
+        if not isinstance(row["input"], str) or not isinstance(row["completion"], str):
+            raise InputError(f"{path}, row {number}: input and completion must be texts")
+        digest = _digest(row["input"], row["completion"])
+        for name, values in sums.items():
+            if row[name] is None:
+                continue
+            value = _number(row[name])
+            if value is None:
+                raise RewardError(f"{path}, row {number}: '{name}' must be a number, found {row[name]!r}")
+            values.setdefault(digest, []).append(value)
+    columns = []
+    for field in fields:
+        means = {digest: sum(values) / len(values) for digest, values in sums[field.name].items()}
+        columns.append(Column(_facts(field, means.values(), str(path)), means))
+    return columns
+
+
+def columns_of_ledger(ledger: Ledger, fields: Sequence[Field]) -> list[Column]:
+    """Find ``fields`` among the settings that the ledger's responses carry (recorded rows keep theirs there).
+
+    Raises RewardError where no response has a number under that name.
+    """
+    if not fields:
+        return []
+    found: dict[str, list[float]] = {}
+    for _, row in ledger.rows():
+        for name, raw in row["sampling"].items():
+            value = _number(raw)
+            if value is None:
+                continue
+            limits = found.setdefault(name, [value, value])
+            limits[:] = min(limits[0], value), max(limits[1], value)
+    for field in fields:
+        if field.name not in found:
+            raise RewardError(
+                f"no response in {ledger.folder} carries the number '{field.name}'"
+                f"{suggestion(field.name, found)}; found: {', '.join(sorted(found)) or 'none'}; name a file "
+                "that has it (--reward-file)"
+            )
+    return [Column(_facts(field, found[field.name], str(ledger.folder)), None) for field in fields]
+
+
+def _facts(field: Field, values: Any, place: str) -> RewardFacts:
+    values = list(values)
+    if not values:
+        raise RewardError(f"{place}: the column '{field.name}' holds no number")
+    low, high = min(values), max(values)
+    if field.bounds is not None:
+        if low < field.bounds[0] or high > field.bounds[1]:
+            wrong = low if low < field.bounds[0] else high
+            raise RewardError(
+                f"{place}: '{field.name}' is {wrong:g} in a row, outside its declared range "
+                f"[{field.bounds[0]:g}, {field.bounds[1]:g}]: correct the row or the range"
+            )
+        low, high = field.bounds
+    if low == high:
+        raise RewardError(
+            f"{place}: '{field.name}' is {low:g} in every row: there is nothing to learn from it"
+        )
+    return RewardFacts(field.name, low, high, "", SOURCE)
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool | int | float) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def _digest(text: str, completion: str) -> bytes:
+    parts = (part.strip().encode("utf-8", "replace") for part in (text, completion))
+    return hashlib.blake2b(b"\0".join(parts), digest_size=16).digest()
+
+
+def _rows(path: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table with the columns ``names``; raises InputError."""
+    import pyarrow as pa
+    import pyarrow.csv as pa_csv
+    import pyarrow.json as pa_json
+    import pyarrow.parquet as pq
+
+    kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if kind not in FORMATS:
+        raise InputError(f"{path}: cannot tell the format; name the file {', '.join(FORMATS)}")
+    try:
+        if kind == ".parquet":
+            table = pq.read_table(path)
+        else:
+            read = pa_csv.read_csv if kind == ".csv" else pa_json.read_json
+            with pa.input_stream(str(path), compression="detect") as stream:
+                table = read(stream)
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}: check the path") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"{path}: cannot be read as {kind} ({first}): correct or write it again") from error
+    for name in names:
+        if name not in table.column_names:
+            raise InputError(
+                f"{path}: has no column '{name}'{suggestion(name, table.column_names)}; found: "
+                f"{', '.join(table.column_names) or 'none'}"
+            )
+    for batch in table.select(list(names)).to_batches(max_chunksize=10_000):
+        yield from batch.to_pylist()

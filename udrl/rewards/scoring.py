@@ -1,0 +1,224 @@
+"""Scoring: the ledger's responses become episodes with returns. Nothing is generated here."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from udrl.data.building import MISMATCHED, TRUNCATED, build_episodes
+from udrl.data.dataset_card import run_facts
+from udrl.data.episodes import Episode, write_episodes
+from udrl.data.index import LedgerIndex
+from udrl.data.ledger import Ledger
+from udrl.data.run import Run, disk_errors
+from udrl.data.tasks import stored_tasks
+from udrl.encoder import MINILM, SentenceEncoder, load_encoder
+from udrl.errors import RunError, UsageError
+from udrl.progress import Bar, track
+from udrl.rewards import canaries, load_reward
+from udrl.rewards.base import Reward, RewardFacts, compute
+from udrl.rewards.columns import Column, columns_of_file, columns_of_ledger, parse_field
+
+CHUNK = 2048
+"""Episodes that are held and scored at a time: some 20 seconds of one core, between two steps of the bar."""
+
+CANARY_INPUTS = 16
+"""Inputs of each task on which rewards are tested with completions that deserve none."""
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """What a scoring did.
+
+    rewards: what was computed, with ranges. episodes: counts by origin, split and ``rejected:RULE``, and the
+    ``total``. means: mean return by reward and origin. unscored: kept episodes without a value, by reward.
+    canaries: mean reward of completions that deserve none, by reward and canary (``udrl.rewards.canaries``).
+    encoder: name, revision and precision, where a reward uses one. truncated: distinct texts longer than what
+    it reads. seconds: all of it; texts are encoded once, so that a second scoring takes less.
+    """
+
+    run: Path
+    rewards: tuple[RewardFacts, ...]
+    episodes: Mapping[str, int]
+    means: Mapping[str, Mapping[str, float]]
+    unscored: Mapping[str, int]
+    canaries: Mapping[str, Mapping[str, float]]
+    encoder: Mapping[str, str] | None
+    truncated: int
+    seed: int
+    seconds: float
+
+
+def score(
+    run: Run | Path | str,
+    *,
+    rewards: Sequence[str] = ("relevance",),
+    reward_fields: Sequence[str] = (),
+    reward_file: Path | str | None = None,
+    encoder: str = MINILM,
+    precision: str = "auto",
+    device: str = "auto",
+    seed: int | None = None,
+    mismatched: float = MISMATCHED,
+    truncated: float = TRUNCATED,
+) -> ScoreReport:
+    """Build the run's episodes from its ledger, labelled with ``rewards``, and replace the old ones at once.
+
+    rewards: names or ``module:function`` (see ``udrl.rewards``).
+    reward_fields: columns of the user's own, ``NAME`` or ``NAME=LOW:HIGH``; without LOW:HIGH, the range is
+        what was found. They are read from ``reward_file``, a table with the columns input and completion
+        beside them, or, without one, from the settings that the ledger's responses carry. Derived episodes
+        have none.
+    encoder, precision, device: what relevance is computed with, see ``udrl.encoder.load_encoder``.
+    seed: decides the derived episodes; None: the seed of the run's synthesis.
+    mismatched, truncated: shares of derived episodes, see ``udrl.data.building``.
+
+    Episodes that a rule rejected are written without returns. Memory does not grow with the ledger's texts.
+    Raises RunError (no ledger, another writer), UsageError (unknown names), RewardError (a value that is NaN
+    or outside its range, with its input), InputError (reward_file).
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    started = time.monotonic()
+    run.check()
+    fields = [parse_field(text) for text in reward_fields]
+    if not rewards and not fields:
+        raise UsageError("nothing to score with: name a reward or a reward field")
+    if reward_file is not None and not fields:
+        raise UsageError(f"which columns of {reward_file} are rewards? Name each with --reward-field")
+    with run.writing(), Ledger(run.ledger) as ledger:
+        responses = len(LedgerIndex(ledger))
+        if not responses:
+            raise RunError(f"{run.ledger} holds no responses: run 'udrl synth --run {run.path}' first")
+        if seed is None:
+            seed = int(run.facts()["stages"].get("synth", {}).get("seed", 0))
+        columns = (
+            columns_of_ledger(ledger, fields)
+            if reward_file is None
+            else columns_of_file(Path(reward_file), fields)
+        )
+        eye = None
+        if "relevance" in rewards:
+            eye = load_encoder(encoder, precision=precision, device=device, cache=run.path / "cache")
+        functions = {source: load_reward(source, encoder=eye) for source in rewards}
+        facts = _facts(functions, columns)
+        scorer = _Scorer(tuple(functions.values()), columns)
+        card = run_facts(run)
+        built = build_episodes(
+            ledger, stored_tasks(run), seed=seed, mismatched=mismatched, truncated=truncated
+        )
+
+        def labelled() -> Iterator[Episode]:
+            with closing(track("score", total=expected, unit="episodes")) as bar:
+                yield from scorer.label(built, bar)
+            card.update(_card_facts(facts, eye))  # the card is written after the last episode
+
+        expected = int(responses * (1 + mismatched + truncated))
+        with disk_errors(run.path):
+            counts = write_episodes(
+                run.episodes, labelled(), reward_names=[fact.name for fact in facts], card_facts=card
+            )
+        tested = [text for texts in scorer.inputs.values() for text in texts]
+        report = ScoreReport(
+            run=run.path,
+            rewards=tuple(facts),
+            episodes=dict(counts),
+            means=scorer.means(),
+            unscored={fact.name: scorer.unscored[fact.name] for fact in facts},
+            canaries={reward.name: canaries(reward, tested) for reward in functions.values() if tested},
+            encoder=_identity(eye),
+            truncated=0 if eye is None else eye.truncated,
+            seed=seed,
+            seconds=time.monotonic() - started,
+        )
+        recorded = asdict(report)
+        del recorded["run"]
+        run.record("score", **recorded, shares={"mismatched": mismatched, "truncated": truncated})
+    return report
+
+
+class _Scorer:
+    """Labels a stream of episodes in chunks, and keeps what the report says of it."""
+
+    def __init__(self, rewards: Sequence[Reward], columns: Sequence[Column]) -> None:
+        self._rewards = rewards
+        self._columns = columns
+        self._sums: dict[tuple[str, str], tuple[float, int]] = {}
+        self.unscored: Counter[str] = Counter()
+        self.inputs: dict[str, dict[str, None]] = {}  # the first few of each task, for the canaries
+
+    def label(self, episodes: Iterable[Episode], bar: Bar) -> Iterator[Episode]:
+        """Yield ``episodes`` in their order with returns; rejected ones without."""
+        stream = iter(episodes)
+        while chunk := list(islice(stream, CHUNK)):
+            kept = [episode for episode in chunk if episode.rejected_by is None]
+            returns = self._returns(kept)
+            for episode, values in zip(kept, returns, strict=True):
+                self._count(episode, values)
+            labels = iter(returns)
+            for episode in chunk:
+                yield episode if episode.rejected_by is not None else replace(episode, returns=next(labels))
+            bar.update(len(chunk))
+
+    def means(self) -> dict[str, dict[str, float]]:
+        """Return the mean return by reward and origin."""
+        found: dict[str, dict[str, float]] = {}
+        for (name, origin), (total, count) in sorted(self._sums.items()):
+            found.setdefault(name, {})[origin] = total / count
+        return found
+
+    def _returns(self, kept: Sequence[Episode]) -> list[dict[str, float | None]]:
+        inputs = [episode.input for episode in kept]
+        completions = [episode.completion for episode in kept]
+        by_name: dict[str, Sequence[float | None]] = {
+            reward.name: compute(reward, inputs, completions) for reward in self._rewards
+        }
+        for column in self._columns:
+            by_name[column.facts.name] = [column(episode) for episode in kept]
+        return [{name: values[i] for name, values in by_name.items()} for i in range(len(kept))]
+
+    def _count(self, episode: Episode, values: Mapping[str, float | None]) -> None:
+        of_task = self.inputs.setdefault(episode.task, {})
+        if len(of_task) < CANARY_INPUTS:
+            of_task[episode.input] = None
+        for name, value in values.items():
+            if value is None:
+                self.unscored[name] += 1
+            else:
+                total, count = self._sums.get((name, episode.origin), (0.0, 0))
+                self._sums[name, episode.origin] = total + value, count + 1
+
+
+def _facts(functions: Mapping[str, Reward], columns: Sequence[Column]) -> list[RewardFacts]:
+    """Return what there is to know of each reward; raises UsageError where two have one name."""
+    facts = [
+        RewardFacts(reward.name, reward.low, reward.high, reward.unit, source)
+        for source, reward in functions.items()
+    ]
+    facts += [column.facts for column in columns]
+    for name, count in Counter(fact.name for fact in facts).items():
+        if count > 1:
+            raise UsageError(f"{count} rewards have the name '{name}': rename or leave out all but one")
+    return facts
+
+
+def _identity(eye: SentenceEncoder | None) -> dict[str, str] | None:
+    if eye is None:
+        return None
+    return {"name": eye.name, "revision": eye.revision, "precision": eye.precision}
+
+
+def _card_facts(facts: Sequence[RewardFacts], eye: SentenceEncoder | None) -> dict[str, object]:
+    """Return what the dataset card says of the returns."""
+    card: dict[str, object] = {
+        f"reward {fact.name}": f"{fact.source}, in [{fact.low:g}, {fact.high:g}] {fact.unit}".strip()
+        for fact in facts
+    }
+    if eye is not None:
+        card["encoder"] = f"{eye.name}, weights {eye.revision}, {eye.precision}"
+        card["texts truncated by the encoder"] = eye.truncated
+    return card
