@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported; the command line sets it too late for other tests
+
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
 
@@ -20,6 +22,18 @@ def shared_data() -> Path:
     path = Path(folder)
     assert path.is_dir(), f"UDRL_SHARED_DATA={folder} is no folder"
     return path
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with everything up to a student, of two tasks; for reading only. The student obeys nothing yet."""
+    from udrl.student.training import train
+    from udrl.teacher.synthesis import synth
+
+    run = tmp_path_factory.mktemp("small") / "run"
+    synth(run, tasks=("search-query", "text-to-image"), num_inputs=60, samples=3, seed=1)
+    train(run, student="gpt2-mini", steps=20, seed=1, device="cpu", precision="fp32")
+    return run
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import json
 import os
@@ -74,7 +75,7 @@ def test_every_dependency_is_pinned_for_ci_without_local_paths(setup_cfg: config
 
 
 def test_every_import_is_a_declared_dependency(setup_cfg: configparser.ConfigParser) -> None:
-    """Third-party modules that udrl imports anywhere; what an extra brings is named here when there is one."""
+    """Third-party modules that udrl imports anywhere; what only an extra brings is named here."""
     provided = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
     declared = {
         provided.get(n, n.replace("-", "_")) for n in _names(setup_cfg["options"]["install_requires"])
@@ -85,13 +86,18 @@ def test_every_import_is_a_declared_dependency(setup_cfg: configparser.ConfigPar
         "tokenizers",
     }  # transformers cannot be installed without them
     imported = {
-        match
+        name.split(".")[0]
         for file in (ROOT / "udrl").rglob("*.py")
-        for match in re.findall(
-            r"^\s*(?:from|import) ([a-zA-Z_]\w*)", file.read_text(encoding="utf-8"), re.MULTILINE
-        )
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        for name in _imported(node)
     }
     assert imported - set(sys.stdlib_module_names) - {"udrl"} <= declared | carried
+
+
+def _imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
 
 
 @pytest.fixture(scope="module")

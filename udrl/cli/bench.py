@@ -21,21 +21,15 @@ if TYPE_CHECKING:
     show_default=True,
     help="What is measured: relevance (held-out inputs), foreign (words never seen), or a file.",
 )
-@click.option(
-    "--name", metavar="NAME", help="Folder of the results, under RUN/bench. Default: the suite's name."
-)
+@click.option("--name", metavar="NAME", help="Folder of the results, under RUN/bench. Default: the suite's name.")
 @click.option(
     "--reference",
     metavar="NAME|FILE",
     multiple=True,
     help="Repeatable: teacher cards to compare with. The first is what student@matched is matched to.",
 )
-@click.option(
-    "--teacher", metavar="NAME|FILE", help="The run's teacher. Default: the one it was synthesised with."
-)
-@click.option(
-    "--limit", metavar="N", type=click.IntRange(min=1), help="Inputs a task at most, for a quick look."
-)
+@click.option("--teacher", metavar="NAME|FILE", help="The run's teacher. Default: the one it was synthesised with.")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Inputs a task at most, for a quick look.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
 @common_options()

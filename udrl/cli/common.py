@@ -20,12 +20,15 @@ from udrl.data.run import DEFAULT
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def common_options(*, run: Path | None = DEFAULT, seed: bool = True) -> Callable[[Function], Function]:
+def common_options(
+    *, run: Path | None = DEFAULT, seed: bool = True, default_seed: int | None = 0
+) -> Callable[[Function], Function]:
     """Add the options that every command has: --run, --seed, --config, --json, --debug.
 
     The command receives ``run: Path``, ``seed: int`` and ``as_json: bool``. Commands that work without a run
     (``run=None``) or without chance (``seed=False``) accept the option all the same, so that scripts can pass
-    the same ones to every command, and do not receive it.
+    the same ones to every command, and do not receive it. default_seed: None where an earlier stage's seed
+    holds unless another is given.
     """
 
     def decorate(function: Function) -> Function:
@@ -44,10 +47,14 @@ def common_options(*, run: Path | None = DEFAULT, seed: bool = True) -> Callable
                 "--seed",
                 metavar="N",
                 type=click.IntRange(min=0),
-                default=0,
+                default=default_seed,
                 show_default=seed,
                 expose_value=seed,
-                help="Makes the result repeatable." if seed else unused,
+                help=unused
+                if not seed
+                else "Makes the result repeatable."
+                if default_seed == 0
+                else "Default: synth's.",
             ),
             click.option(
                 "--config",
@@ -58,9 +65,7 @@ def common_options(*, run: Path | None = DEFAULT, seed: bool = True) -> Callable
                 callback=_configure,
                 help="YAML file with defaults for these options; the command line wins.",
             ),
-            click.option(
-                "--json", "as_json", is_flag=True, help="Machine-readable result on standard output."
-            ),
+            click.option("--json", "as_json", is_flag=True, help="Machine-readable result on standard output."),
             click.option(
                 "--debug",
                 is_flag=True,
@@ -132,8 +137,6 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         return ""
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     return "\n".join(
-        "  ".join(
-            [*(cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)), row[-1]]
-        ).rstrip()
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)), row[-1]]).rstrip()
         for row in rows
     )

@@ -44,8 +44,7 @@ def describe(report: DemoReport) -> str:
     udrl = "udrl" if shutil.which("udrl") else sys.argv[0]
     lines += [
         "",
-        f"{report.parameters / 1e6:.1f}M parameters, {report.episodes:,} episodes, "
-        f"{report.seconds / 60:.0f} minutes",
+        f"{report.parameters / 1e6:.1f}M parameters, {report.episodes:,} episodes, {report.seconds / 60:.0f} minutes",
         f"open the report:  {report.report}",
         "",
         "try next:",

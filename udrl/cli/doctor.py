@@ -23,9 +23,7 @@ def command(run: Path, *, as_json: bool) -> None:
 
     with only_results_on_stdout():
         diagnosis = examine(run)
-    rows = [
-        (MARKS[c.state], c.name, c.found + (f": {c.advice}" if c.advice else "")) for c in diagnosis.checks
-    ]
+    rows = [(MARKS[c.state], c.name, c.found + (f": {c.advice}" if c.advice else "")) for c in diagnosis.checks]
     verdict = "ready: try udrl demo" if diagnosis.ready else "not ready: see the lines marked !!"
     emit(diagnosis, as_json=as_json, text=f"{table(rows)}\n\n{verdict}")
     if not diagnosis.ready:

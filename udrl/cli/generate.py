@@ -14,7 +14,7 @@ from udrl.cli.common import common_options, only_results_on_stdout, plain
 from udrl.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from udrl.student.answers import Answer
+    from udrl.student.answers import Answer, Score
 
 HELD_OUT = 3
 """Inputs of the run that are shown where no text is given."""
@@ -54,13 +54,9 @@ def _targets(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> 
     help="Repeatable: any attribute of the student. What is not commanded is left open.",
 )
 @click.option("--task", metavar="NAME", help="May be left out where the student knows one task.")
-@click.option(
-    "--input-file", metavar="FILE", type=click.Path(path_type=Path), help="As --inputs of udrl synth."
-)
+@click.option("--input-file", metavar="FILE", type=click.Path(path_type=Path), help="As --inputs of udrl synth.")
 @click.option("--input-field", metavar="NAME", help="Column of --input-file.")
-@click.option(
-    "--num", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="An input."
-)
+@click.option("--num", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="An input.")
 @click.option(
     "--best-of",
     metavar="N",
@@ -70,12 +66,8 @@ def _targets(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> 
     help="Write N candidates and keep the one that comes nearest to the command.",
 )
 @click.option("--score", is_flag=True, help="Add the achieved relevance and length.")
-@click.option(
-    "--temperature", metavar="X", type=click.FloatRange(min=0), help="0 is greedy. Default: the student's."
-)
-@click.option(
-    "--top-p", metavar="X", type=click.FloatRange(0, 1, min_open=True), help="Default: the student's."
-)
+@click.option("--temperature", metavar="X", type=click.FloatRange(min=0), help="0 is greedy. Default: the student's.")
+@click.option("--top-p", metavar="X", type=click.FloatRange(0, 1, min_open=True), help="Default: the student's.")
 @click.option("--max-tokens", metavar="N", type=click.IntRange(min=1), help="Default: the student's.")
 @click.option("--batch-size", metavar="N", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
@@ -132,7 +124,7 @@ def command(
             num=num,
             best_of=best_of,
             seed=seed,
-            rewards=_rewards(student.attributes) if score or best_of > 1 else None,
+            rewards=_rewards(run, student.attributes) if score or best_of > 1 else None,
             sampling=type(shipped)(
                 temperature=shipped.temperature if temperature is None else temperature,
                 top_p=shipped.top_p if top_p is None else top_p,
@@ -168,17 +160,21 @@ def _task(task: str | None, known: tuple[str, ...]) -> str:
     raise UsageError(f"this student knows several tasks: choose one with --task ({', '.join(known)})")
 
 
-def _rewards(attributes: tuple[str, ...]) -> dict[str, object]:
+def _rewards(run: Path, attributes: tuple[str, ...]) -> dict[str, Score]:
+    """Return what achieved values are measured with: relevance and the student's other rewards."""
+    from udrl.data.run import Run
     from udrl.rewards import computable
 
-    return dict(computable(list(dict.fromkeys(("relevance", *(a for a in attributes if a != "length"))))))
+    place = Run(run)
+    scored = place.facts()["stages"].get("score", {}) if (run / "run.json").exists() else {}
+    names = dict.fromkeys(("relevance", *(name for name in attributes if name != "length")))
+    sources = {fact["name"]: fact["source"] for fact in scored.get("rewards", ())}
+    return dict(computable(names, encoder=(scored.get("encoder") or {}).get("name"), sources=sources))
 
 
-def _inputs(
-    words: tuple[str, ...], file: Path | None, field: str | None, run: Path, task: str
-) -> Iterator[str]:
+def _inputs(words: tuple[str, ...], file: Path | None, field: str | None, run: Path, task: str) -> Iterator[str]:
     """Yield the inputs from wherever they come; raises InputError or UsageError where there are none."""
-    from udrl.data.inputs import cut_input, read_inputs
+    from udrl.data.inputs import MAX_INPUT_WORDS, cut_input, read_inputs
 
     if file is not None:
         yield from read_inputs(file, field=field)
@@ -193,7 +189,10 @@ def _inputs(
     for text in texts:
         if stripped := text.strip():
             found = True
-            yield cut_input(stripped)[0]
+            shortened, cut = cut_input(stripped)
+            if cut:
+                click.echo(f"warning: an input was cut at {MAX_INPUT_WORDS} words", err=True)
+            yield shortened
     if not found:
         raise InputError("there is no input: give TEXT, --input-file, or lines on standard input")
 

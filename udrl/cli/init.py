@@ -37,8 +37,7 @@ def init(folder: Path, *, force: bool = False) -> InitReport:
     present = [target for _, target in copies if target.exists()]
     if present and not force:
         raise UsageError(
-            f"{present[0]} exists already: choose another folder, or "
-            f"overwrite {len(present)} files with --force"
+            f"{present[0]} exists already: choose another folder, or overwrite {len(present)} files with --force"
         )
     for source, target in copies:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +57,5 @@ def command(folder: Path, *, force: bool, as_json: bool) -> None:
     """
     report = init(folder, force=force)
     lines = [f"copied {len(report.files)} files:", *(f"  {file}" for file in report.files)]
-    lines.append(
-        f"use one with e.g.: udrl synth --task {report.folder / 'data' / 'tasks' / 'search-query.yaml'}"
-    )
+    lines.append(f"use one with e.g.: udrl synth --task {report.folder / 'data' / 'tasks' / 'search-query.yaml'}")
     emit(report, as_json=as_json, text="\n".join(lines))

@@ -81,6 +81,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line on ``arguments`` and return the exit code; every failure is one line on stderr."""
     context: click.Context | None = None
     warnings.showwarning = _show_warning
+    _quiet_libraries()
     try:
         context = app.make_context("udrl", list(arguments))
         with context:
@@ -92,9 +93,7 @@ def run(arguments: Sequence[str]) -> int:
         click.echo(nothing.format_message(), err=True)
         return 2
     except (KeyboardInterrupt, click.Abort):
-        click.echo(
-            "\ninterrupted: what was finished is kept, and the same command continues from there", err=True
-        )
+        click.echo("\ninterrupted: what was finished is kept, and the same command continues from there", err=True)
         return 130
     except BrokenPipeError:
         # The reader (head, less) has seen enough. Without this, Python complains again while it shuts down.
@@ -107,6 +106,13 @@ def run(arguments: Sequence[str]) -> int:
         click.echo(f"error: {line}", err=True)
         return code
     return 0
+
+
+def _quiet_libraries() -> None:
+    """Keep other libraries' bars and chatter off standard error; must come before they are imported."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # ours say themselves when they show, this one does not reach them
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

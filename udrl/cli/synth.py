@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 @click.option(
     "--teacher", metavar="NAME|FILE", default="builtin", show_default=True, help="Who writes (udrl teachers)."
 )
-@click.option(
-    "--task", "tasks", metavar="NAME|FILE", multiple=True, help="Repeatable. Default: all that ship."
-)
+@click.option("--task", "tasks", metavar="NAME|FILE", multiple=True, help="Repeatable. Default: all that ship.")
 @click.option(
     "--inputs",
     metavar="FILE",
@@ -114,9 +112,7 @@ def describe(report: SynthReport) -> str:
     """Return what a synthesis did, for people."""
     chosen = sum(report.inputs.values())
     lines = [f"{chosen:,} inputs in {len(report.inputs)} tasks, {report.invented:,} of them invented"]
-    if dropped := _list(
-        {"exact duplicates": report.exact, "near duplicates": report.near, "blank": report.blank}
-    ):
+    if dropped := _list({"exact duplicates": report.exact, "near duplicates": report.near, "blank": report.blank}):
         lines.append(f"left out: {dropped}")
     if report.cut:
         lines.append(f"{report.cut:,} inputs were cut at the longest length that is read")

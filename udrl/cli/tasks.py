@@ -33,8 +33,7 @@ def command(names: tuple[str, ...], *, as_json: bool) -> None:
     entries = [entry(task) for task in tasks]
     if names:
         text = "\n\n".join(
-            "\n".join(f"{key}: {' '.join(str(value).split())}" for key, value in one.items())
-            for one in entries
+            "\n".join(f"{key}: {' '.join(str(value).split())}" for key, value in one.items()) for one in entries
         )
     else:
         heads = ("task", "words", "seeds", "what it writes")

@@ -28,15 +28,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="Where the weights come from; auto: pretrained where there are some.",
 )
-@click.option(
-    "--steps", metavar="N", type=click.IntRange(min=1), help="Optimiser steps. Default: from --epochs."
-)
-@click.option(
-    "--epochs", metavar="X", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True
-)
-@click.option(
-    "--batch-size", metavar="N", type=click.IntRange(min=1), help="Episodes a step. Default: the preset's."
-)
+@click.option("--steps", metavar="N", type=click.IntRange(min=1), help="Optimiser steps. Default: from --epochs.")
+@click.option("--epochs", metavar="X", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True)
+@click.option("--batch-size", metavar="N", type=click.IntRange(min=1), help="Episodes a step. Default: the preset's.")
 @click.option(
     "--learning-rate",
     metavar="X",
@@ -56,9 +50,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="Repeatable: rewards to be commanded in. Default: all that the episodes have. Length always is one.",
 )
-@click.option(
-    "--encoder", metavar="NAME|PATH", help="Of the rewards that calibration measures. Default: the run's."
-)
+@click.option("--encoder", metavar="NAME|PATH", help="Of the rewards that calibration measures. Default: the run's.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
 @click.option("--restart", is_flag=True, help="Forget an interrupted training instead of continuing it.")
@@ -118,9 +110,7 @@ def describe(report: TrainReport, run: Path) -> str:
             f"{report.student}: {report.parameters / 1e6:.1f}M parameters, {report.steps:,} steps over "
             f"{report.episodes:,} episodes in {report.seconds:,.0f} s "
             f"({report.tokens_per_second:,.0f} tokens/s){figures}",
-            "calibrated on validation inputs"
-            if report.calibrated
-            else "not calibrated: targets are taken as they are",
+            "calibrated on validation inputs" if report.calibrated else "not calibrated: targets are taken as they are",
             f"student in {report.folder}",
             f"next: udrl generate --run {run} --target-relevance 0.6, or udrl bench --run {run}",
         ]

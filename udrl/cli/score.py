@@ -1,0 +1,102 @@
+"""udrl score: (re)labels what teachers wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from udrl.cli.common import common_options, emit, only_results_on_stdout
+
+if TYPE_CHECKING:
+    from udrl.rewards.scoring import ScoreReport
+
+
+@click.command("score", short_help="(Re)label the ledger's responses; never generates again.")
+@click.option(
+    "--reward",
+    "rewards",
+    metavar="NAME",
+    multiple=True,
+    default=("relevance",),
+    show_default=True,
+    help="Repeatable: relevance, novelty, or module:function of your own.",
+)
+@click.option(
+    "--reward-field",
+    "reward_fields",
+    metavar="NAME[=LOW:HIGH]",
+    multiple=True,
+    help="Repeatable: a column of your own as a reward, with its range (default: what is found).",
+)
+@click.option(
+    "--reward-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Table with input, completion and the reward fields (.jsonl, .csv, .parquet). Default: the ledger.",
+)
+@click.option("--encoder", metavar="NAME|PATH", help="What relevance is computed with.  [default: all-MiniLM-L6-v2]")
+@click.option(
+    "--mismatched",
+    metavar="X",
+    type=click.FloatRange(0, 1),
+    help="Share of episodes with foreign completions.",
+)
+@click.option("--truncated", metavar="X", type=click.FloatRange(0, 1), help="Share of episodes with cut completions.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@common_options(default_seed=None)
+def command(
+    *,
+    run: Path,
+    seed: int | None,
+    rewards: tuple[str, ...],
+    reward_fields: tuple[str, ...],
+    reward_file: Path | None,
+    encoder: str | None,
+    mismatched: float | None,
+    truncated: float | None,
+    device: str,
+    precision: str,
+    as_json: bool,
+) -> None:
+    """Build the run's episodes anew from its ledger, with these rewards. Nothing is generated again.
+
+    The old episodes are replaced at once, when the new ones are complete.
+    """
+    from udrl.rewards.scoring import score
+
+    given = {"encoder": encoder, "mismatched": mismatched, "truncated": truncated}
+    with only_results_on_stdout():
+        report = score(
+            run,
+            rewards=rewards,
+            reward_fields=reward_fields,
+            reward_file=reward_file,
+            seed=seed,
+            device=device,
+            precision=precision,
+            **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+        )
+    emit(report, as_json=as_json, text=describe(report))
+
+
+def describe(report: ScoreReport) -> str:
+    """Return what a scoring did, for people."""
+    lines = [f"{report.episodes.get('total', 0):,} episodes in {report.run / 'episodes'}, {report.seconds:,.0f} s"]
+    for fact in report.rewards:
+        lines.append(f"{fact.name} [{fact.low:g}, {fact.high:g}]: mean {_means(report.means.get(fact.name, {}))}")
+        if report.canaries.get(fact.name):
+            lines.append(f"  for what deserves nothing: {_means(report.canaries[fact.name])}")
+        if missing := report.unscored.get(fact.name):
+            lines.append(f"  {missing:,} episodes have no value")
+    if report.truncated:
+        lines.append(f"{report.truncated:,} texts were longer than the encoder reads")
+    lines.append(f"next: udrl train --run {report.run}")
+    return "\n".join(lines)
+
+
+def _means(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{value:.3f} ({name})" for name, value in values.items())
