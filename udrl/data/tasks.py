@@ -95,10 +95,10 @@ def load_task(path: Path | str) -> Task:
             f"{where}: key 'name' must be small letters, digits and single hyphens, found {name!r}"
         )
     instruction = yamlfile.text_at(data, "instruction", where=where)
-    _check_template(instruction, "instruction", INSTRUCTION_VARIABLES, needed=("input",), where=where)
+    check_template(instruction, "instruction", INSTRUCTION_VARIABLES, needed=("input",), where=where)
     invent = yamlfile.text_at(data, "invent", where=where) if "invent" in data else None
     if invent is not None:
-        _check_template(invent, "invent", INVENT_VARIABLES, needed=INVENT_VARIABLES, where=where)
+        check_template(invent, "invent", INVENT_VARIABLES, needed=INVENT_VARIABLES, where=where)
     low, high = _length(yamlfile.mapping_at(data, "length", where=where), where=where)
     return Task(
         name=name,
@@ -179,7 +179,7 @@ def seeds(task: Task) -> list[str]:
     return [example.input for example in task.examples]
 
 
-def _check_template(
+def check_template(
     text: str, key: str, known: Collection[str], *, needed: Collection[str], where: str
 ) -> None:
     """Templates are str.format's, but a variable is a bare name: no attribute, conversion or format."""

@@ -30,6 +30,8 @@ class Reply:
     """What came back for the request with the same ``key``: a completion, or an ``error``; never neither.
 
     ``started`` is Unix time; ``seconds`` is the time that this request took, ``attempts`` how often it was tried.
+    ``error`` begins with its kind and a colon (``timeout: no answer within 300 s``), so that failures can be counted
+    by kind. ``teacher`` says who wrote it where one teacher speaks for several (recorded outputs).
     """
 
     key: str
@@ -41,6 +43,7 @@ class Reply:
     seconds: float
     attempts: int = 1
     error: str | None = None
+    teacher: str | None = None
 
 
 class Teacher(Protocol):

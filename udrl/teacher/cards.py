@@ -10,11 +10,12 @@ from typing import Any
 
 from udrl import yamlfile
 from udrl.data.tasks import Task, load_tasks
-from udrl.errors import TaskError, suggestion, unknown
+from udrl.errors import TaskError, TeacherError, UsageError, suggestion, unknown
 from udrl.resources import folder
 from udrl.teacher.base import Teacher
+from udrl.teacher.mixes import Setting, read_mix
 
-BACKENDS = ("builtin",)
+BACKENDS = ("builtin", "openai", "transformers", "vllm")
 """What can stand behind a card; each is the module of ``udrl.teacher`` with that name."""
 
 
@@ -27,11 +28,37 @@ class Licence:
 
 
 @dataclass(frozen=True)
+class Chat:
+    """How a conversation is put to the model.
+
+    merge_system: its template has no system role, so a system message goes in front of the user turn.
+    template_arguments: further arguments of the chat template, such as ``enable_thinking: false``.
+    stop: texts that end a completion, beside the model's own end token.
+    strip_thinking: thoughts in front of an answer are taken off.
+    """
+
+    merge_system: bool = False
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    stop: tuple[str, ...] = ()
+    strip_thinking: bool = False
+
+
+@dataclass(frozen=True)
+class Prices:
+    """US dollars per million tokens, read (prompt) and written (completion)."""
+
+    prompt: float
+    completion: float
+
+
+@dataclass(frozen=True)
 class Card:
     """The contents of one card.
 
     backend: one of BACKENDS. model, revision: what the backend loads or asks for.
-    settings: the backend's own, checked by it. path: the file that the card was read from.
+    chat, mix: how it is asked, see ``Chat`` and ``udrl.teacher.mixes``; an empty mix: the backend's own settings.
+    prices: None: not stated. base_url: where an endpoint listens. settings: by backend, checked by it.
+    path: the file that the card was read from.
     """
 
     name: str
@@ -42,7 +69,23 @@ class Card:
     revision: str | None
     licence: Licence
     path: Path
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    chat: Chat = field(default_factory=Chat)
+    mix: tuple[Setting, ...] = ()
+    prices: Prices | None = None
+    base_url: str | None = None
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def output_arguments(self) -> Mapping[str, Any]:
+        """What of the card changes the words that are written, whichever backend runs it: part of every key."""
+        arguments: dict[str, Any] = {}
+        if self.chat.merge_system:
+            arguments["merge_system"] = True
+        if self.chat.template_arguments:
+            arguments["template_arguments"] = dict(self.chat.template_arguments)
+        if self.chat.stop:
+            arguments["stop"] = list(self.chat.stop)
+        return arguments
 
 
 def load_card(name_or_file: str | Path) -> Card:
@@ -65,23 +108,58 @@ def shipped_cards() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder("teacher").glob("*.yaml"))}
 
 
-def teacher(name_or_file: str | Path, *, tasks: Sequence[Task] | None = None) -> Teacher:
+def teacher(name_or_file: str | Path, *, tasks: Sequence[Task] | None = None, base_url: str | None = None) -> Teacher:
     """Start the teacher of a card. tasks: those that it will be asked for (None: all that ship).
 
-    The caller closes it. Raises as ``load_card`` does, and TeacherError where the backend cannot start.
+    The caller closes it. Raises as ``load_card`` and ``start`` do.
     """
-    return start(load_card(name_or_file), tasks=load_tasks() if tasks is None else tasks)
+    return start(load_card(name_or_file), tasks=load_tasks() if tasks is None else tasks, base_url=base_url)
 
 
-def start(card: Card, *, tasks: Sequence[Task]) -> Teacher:
-    """Start the teacher of ``card`` for ``tasks``; raises TeacherError where its backend cannot start."""
-    if card.settings:
-        raise TaskError(
-            f"{card.path}: key 'settings': the backend '{card.backend}' has none, take the key out"
-        )
-    from udrl.teacher.builtin import BuiltinTeacher
+def start(card: Card, *, tasks: Sequence[Task], base_url: str | None = None) -> Teacher:
+    """Start the teacher of ``card`` for ``tasks``.
 
-    return BuiltinTeacher(tasks)
+    base_url: ask the OpenAI-compatible endpoint there for the card's model, whatever backend the card names.
+    Raises UsageError for an endpoint that makes no sense, TaskError for settings that the backend does not have,
+    TeacherError where the backend cannot start.
+    """
+    if card.backend == "builtin":
+        if base_url is not None:
+            raise UsageError("the built-in teacher writes by itself: name another --teacher, or leave --base-url out")
+        from udrl.teacher.builtin import BuiltinTeacher
+
+        return BuiltinTeacher(tasks)
+    if base_url is not None or card.backend == "openai":
+        from udrl.teacher.openai import OpenAITeacher
+
+        return OpenAITeacher(card, base_url=base_url)
+    if card.backend == "transformers":
+        from udrl.teacher.transformers import TransformersTeacher
+
+        return TransformersTeacher(card)
+    raise TeacherError(
+        f"teacher '{card.name}': the backend 'vllm' is not part of this version; start a server, such as "
+        f"'vllm serve {card.model}', and name it with --base-url http://localhost:8000/v1, or edit a copy of the "
+        "card (udrl init) to say 'backend: transformers'"
+    )
+
+
+def backend_settings(card: Card, backend: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``defaults`` with what the card sets for ``backend``.
+
+    Raises TaskError for a setting that is not among the defaults, or is of another kind (None takes text).
+    """
+    given = card.settings.get(backend, {})
+    where = f"{card.path}: settings: {backend}"
+    yamlfile.check_keys(given, where=where, optional=tuple(defaults))
+    for key, value in given.items():
+        kind = str if defaults[key] is None else type(defaults[key])
+        fits = type(value) is kind or (kind is float and type(value) is int)
+        if not fits:
+            raise TaskError(f"{where}: key '{key}' must be of the kind {kind.__name__}, found {value!r}")
+        if isinstance(value, int | float) and kind is not bool and not 0 < value < 1e9:
+            raise TaskError(f"{where}: key '{key}' must be above 0, found {value!r}")
+    return {**defaults, **given}
 
 
 def _read(path: Path) -> Card:
@@ -91,7 +169,7 @@ def _read(path: Path) -> Card:
         data,
         where=where,
         required=("name", "title", "description", "backend", "model", "licence"),
-        optional=("revision", "settings"),
+        optional=("revision", "chat", "sampling", "prices", "base_url", "settings"),
     )
     backend = yamlfile.text_at(data, "backend", where=where)
     if backend not in BACKENDS:
@@ -101,16 +179,62 @@ def _read(path: Path) -> Card:
         )
     licence = yamlfile.mapping_at(data, "licence", where=where)
     yamlfile.check_keys(licence, where=f"{where}: licence", required=("name", "outputs"))
+    if backend == "builtin":
+        for key in ("chat", "sampling", "prices", "base_url", "settings"):
+            if key in data:
+                raise TaskError(f"{where}: key '{key}': the backend 'builtin' has none, take the key out")
+    elif "sampling" not in data:
+        raise TaskError(f"{where}: key 'sampling' is missing: list the settings to write with, the careful one first")
     return Card(
         name=yamlfile.text_at(data, "name", where=where),
         title=yamlfile.text_at(data, "title", where=where),
         description=yamlfile.text_at(data, "description", where=where).strip(),
         backend=backend,
         model=yamlfile.text_at(data, "model", where=where),
-        revision=yamlfile.text_at(data, "revision", where=where) if "revision" in data else None,
+        revision=_optional_text(data, "revision", where=where),
         licence=Licence(
-            *(yamlfile.text_at(licence, key, where=f"{where}: licence") for key in ("name", "outputs"))
+            *(yamlfile.text_at(licence, key, where=f"{where}: licence").strip() for key in ("name", "outputs"))
         ),
         path=path,
-        settings=yamlfile.mapping_at(data, "settings", where=where) if "settings" in data else {},
+        chat=_chat(yamlfile.mapping_at(data, "chat", where=where), where=where) if "chat" in data else Chat(),
+        mix=read_mix(data["sampling"], where=where) if "sampling" in data else (),
+        prices=_prices(yamlfile.mapping_at(data, "prices", where=where), where=where) if "prices" in data else None,
+        base_url=_optional_text(data, "base_url", where=where),
+        settings=_settings(data, where=where),
     )
+
+
+def _optional_text(data: Mapping[str, Any], key: str, *, where: str) -> str | None:
+    return None if data.get(key) is None else yamlfile.text_at(data, key, where=where)
+
+
+def _chat(data: dict[str, Any], *, where: str) -> Chat:
+    where = f"{where}: chat"
+    yamlfile.check_keys(data, where=where, optional=("system", "template_arguments", "stop", "thinking"))
+    choices = {"system": ("separate", "merge"), "thinking": ("keep", "strip")}
+    for key, known in choices.items():
+        if key in data and data[key] not in known:
+            raise TaskError(f"{where}: key '{key}' must be one of {', '.join(known)}, found {data[key]!r}")
+    return Chat(
+        merge_system=data.get("system") == "merge",
+        template_arguments=yamlfile.mapping_at(data, "template_arguments", where=where)
+        if "template_arguments" in data
+        else {},
+        stop=yamlfile.texts_at(data, "stop", where=where) if "stop" in data else (),
+        strip_thinking=data.get("thinking") == "strip",
+    )
+
+
+def _prices(data: dict[str, Any], *, where: str) -> Prices:
+    where = f"{where}: prices"
+    yamlfile.check_keys(data, where=where, required=("prompt", "completion"))
+    for key, value in data.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e6:
+            raise TaskError(f"{where}: key '{key}' must be US dollars per million tokens, found {value!r}")
+    return Prices(float(data["prompt"]), float(data["completion"]))
+
+
+def _settings(data: Mapping[str, Any], *, where: str) -> dict[str, dict[str, Any]]:
+    settings = yamlfile.mapping_at(data, "settings", where=where) if "settings" in data else {}
+    yamlfile.check_keys(settings, where=f"{where}: settings", optional=BACKENDS[1:])
+    return {key: yamlfile.mapping_at(settings, key, where=f"{where}: settings") for key in settings}

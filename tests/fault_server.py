@@ -1,0 +1,183 @@
+"""A real HTTP server with the chat interface of OpenAI's, which fails in the ways that servers fail."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import random
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+Plan = Callable[[int, dict[str, Any]], str]
+"""From the number of the request (from 0) and its body to what is done with it: see ``FaultServer._behave``."""
+
+FAULTS = (
+    "500",
+    "503",
+    "429",
+    "reset",
+    "close",
+    "stall",
+    "half",
+    "garbage",
+    "empty-choices",
+    "no-choices",
+    "null-content",
+    "number-content",
+    "list",
+    "error-200",
+    "drip",
+)
+
+
+def storm(share: float, *, seed: int = 0, faults: tuple[str, ...] = FAULTS) -> Plan:
+    """Fail ``share`` of the requests in one of the ``faults`` each, at random."""
+    rng = random.Random(seed)
+    return lambda number, body: rng.choice(faults) if rng.random() < share else "ok"
+
+
+def written(body: dict[str, Any]) -> str:
+    """What the server writes: a function of the request alone."""
+    asked = json.dumps([body["messages"], body.get("seed"), body.get("temperature")], sort_keys=True)
+    return f"completion {hashlib.sha256(asked.encode()).hexdigest()[:12]} of many words"
+
+
+@dataclass
+class FaultServer:
+    """``with FaultServer(plan) as server``: listens at ``server.url`` until the end of the block.
+
+    seconds: what a good answer takes. capacity: more requests at once than that get a 429.
+    """
+
+    plan: Plan = lambda number, body: "ok"
+    seconds: float = 0.0
+    capacity: int | None = None
+    retry_after: str = "0.05"
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    answered: list[int] = field(default_factory=list)  # seeds of the good answers that were sent whole
+    active: int = 0
+    peak: int = 0
+    dropped: int = 0  # connections that the client ended before its answer
+
+    def __enter__(self) -> FaultServer:
+        self._loop = asyncio.new_event_loop()
+        ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
+        self._thread.start()
+        ready.wait()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def _run(self, ready: threading.Event) -> None:
+        asyncio.set_event_loop(self._loop)
+        server = self._loop.run_until_complete(asyncio.start_server(self._connection, "127.0.0.1", 0, backlog=512))
+        self.port = server.sockets[0].getsockname()[1]
+        ready.set()
+        self._loop.run_forever()
+        server.close()
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self._loop.close()
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+                headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:] if line)}
+                body = json.loads(await reader.readexactly(int(headers["content-length"])))
+                number = len(self.bodies)
+                self.bodies.append(body)
+                self.headers.append({"": head[0], **headers})
+                self.active += 1
+                self.peak = max(self.peak, self.active)
+                try:
+                    if not await self._behave(self.plan(number, body), body, reader, writer):
+                        return
+                finally:
+                    self.active -= 1
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def _behave(
+        self, what: str, body: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Answer; False ends the connection."""
+        if self.capacity is not None and self.active > self.capacity:
+            what = "429"
+        if what in ("reset", "close"):
+            if what == "reset":  # a TCP reset instead of an orderly end
+                sock: socket.socket = writer.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return False
+        if what in ("stall", "drip"):
+            if what == "drip":  # alive, and yet nothing comes: each byte resets a read timeout
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            for _ in range(3000):
+                if what == "drip":
+                    writer.write(b" ")
+                    await writer.drain()
+                if reader.at_eof():
+                    break
+                await asyncio.sleep(0.02)
+            self.dropped += 1
+            return False
+        if self.seconds and what == "ok":
+            await asyncio.sleep(self.seconds)
+        text = written(body)
+        good = {
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 7, "completion_tokens": 5},
+        }
+        content = json.dumps(good)
+        status, extra = "200 OK", ""
+        if what.isdigit():
+            status, content = f"{what} Whatever", json.dumps({"error": {"message": f"fault {what}", "code": what}})
+            if what in ("429", "503"):
+                extra = f"Retry-After: {self.retry_after}\r\n"
+        elif what == "half":
+            writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(content)}\r\n\r\n{content[:30]}".encode())
+            await writer.drain()
+            return False
+        elif what == "auth":
+            status = "401 Unauthorized"
+            content = json.dumps({"error": {"message": f"wrong key {self.headers[-1].get('authorization')}"}})
+        elif what != "ok":
+            content = {
+                "garbage": content[:40],
+                "empty-choices": json.dumps({"choices": []}),
+                "no-choices": json.dumps({"id": 3}),
+                "null-content": json.dumps({"choices": [{"message": {"content": None}}]}),
+                "number-content": json.dumps({"choices": [{"message": {"content": 17}}]}),
+                "list": json.dumps([1, 2]),
+                "error-200": json.dumps({"error": {"message": "engine is dead"}}),
+                "thinking": content.replace('"completion ', '"<think>\\nhm\\n</think>\\n\\ncompletion '),
+                "filtered": content.replace('"stop"', '"content_filter"'),
+                "refusal": json.dumps({"choices": [{"message": {"content": None, "refusal": "no"}}]}),
+                "parts": content.replace(f'"{text}"', json.dumps([{"type": "text", "text": text}])),
+            }[what]
+        data = content.encode()
+        writer.write(f"HTTP/1.1 {status}\r\n{extra}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        await writer.drain()
+        if what == "ok":
+            self.answered.append(body["seed"])
+        return True
