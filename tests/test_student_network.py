@@ -155,6 +155,20 @@ def test_network_greedy_decoding_equals_transformers(student: StudentModel) -> N
         assert decoded.ids == ids[len(prompt) :]
 
 
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_network_no_run_of_tokens_comes_twice(student: StudentModel, size: int) -> None:
+    prompts, _ = sequences(6, seed=11)
+    sampling = Sampling(0.0, no_repeat=size)
+    made = decode_batch(student, prompts, [0] * 6, sampling=sampling, limits=[60] * 6, end=BASE, dtype=torch.float32)
+    free = decode_batch(
+        student, prompts, [0] * 6, sampling=Sampling(0.0), limits=[60] * 6, end=BASE, dtype=torch.float32
+    )
+    for one in made:
+        found = [tuple(one.ids[k : k + size]) for k in range(len(one.ids) - size + 1)]
+        assert len(found) == len(set(found))
+    assert any(len(set(f.ids)) < 40 for f in free)  # without the rule this student does repeat itself
+
+
 def test_network_control_ids_are_never_sampled(student: StudentModel) -> None:
     prompts, _ = sequences(8, seed=8)
     for seed in range(5):

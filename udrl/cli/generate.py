@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,7 +126,8 @@ def command(
             best_of=best_of,
             seed=seed,
             rewards=_rewards(run, student.attributes) if score or best_of > 1 else None,
-            sampling=type(shipped)(
+            sampling=replace(
+                shipped,
                 temperature=shipped.temperature if temperature is None else temperature,
                 top_p=shipped.top_p if top_p is None else top_p,
                 max_tokens=shipped.max_tokens if max_tokens is None else max_tokens,

@@ -19,6 +19,9 @@ from udrl.errors import UsageError
 from udrl.student.gpt2 import cached_logits, cast_weights
 from udrl.student.model import StudentModel
 
+CANDIDATES = 64
+"""Most tokens that sampling chooses from; at the temperatures of use the rest has no share worth the sorting."""
+
 COMPACT = 0.75
 """Finished rows are dropped from the cache once no more than this share is still writing: moving it has a price."""
 
@@ -27,12 +30,14 @@ COMPACT = 0.75
 class Sampling:
     """How a completion is drawn. temperature 0 is greedy; top_p keeps the smallest set of tokens of that probability.
 
-    max_tokens: most tokens of a completion (None: as far as the context reaches).
+    max_tokens: most tokens of a completion (None: as far as the context reaches). no_repeat: no run of this many
+    tokens comes twice in a completion (0: no such rule), which ends loops.
     """
 
     temperature: float = 0.7
     top_p: float = 0.95
     max_tokens: int | None = None
+    no_repeat: int = 0
 
     def __post_init__(self) -> None:
         if (
@@ -86,10 +91,13 @@ def decode_batch(
     )
     rows = list(range(len(prompts)))
     alive = set(rows)
+    runs = [_Runs(sampling.no_repeat) for _ in prompts]
     with torch.inference_mode():
         session, logits = _start(student, prompts, longest, dtype)
         for step in range(longest):
             uniform = None if draws is None else torch.from_numpy(draws[rows, step]).to(device)
+            if sampling.no_repeat:
+                _ban(logits, [runs[row].banned() for row in rows])
             ids = choose(logits, sampling, uniform)
             for row, token in zip(rows, ids.tolist(), strict=True):
                 if row not in alive:
@@ -99,6 +107,7 @@ def decode_batch(
                     alive.discard(row)
                     continue
                 written[row].append(token)
+                runs[row].add(written[row])
                 if on_token is not None:
                     on_token(row, token)
                 if len(written[row]) >= limits[row]:
@@ -117,12 +126,37 @@ def choose(logits: Tensor, sampling: Sampling, uniform: Tensor | None) -> Tensor
     """Draw one id a row from float32 ``logits`` (B, V) with the numbers ``uniform`` (B,) in [0, 1); None is greedy."""
     if uniform is None:
         return logits.argmax(-1)
-    probabilities, order = torch.softmax(logits / sampling.temperature, -1).topk(min(logits.shape[-1], 200))
+    probabilities, order = torch.softmax(logits / sampling.temperature, -1).topk(min(logits.shape[-1], CANDIDATES))
     reached = probabilities.cumsum(-1)
     inside = reached - probabilities < sampling.top_p  # the most likely id always stays
     kept = torch.where(inside, probabilities, torch.zeros_like(probabilities)).double().cumsum(-1)
     place = (kept < uniform[:, None] * kept[:, -1:]).sum(-1).clamp(max=order.shape[-1] - 1)
     return order.gather(-1, place[:, None]).squeeze(-1)
+
+
+class _Runs:
+    """The runs of ``size`` tokens that one completion holds, so that none comes twice."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.tail: tuple[int, ...] = ()
+        self.next: dict[tuple[int, ...], list[int]] = {}
+
+    def add(self, ids: list[int]) -> None:
+        """Take note of the newest of ``ids``."""
+        if self.size and len(ids) >= self.size:
+            self.next.setdefault(self.tail, []).append(ids[-1])
+        self.tail = tuple(ids[len(ids) - self.size + 1 :]) if len(ids) >= self.size - 1 else ()
+
+    def banned(self) -> list[int]:
+        """Return the tokens that would complete a run for the second time."""
+        return self.next.get(self.tail, [])
+
+
+def _ban(logits: Tensor, banned: Sequence[Sequence[int]]) -> None:
+    rows = [row for row, ids in enumerate(banned) for _ in ids]
+    if rows:
+        logits[rows, [token for ids in banned for token in ids]] = float("-inf")
 
 
 def _start(

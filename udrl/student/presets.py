@@ -29,6 +29,6 @@ PRESETS = {
     for p in (
         Preset("gpt2", "gpt2", 12, 768, 12, 50257, 1024, 3e-4, 32),
         Preset("gpt2-100m", None, 12, 768, 12, 16384, 1024, 6e-4, 32),
-        Preset("gpt2-mini", None, 5, 256, 4, 2048, 512, 3e-3, 64),
+        Preset("gpt2-mini", None, 4, 256, 4, 4096, 512, 2.5e-3, 32),
     )
 }

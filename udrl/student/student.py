@@ -19,7 +19,7 @@ from udrl.student.decoding import Sampling, decode_batch
 from udrl.student.model import StudentModel, load_model
 from udrl.student.tokenizer import decode, encode, load_tokenizer
 
-SAMPLING = Sampling(temperature=0.5, top_p=0.95)
+SAMPLING = Sampling(temperature=0.4, top_p=0.95, no_repeat=5)
 """What a student ships with unless training says otherwise."""
 
 
@@ -178,7 +178,8 @@ class Student:
         sampling = sampling or self.sampling
         prompts, limits = self._prompts(inputs, controls, sampling)
         streams = self._streams(prompts, seeds)
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        # like commands write like lengths, and like lengths end together
+        order = sorted(range(len(prompts)), key=lambda i: (tuple(controls[i]), len(prompts[i])))
         results: dict[int, Generation] = {}
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]

@@ -35,10 +35,11 @@ class BuiltinTeacher:
         self._foreign: dict[str, list[str]] = {}
 
     def sampling(self, index: int, seed: int, min_words: int, max_words: int) -> Mapping[str, Any]:
-        """Spread fidelity evenly over the samples of an input, and length over the task's bounds (log-uniform)."""
+        """Spread fidelity evenly over the samples of an input, and length (log-uniform) over the lower half of the
+        task's bounds: what this teacher adds beyond is style alone."""
         rng = random.Random(f"sampling/{seed}")
         low, high = ((1.0, 1.0), (0.6, 0.95), (0.25, 0.6), (0.0, 0.25))[index % 4]
-        words = math.exp(rng.uniform(math.log(min_words), math.log(max_words)))
+        words = math.exp(rng.uniform(math.log(min_words), math.log((min_words + max_words) / 2)))
         return {"fidelity": round(rng.uniform(low, high), 3), "words": round(words)}
 
     def careful(self, min_words: int, max_words: int) -> Mapping[str, Any]:

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from udrl.data.tasks import Task
 from udrl.teacher.builtin.phrases import DETERMINERS, content_phrases, template_of
 
-REPLACED = 0.8
-"""Probability that a phrase of a seed is replaced."""
+REPLACED = (0.35, 0.95)
+"""Bounds of the probability that a phrase of a seed is replaced, drawn for each text: some stay close to people's
+wording, some hold nothing of it."""
 
 _ONSETS = (
     "b bl br c ch cl cr d dr f fl fr g gl gr h j k kr l m n p pl pr qu r s sc sh sk sl sm sn sp st str t th tr v w y z"
@@ -53,8 +54,9 @@ def invent(task: Task, *, seeds: Sequence[str], seed: int) -> Iterator[str]:
     while True:
         pieces, slots = rng.choice(templates)
         pieces = list(pieces)
+        replaced = rng.uniform(*REPLACED)
         for slot in slots:
-            if rng.random() < REPLACED:
+            if rng.random() < replaced:
                 pieces[slot] = _new_phrase(pieces[slot], borrowed, rng)
         if rng.random() < 0.3:
             pieces.append(rng.choice(_tails(rng)))
