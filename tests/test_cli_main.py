@@ -308,8 +308,8 @@ def test_config_takes_a_mapping_for_name_value_options(
         ("probe:\n  seed: 7\nworkers: 3", ["'workers' stands beside the sections of commands"], 1),
         ("num-inputs: [1, 2]", ["'num-inputs' takes one value, not a list"], 1),
         ("num-inputs: many", ["Invalid value for '--num-inputs': 'many' is not a valid integer"], 2),
-        ("- a\n- b", ["it must map option names to values"], 1),
-        ("a: [1", ["is not valid YAML"], 1),
+        ("- a\n- b", ["must hold 'key: value' lines"], 1),
+        ("a: [1", ["not valid YAML"], 1),
     ],
 )
 def test_config_errors_name_file_and_key(
@@ -329,6 +329,4 @@ def test_config_errors_name_file_and_key(
 
 def test_config_that_is_missing_is_one_line(probe: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["probe", "--config", "nowhere.yaml"]) == 1
-    assert capsys.readouterr().err == (
-        "error: configuration file nowhere.yaml does not exist: check the path given to --config\n"
-    )
+    assert capsys.readouterr().err == ("error: there is no configuration file nowhere.yaml: check the path\n")

@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from udrl.errors import TaskError, suggestion
+from udrl.yamlfile import read_mapping
 
 COMMON = ("run", "seed")
 """Keys that may stand beside the sections of a file: they mean the same for every command."""
@@ -40,9 +39,7 @@ class Key:
     several: bool = False
 
 
-def load_config(
-    path: Path, *, command: str, keys: Mapping[str, Key], commands: Collection[str]
-) -> dict[str, object]:
+def load_config(path: Path, *, command: str, keys: Mapping[str, Key], commands: Collection[str]) -> dict[str, object]:
     """Read the defaults that the file at ``path`` gives to ``command``.
 
     command: its name, for sections and messages; ``commands`` are all the names that a section can have.
@@ -51,7 +48,7 @@ def load_config(
     Returns values by parameter name. Raises TaskError naming file and key for a file that is missing or no
     YAML mapping, and for unknown keys or values that no option can take.
     """
-    data = _read(path)
+    data = read_mapping(path, kind="configuration", versioned=False)
     sections = {
         name: value or {}
         for name, value in data.items()
@@ -64,60 +61,31 @@ def load_config(
         if name not in COMMON:
             hint = suggestion(name, [*COMMON, *commands])
             raise TaskError(
-                f"{path}: '{name}' stands beside the sections of commands and is neither run, seed nor a "
-                f"command{hint}"
+                f"{path}: '{name}' stands beside the sections of commands and is neither run, seed nor a command{hint}"
             )
     own = _options(sections.get(command, {}), where=f"{path}, section {command}", command=command, keys=keys)
     shared = {name: value for name, value in common.items() if name in keys}
     return {**_options(shared, where=str(path), command=command, keys=keys), **own}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TaskError(
-            f"configuration file {path} does not exist: check the path given to --config"
-        ) from None
-    except IsADirectoryError:
-        raise TaskError(f"configuration file {path} is a folder: give --config a YAML file") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        detail = " ".join(str(error).split())
-        raise TaskError(f"configuration file {path} is not valid YAML ({detail}): correct it") from None
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise TaskError(
-            f"configuration file {path} holds a {type(data).__name__}: it must map option names to values"
-        )
-    return {str(name): value for name, value in data.items()}
-
-
-def _options(
-    data: Mapping[str, Any], *, where: str, command: str, keys: Mapping[str, Key]
-) -> dict[str, object]:
+def _options(data: Mapping[str, Any], *, where: str, command: str, keys: Mapping[str, Key]) -> dict[str, object]:
     result: dict[str, object] = {}
     for name, value in data.items():
         spelled = str(name).replace("_", "-")
         if spelled not in keys:
             known = sorted(keys)
             raise TaskError(
-                f"{where}: udrl {command} has no option '{name}'{suggestion(spelled, known)}; "
-                f"known: {', '.join(known)}"
+                f"{where}: udrl {command} has no option '{name}'{suggestion(spelled, known)}; known: {', '.join(known)}"
             )
         if value is not None:
             key = keys[spelled]
-            result[key.parameter] = (
-                _several(value, where, name) if key.several else _single(value, where, name)
-            )
+            result[key.parameter] = _several(value, where, name) if key.several else _single(value, where, name)
     return result
 
 
 def _single(value: object, where: str, name: str) -> object:
     if isinstance(value, (list, dict)):
-        raise TaskError(
-            f"{where}: '{name}' takes one value, not a {'list' if isinstance(value, list) else 'mapping'}"
-        )
+        raise TaskError(f"{where}: '{name}' takes one value, not a {'list' if isinstance(value, list) else 'mapping'}")
     return value
 
 

@@ -14,10 +14,11 @@ SCHEMA = 1
 """The newest schema of tasks, cards and suites that this version reads."""
 
 
-def read_mapping(path: Path, *, kind: str) -> dict[str, Any]:
+def read_mapping(path: Path, *, kind: str, versioned: bool = True) -> dict[str, Any]:
     """Return the mapping in the YAML file ``path``, with its ``schema`` checked and taken out.
 
     kind: what the file is, for messages ("task", "teacher card").
+    versioned: whether the file must say which schema it has.
     Raises TaskError where the file is missing, is not UTF-8, is not YAML, holds a key twice, is no mapping,
     or has no schema or a newer one.
     """
@@ -26,20 +27,16 @@ def read_mapping(path: Path, *, kind: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise TaskError(f"there is no {kind} file {path}: check the path") from None
     except UnicodeDecodeError as error:
-        raise TaskError(
-            f"{path}: not UTF-8 text (byte {error.start}): save the {kind} file as UTF-8"
-        ) from error
+        raise TaskError(f"{path}: not UTF-8 text (byte {error.start}): save the {kind} file as UTF-8") from error
     except OSError as error:
         raise TaskError(f"{path}: cannot be read ({error.strerror}): check the path") from error
     try:
         data = _load(text)
     except yaml.YAMLError as error:
-        raise TaskError(
-            f"{path}{_line(error)}: not valid YAML ({_problem(error)}): correct the {kind} file"
-        ) from error
+        raise TaskError(f"{path}{_line(error)}: not valid YAML ({_problem(error)}): correct the {kind} file") from error
     if not isinstance(data, dict):
         raise TaskError(f"{path}: a {kind} file must hold 'key: value' lines, found {_kind_of(data)}")
-    schema = data.pop("schema", None)
+    schema = data.pop("schema", None if versioned else SCHEMA)
     if type(schema) is not int:
         raise TaskError(f"{path}: key 'schema' must be the integer {SCHEMA}, found {schema!r}")
     if schema > SCHEMA:
@@ -94,8 +91,7 @@ def texts_at(data: Mapping[str, Any], key: str, *, where: str) -> tuple[str, ...
     for number, item in enumerate(value, start=1):
         if not isinstance(item, str) or not item.strip():
             raise TaskError(
-                f"{where}: item {number} of '{key}' must be text, found {_kind_of(item)}; put quotation "
-                "marks around it"
+                f"{where}: item {number} of '{key}' must be text, found {_kind_of(item)}; put quotation marks around it"
             )
     return tuple(value)
 
@@ -134,9 +130,7 @@ def _refuse_doubles(node: yaml.Node | None) -> None:
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    raise yaml.MarkedYAMLError(
-                        problem=f"key '{key.value}' stands twice", problem_mark=key.start_mark
-                    )
+                    raise yaml.MarkedYAMLError(problem=f"key '{key.value}' stands twice", problem_mark=key.start_mark)
                 seen.add(key.value)
             _refuse_doubles(value)
     elif isinstance(node, yaml.SequenceNode):
