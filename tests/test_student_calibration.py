@@ -1,0 +1,114 @@
+"""Calibration: the inverse of achieved against commanded, rewards given length."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from udrl.commands import LENGTH, Attribute, CommandSpace
+from udrl.errors import StudentError
+from udrl.student.calibration import FILE, Calibration, Curve
+from udrl.student.measure import calibrate
+from udrl.student.student import SAMPLING, Generation
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.floats(0, 1)), min_size=1, max_size=80), st.floats(-1, 2))
+def test_calibration_curve_is_monotone_and_its_inverse_stays_inside(
+    samples: list[tuple[int, float]], target: float
+) -> None:
+    curve = Curve.fit([float(p) for p, _ in samples], [v for _, v in samples], length=10)
+    assert all(a <= b for a, b in zip(curve.achieved, curve.achieved[1:], strict=False))
+    position = curve.position(target)
+    assert curve.positions[0] - 1e-6 <= position <= curve.positions[-1] + 1e-6
+
+
+def test_calibration_asks_for_what_achieves_the_target() -> None:
+    positions = np.repeat(np.arange(10.0), 20)
+    achieved = 0.2 + 0.05 * positions  # commands 0..9 achieve 0.2..0.65
+    curve = Curve.fit(positions.tolist(), achieved.tolist(), length=10)
+    assert curve.reachable == pytest.approx((0.2, 0.65))
+    for target in (0.2, 0.33, 0.5, 0.65):
+        assert 0.2 + 0.05 * curve.position(target) == pytest.approx(target, abs=1e-6)
+    assert curve.position(0.99) == pytest.approx(9.0)
+    assert curve.position(0.0) == pytest.approx(0.0)
+
+
+def test_calibration_flat_stretch_gives_its_middle() -> None:
+    curve = Curve((0.0, 1.0, 2.0, 3.0), (0.1, 0.5, 0.5, 0.9), (0.1, 0.5, 0.5, 0.9), 10)
+    assert curve.position(0.5) == pytest.approx(1.5, abs=1e-6)
+
+
+class Mechanical:
+    """A student whose completion has as many words as its length position says, fewer of them the input's the lower
+    its relevance position: the truth is known, so calibration can be checked against it."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        values = {"t": {"relevance": rng.random(1000).tolist(), LENGTH: rng.integers(2, 30, 1000).tolist()}}
+        attributes = (Attribute("relevance", 0, 1), Attribute(LENGTH, 1, 1000, "words"))
+        self.space = CommandSpace.fit(100, attributes, values)
+        self.tasks, self.attributes, self.sampling = ("t",), ("relevance", LENGTH), SAMPLING
+
+    def generate_ids(self, inputs: Sequence[str], controls: Sequence[Sequence[int]], **_: object) -> list[Generation]:
+        made = []
+        for control in controls:
+            levels = {}
+            for name in self.attributes:
+                first = self.space.level_id(name, 0.0)
+                token = control[1 + self.attributes.index(name)]
+                levels[name] = 4.5 if token < first else (token - first) / 8
+            words = round(5 + 2 * levels[LENGTH])
+            good = round(words * levels["relevance"] / 9)
+            made.append(Generation(" ".join(["good"] * good + ["bad"] * (words - good)), "stop", words))
+        return made
+
+
+def test_calibration_sweep_finds_the_truth_of_a_mechanical_student() -> None:
+    def share(_: Sequence[str], completions: Sequence[str]) -> list[float]:
+        return [c.split().count("good") / len(c.split()) for c in completions]
+
+    student = Mechanical()
+    made = calibrate(student, {"t": ["a", "b"]}, {"relevance": share})  # type: ignore[arg-type]
+    length = made.curve("t", LENGTH)
+    assert length is not None
+    assert length.reachable == (5, 23)
+    assert length.position(15) == pytest.approx(5, abs=0.3)
+    free, short = made.curve("t", "relevance"), made.curve("t", "relevance", 5)
+    assert free is not None
+    assert free.reachable == (0, 1)
+    assert short is not None
+    assert short.position(0.5) == pytest.approx(4.5, abs=1.0)
+    assert made.curve("t", "clicks") is None
+    assert made.curve("poem", "relevance") is None
+
+
+def test_calibration_between_measured_lengths_interpolates() -> None:
+    def flat(value: float, length: float) -> Curve:
+        return Curve((0.0, 9.0), (0.0, value), (0.0, value), length, 0.0 if length < 20 else 9.0)
+
+    open_curve = Curve((0.0, 9.0), (0.0, 1.0), (0.0, 1.0), 15)
+    made = Calibration({"t": {"relevance": (open_curve, flat(0.8, 10), flat(0.4, 30))}}, {}, 1)
+
+    def top(length: float | None) -> float:
+        curve = made.curve("t", "relevance", length)
+        assert curve is not None
+        return curve.reachable[1]
+
+    assert [top(n) for n in (None, 5, 10, 20, 30, 99)] == pytest.approx([1.0, 0.8, 0.8, 0.6, 0.4, 0.4])
+
+
+def test_calibration_file_round_trip_and_refusal(tmp_path: Path) -> None:
+    made = Calibration({"t": {LENGTH: (Curve((0.0, 1.0), (2.0, 3.0), (2.5, 2.0), 2.5, None),)}}, {"top_p": 0.9}, 7)
+    made.save(tmp_path)
+    assert Calibration.load(tmp_path) == made
+    data = json.loads((tmp_path / FILE).read_text())
+    (tmp_path / FILE).write_text(json.dumps({**data, "schema": 2}))
+    with pytest.raises(StudentError, match="schema 2"):
+        Calibration.load(tmp_path)
+    assert Calibration.load(tmp_path / "none") is None
