@@ -90,8 +90,8 @@ def main() -> None:
         ratios.append(mine / theirs)
         speeds.append(mine)
     print(
-        f"{name}, batch {batch_size}, fp32, {torch.get_num_threads()} threads: udrl {statistics.median(speeds):,.0f} real "
-        f"tokens/s, {statistics.median(ratios):.2f} times a padded step "
+        f"{name}, batch {batch_size}, fp32, {torch.get_num_threads()} threads: udrl {statistics.median(speeds):,.0f} "
+        f"real tokens/s, {statistics.median(ratios):.2f} times a padded step "
         f"[{min(ratios):.2f}, {max(ratios):.2f}] over {options.pairs} pairs"
     )
 

@@ -7,6 +7,10 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("udrl", deadline=None)  # the first example of a test may import for seconds
+settings.load_profile("udrl")
 
 os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported; the command line sets it too late for other tests
 
