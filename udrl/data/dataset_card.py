@@ -18,13 +18,7 @@ task_categories:
 configs:
 - config_name: default
   data_files:
-  - split: train
-    path: train.parquet
-  - split: validation
-    path: validation.parquet
-  - split: test
-    path: test.parquet
----
+{splits}---
 """
 
 _BODY = """
@@ -74,8 +68,14 @@ def dataset_card(
     apache-2.0) also goes into the header, where the hub reads it.
     """
     licence = f"license: {facts['licence']}\n" if facts.get("licence") else ""
+    # datasets refuses a split without rows, so the header leaves it out.
+    splits = "".join(
+        f"  - split: {split}\n    path: {split}.parquet\n"
+        for split in ("train", "validation", "test")
+        if counts.get(split)
+    )
     rows = "".join(f"| {_cell(name)} | {_cell(value)} |\n" for name, value in facts.items())
-    return _HEADER.format(licence=licence) + _BODY.format(
+    return _HEADER.format(licence=licence, splits=splits) + _BODY.format(
         facts=f"| | |\n|---|---|\n{rows}" if rows else "",
         counts="| | episodes |\n|---|---|\n" + "".join(f"| {k} | {v} |\n" for k, v in sorted(counts.items())),
         rewards=", ".join(reward_names),

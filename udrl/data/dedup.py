@@ -70,7 +70,8 @@ class Deduplicator:
 def deduplicate(texts: Iterable[str], *, threshold: float = THRESHOLD) -> Deduplicated:
     """Return which of ``texts`` stay when exact and near duplicates of earlier ones go.
 
-    threshold: Jaccard similarity in (0, 1] from which two texts are near duplicates.
+    threshold: Jaccard similarity from which two texts are near duplicates; in [0.75, 1], since the banding
+    misses many pairs below.
     """
     seen = Deduplicator(threshold=threshold)
     verdicts = [seen.add(text) for text in texts]

@@ -110,7 +110,8 @@ def write_episodes(
                     writers[episode.split].write_table(_table(buffer, schema))
                     buffer.clear()
             for split, buffer in buffers.items():
-                writers[split].write_table(_table(buffer, schema))
+                if buffer:  # datasets cannot read a row group without rows
+                    writers[split].write_table(_table(buffer, schema))
         card = dataset_card(counts=counts, reward_names=names, facts=card_facts or {})
         (new / "README.md").write_text(card, encoding="utf-8")
         _swap(new, folder)

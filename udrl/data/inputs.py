@@ -6,19 +6,24 @@ import csv
 import gzip
 import io
 import json
+import re
 import unicodedata
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TypeVar
 
 from udrl.data.hashing import hash_hex, hash_int
 from udrl.errors import InputError, suggestion
 from udrl.words import WORD
 
 Split = Literal["train", "validation", "test"]
+Pick = Callable[[Mapping[str, Any]], str | None]
+"""From a table's header to the one column that is wanted, or None for all of them."""
+
+T = TypeVar("T")
 
 DEFAULT_FIELDS = ("text", "input", "prompt", "caption")
 """Where inputs are looked for when no field is named: the first of these that the file has."""
@@ -28,6 +33,8 @@ FORMATS = (".jsonl", ".csv", ".txt", ".parquet")
 MAX_INPUT_WORDS = 2000
 """Longer inputs are cut: no student reads more, and one runaway row must not stall a teacher."""
 
+# JSON can spell half of a character ("\\ud800"), which no file of ours could hold.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SHARES: tuple[tuple[int, Split], ...] = ((90, "train"), (95, "validation"), (100, "test"))
 
 
@@ -75,15 +82,16 @@ def read_inputs(
     found = False
     for text in _texts(path, field):
         stripped = text.strip()
-        found = True
         if not stripped:
             tally["blank"] += 1
             continue
         stripped, was_cut = cut_input(stripped)
         tally["cut"] += was_cut
+        found = True
         yield stripped
     if not found:
-        raise InputError(f"{path} holds no inputs: it is empty")
+        why = f"all {tally['blank']} of them are blank" if tally["blank"] else "it is empty"
+        raise InputError(f"{path} holds no inputs: {why}")
     if counts is None:
         if tally["blank"]:
             warnings.warn(f"{path}: {tally['blank']} blank inputs dropped", stacklevel=2)
@@ -91,23 +99,53 @@ def read_inputs(
             warnings.warn(f"{path}: {tally['cut']} inputs cut at {MAX_INPUT_WORDS} words", stacklevel=2)
 
 
+def read_rows(path: Path | str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the rows of a table in order, reading as it goes, each with its place for messages (``, line 3``).
+
+    path: .jsonl (one object a line), .csv (with a header; its cells are all text), .parquet; each also .gz.
+    Raises InputError as ``read_inputs`` does, and for a .txt file, which has no columns.
+    """
+    path = Path(path)
+    if _kind(path) == ".txt":
+        raise InputError(f"{path}: a .txt file has no columns: write a .jsonl, .csv or .parquet file")
+    return _read(path, lambda kind, file: _ROWS[kind](path, file, lambda _: None))
+
+
 def _texts(path: Path, field: str | None) -> Iterator[str]:
-    gzipped = path.suffix == ".gz"
-    kind = path.with_suffix("").suffix if gzipped else path.suffix
+    def texts(kind: str, file: IO[bytes]) -> Iterator[str]:
+        return _txt(path, file, field) if kind == ".txt" else _column(path, kind, file, field)
+
+    return _read(path, texts)
+
+
+def _kind(path: Path) -> str:
+    kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     if kind not in FORMATS:
         raise InputError(
             f"{path}: cannot tell the format; name the file {', '.join(FORMATS)}, each also with .gz"
         )
-    readers = {".jsonl": _jsonl, ".csv": _csv, ".txt": _txt, ".parquet": _parquet}
+    return kind
+
+
+def _read(path: Path, reader: Callable[[str, IO[bytes]], Iterator[T]]) -> Iterator[T]:
+    kind = _kind(path)
     try:
-        with gzip.open(path) if gzipped else path.open("rb") as file:
-            yield from readers[kind](path, file, field)  # type: ignore[arg-type]
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield from reader(kind, file)  # type: ignore[arg-type]
     except FileNotFoundError:
         raise InputError(f"there is no file {path}: check the path") from None
     except (EOFError, zlib.error) as error:
         raise InputError(f"{path}: is cut off or damaged ({error}): write or download it again") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}): check the file") from error
+
+
+def _column(path: Path, kind: str, file: IO[bytes], field: str | None) -> Iterator[str]:
+    name = field
+    for place, row in _ROWS[kind](path, file, lambda header: _field_of(path, header, field, "")):
+        if name is None or name not in row:
+            name = _field_of(path, row, field, place)
+        yield _text_of(path, row[name], name, place)
 
 
 def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, str]]:
@@ -142,8 +180,7 @@ def _txt(path: Path, file: IO[bytes], field: str | None) -> Iterator[str]:
         yield line
 
 
-def _jsonl(path: Path, file: IO[bytes], field: str | None) -> Iterator[str]:
-    name = field
+def _jsonl(path: Path, file: IO[bytes], _: Pick) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in _lines(path, file):
         if not line.strip():
             continue
@@ -158,19 +195,19 @@ def _jsonl(path: Path, file: IO[bytes], field: str | None) -> Iterator[str]:
             raise InputError(
                 f"{path}, line {number}: a line must be a JSON object with fields, found {line[:40]!r}"
             )
-        if name is None or name not in row:
-            name = _field_of(path, row, field, f", line {number}")
-        yield _text_of(path, row[name], name, f", line {number}")
+        yield f", line {number}", row
 
 
-def _csv(path: Path, file: IO[bytes], field: str | None) -> Iterator[str]:
+def _csv(path: Path, file: IO[bytes], pick: Pick) -> Iterator[tuple[str, dict[str, Any]]]:
     # csv refuses cells of over 128 KiB; inputs longer than that are cut later, not refused.
     csv.field_size_limit(1 << 28)
+    whole = 0  # the last line of the last whole row
     reader = csv.DictReader((line for _, line in _lines(path, file)), strict=True)
     try:
         if reader.fieldnames is None:
             return
-        name = _field_of(path, dict.fromkeys(reader.fieldnames), field, "")
+        pick(dict.fromkeys(reader.fieldnames))
+        whole = reader.line_num
         for row in reader:
             if None in row or None in row.values():
                 raise InputError(
@@ -178,14 +215,15 @@ def _csv(path: Path, file: IO[bytes], field: str | None) -> Iterator[str]:
                     f"the header ({len(reader.fieldnames)}): "
                     "the row is half-written or a quotation mark is missing"
                 )
-            yield row[name]
+            whole = reader.line_num
+            yield f", line {whole}", row
     except csv.Error as error:
         raise InputError(
-            f"{path}, line {reader.line_num}: not valid CSV ({error}): correct the row"
+            f"{path}, line {whole + 1}: not a row of CSV ({error}): correct or remove it"
         ) from error
 
 
-def _parquet(path: Path, file: IO[bytes], field: str | None) -> Iterator[str]:
+def _parquet(path: Path, file: IO[bytes], pick: Pick) -> Iterator[tuple[str, dict[str, Any]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -196,17 +234,24 @@ def _parquet(path: Path, file: IO[bytes], field: str | None) -> Iterator[str]:
         columns = dict.fromkeys(table.schema_arrow.names)
         if not columns:
             return
-        name = _field_of(path, columns, field, "")
-        row = 0
-        for batch in table.iter_batches(columns=[name]):
-            for value in batch.column(0).to_pylist():
-                row += 1
-                yield _text_of(path, value, name, f", row {row}")
+        name = pick(columns)
+        number = 0
+        for batch in table.iter_batches(batch_size=1024, columns=None if name is None else [name]):
+            for row in batch.to_pylist():
+                number += 1
+                yield f", row {number}", row
     except (pa.ArrowInvalid, pa.ArrowIOError) as error:
         first = str(error).splitlines()[0]
         raise InputError(
             f"{path}: is not a whole Parquet file ({first}): write or download it again"
         ) from error
+
+
+_ROWS: Mapping[str, Callable[[Path, IO[bytes], Pick], Iterator[tuple[str, dict[str, Any]]]]] = {
+    ".jsonl": _jsonl,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}
 
 
 def _field_of(path: Path, row: Mapping[str, Any], field: str | None, place: str) -> str:
@@ -229,4 +274,6 @@ def _text_of(path: Path, value: Any, name: str, place: str) -> str:
         return ""
     if not isinstance(value, str):
         raise InputError(f"{path}{place}: field '{name}' must be text, found {str(value)[:40]!r}")
+    if not value.isascii() and _SURROGATE.search(value):
+        raise InputError(f"{path}{place}: field '{name}' holds half of a surrogate pair: remove that character")
     return value

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,8 +26,9 @@ from udrl.data.run import Run
 from udrl.data.tasks import load_tasks, store_tasks, stored_tasks
 from udrl.errors import TeacherError, UsageError
 from udrl.progress import track
-from udrl.teacher import cards
+from udrl.teacher import cards, recorded
 from udrl.teacher.base import Reply, Request, Teacher
+from udrl.teacher.mixes import messages_for
 from udrl.teacher.selection import Chosen, choose_inputs
 
 
@@ -78,16 +79,19 @@ def synth(
     rewards: Sequence[str] = ("relevance",),
     retry_failed: bool = False,
     dry_run: bool = False,
+    base_url: str | None = None,
 ) -> SynthReport:
     """Have a teacher write completions, and make scored episodes of them.
 
-    teacher: name or file of a card. tasks: names or files (none: all that ship).
+    teacher: name or file of a card, or ``recorded:FILE`` for completions that already exist: then inputs, tasks
+    and samples are the file's, see ``udrl.teacher.recorded``. tasks: names or files (none: all that ship).
     inputs: the user's file (None: the tasks' seeds), read as ``read_inputs`` does with ``input_field``.
     num_inputs: how many inputs each task gets; which of a larger source is decided by ``seed``.
     samples: completions of each input, each with its own settings and seed; raising it later only adds.
     invent: fill up with invented inputs (None: only where no file is given).
     score: compute ``rewards``; otherwise the episodes are built without returns.
     retry_failed: ask again for what failed before. dry_run: count, but write nothing at all.
+    base_url: ask the OpenAI-compatible endpoint there for the card's model.
 
     Raises KeyboardInterrupt after Ctrl-C, once what was in flight is in the ledger (a second Ctrl-C does not
     wait); TeacherError where every request failed; else as the parts do: UsageError, TaskError, InputError,
@@ -98,7 +102,16 @@ def synth(
         if value < 1:
             raise UsageError(f"{name} must be at least 1, found {value}")
     started = time.monotonic()
+    if isinstance(teacher, str) and teacher.startswith(recorded.PREFIX):
+        for option, given in (("inputs", inputs), ("base_url", base_url), ("invent", invent)):
+            if given:
+                raise UsageError(f"{teacher} brings its own inputs and completions: leave {option} out")
+        file = Path(teacher.removeprefix(recorded.PREFIX))
+        paid = tuple(rewards) if score else ()
+        return _take_recorded(run, file, tasks, field=input_field, seed=seed, rewards=paid, dry_run=dry_run)
     card = cards.load_card(teacher)
+    if base_url is not None:
+        card = cards.at_endpoint(card, base_url)
     chosen_tasks = load_tasks(tasks)
     counts: Counter[str] = Counter()
     texts = None if inputs is None else list(read_inputs(inputs, field=input_field, counts=counts))
@@ -138,8 +151,61 @@ def synth(
             )
             report = _generate(run, writer, wanted, report)
             report = replace(report, seconds=round(time.monotonic() - started, 3))
-            _record(run, card, report, samples=samples, seed=seed)
+            described = {"model": card.model, "licence": card.licence.name, "outputs": card.licence.outputs}
+            _record(run, {card.name: described}, report, samples=samples, seed=seed)
             return replace(report, episodes=_build(run, seed=seed, rewards=tuple(rewards) if score else ()))
+
+
+def _take_recorded(
+    run: Run,
+    file: Path,
+    tasks: Sequence[str | Path],
+    *,
+    field: str | None,
+    seed: int,
+    rewards: tuple[str, ...],
+    dry_run: bool,
+) -> SynthReport:
+    """Put the completions of a file into the ledger, and make scored episodes of them."""
+    started = time.monotonic()
+    files = [entry for entry in tasks if str(entry).endswith((".yaml", ".yml")) or "/" in str(entry)]
+    defined = load_tasks(files) if files else ()
+    names = [*(task.name for task in defined), *(str(entry) for entry in tasks if entry not in files)]
+    with closing(recorded.RecordedTeacher(file, tasks=names, input_field=field)) as writer:
+        survey = writer.survey()
+        report = SynthReport(
+            run=run.path,
+            teacher=", ".join(sorted(survey.licences)),
+            inputs=survey.inputs,
+            invented=0,
+            exact=0,
+            near=0,
+            blank=survey.blank,
+            cut=survey.cut,
+            given=survey.rows,
+            requests=survey.rows,
+            dry_run=dry_run,
+        )
+        with nullcontext() if dry_run else run.writing():
+            done = _done(run, False)
+            if done:
+                report = replace(report, already=sum(request.key in done for request in writer.requests()))
+            if dry_run:
+                return report
+            store_tasks(run, recorded.define_tasks(run, survey, given=defined, source=file))
+            wanted = (request for request in writer.requests() if request.key not in done)
+            report = _generate(run, writer, wanted, report)
+            report = replace(report, seconds=round(time.monotonic() - started, 3))
+            described = {
+                model: {
+                    "model": model,
+                    "licence": ", ".join(sorted(licences)) or "not stated",
+                    "outputs": f"recorded in {file.name}",
+                }
+                for model, licences in sorted(survey.licences.items())
+            }
+            _record(run, described, report, samples=None, seed=seed)
+            return replace(report, episodes=_build(run, seed=seed, rewards=rewards))
 
 
 def _requests(chosen: Iterable[Chosen], writer: Teacher, samples: int, seed: int) -> Iterator[Request]:
@@ -149,11 +215,11 @@ def _requests(chosen: Iterable[Chosen], writer: Teacher, samples: int, seed: int
         task = item.task
         for text in item.inputs:
             identity = input_id(text)
-            messages = ({"role": "user", "content": task.request(text)},)
             for sample in range(samples):
                 # 31 bits: what every engine takes for a seed.
                 sample_seed = hash_int(seed, task.name, identity, sample, bits=31)
-                sampling = writer.sampling(sample, sample_seed, task.min_words, task.max_words)
+                settings = writer.sampling(sample, sample_seed, task.min_words, task.max_words)
+                messages, sampling = messages_for(task, text, settings)
                 key = request_key(
                     model=writer.model,
                     revision=writer.revision,
@@ -237,7 +303,7 @@ def _ledger_record(request: Request, reply: Reply, writer: Teacher) -> LedgerRec
         messages=request.messages,
         completion=reply.completion,
         finish_reason=reply.finish_reason,
-        teacher=writer.name,
+        teacher=reply.teacher or writer.name,
         revision=writer.revision,
         sampling=request.sampling,
         seed=request.seed,
@@ -271,12 +337,13 @@ def _interrupt_drains() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _record(run: Run, card: cards.Card, report: SynthReport, *, samples: int, seed: int) -> None:
+def _record(
+    run: Run, teachers: Mapping[str, Mapping[str, str]], report: SynthReport, *, samples: int | None, seed: int
+) -> None:
     earlier = run.facts()["stages"].get("synth", {})
-    described = {"model": card.model, "licence": card.licence.name, "outputs": card.licence.outputs}
     run.record(
         "synth",
-        teachers={**earlier.get("teachers", {}), card.name: described},
+        teachers={**earlier.get("teachers", {}), **teachers},
         tasks=[task.name for task in stored_tasks(run)],
         seed=seed,
         samples=samples,

@@ -1,0 +1,208 @@
+"""The ledger: append-only, whole lines or none, and what a key stands for."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from udrl.data.inputs import input_id
+from udrl.data.ledger import FIELDS, Ledger, LedgerRecord, request_key
+from udrl.errors import RunError
+
+
+def record(number: int, **changes: Any) -> LedgerRecord:
+    text = f"input {number // 4}"
+    base = LedgerRecord(
+        schema=1,
+        key=f"{number:032x}",
+        status="ok",
+        error=None,
+        attempts=1,
+        task="text-to-image",
+        input_id=input_id(text),
+        input=text,
+        messages=({"role": "user", "content": f"Write on: {text}"},),
+        completion=f"a completion – number {number}\nin two lines",
+        finish_reason="stop",
+        teacher="builtin",
+        revision=None,
+        sampling={"temperature": 0.7},
+        seed=number,
+        sample=number % 4,
+        prompt_tokens=3,
+        completion_tokens=5,
+        started=1.5,
+        seconds=0.25,
+    )
+    return replace(base, **changes)
+
+
+def as_read(written: LedgerRecord) -> LedgerRecord:
+    return replace(written, messages=list(written.messages))
+
+
+def test_ledger_returns_what_was_appended(tmp_path: Path) -> None:
+    records = [record(number) for number in range(10)]
+    with Ledger(tmp_path / "ledger") as ledger:
+        for item in records[:6]:
+            ledger.append(item)
+    with Ledger(tmp_path / "ledger") as ledger:
+        for item in records[6:]:
+            ledger.append(item)
+        assert list(ledger) == [as_read(item) for item in records]
+        assert [ledger.read(place) for place, _ in ledger.entries()] == [as_read(item) for item in records]
+    line = json.loads((tmp_path / "ledger" / "part-00000.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert tuple(line) == FIELDS
+
+
+def test_ledger_of_a_new_run_is_empty(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "no")
+    assert list(ledger) == []
+    assert ledger.keys() == set()
+    assert not (tmp_path / "no").exists()
+
+
+def test_ledger_keys_by_status(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        ledger.append(record(0))
+        ledger.append(record(1, status="failed", error="timed out", completion=None))
+        ledger.append(record(2, status="failed", error="timed out", completion=None))
+        ledger.append(record(2, attempts=2))
+        keys = [record(number).key for number in range(3)]
+        assert ledger.keys() == set(keys)
+        assert ledger.keys(ok=True) == {keys[0], keys[2]}
+        assert ledger.keys(ok=False) == {keys[1]}
+
+
+def test_ledger_begins_a_new_shard_at_its_size(tmp_path: Path) -> None:
+    records = [record(number) for number in range(20)]
+    for start in (0, 10):
+        with Ledger(tmp_path, shard_bytes=2000) as ledger:
+            for item in records[start : start + 10]:
+                ledger.append(item)
+    shards = Ledger(tmp_path).shards()
+    assert len(shards) > 3
+    assert all(2000 <= shard.stat().st_size < 3000 for shard in shards[:-1])
+    assert list(Ledger(tmp_path)) == [as_read(item) for item in records]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_ledger_cut_at_any_byte_keeps_every_whole_line_and_goes_on(tmp_path: Path, data: st.DataObject) -> None:
+    folder = tmp_path / str(len(list(tmp_path.iterdir())))
+    with Ledger(folder) as ledger:
+        for number in range(4):
+            ledger.append(record(number))
+    path = folder / "part-00000.jsonl"
+    content = path.read_bytes()
+    cut = data.draw(st.integers(0, len(content)))
+    path.write_bytes(content[:cut])
+    whole = content[:cut].count(b"\n")
+    torn = cut > 0 and content[cut - 1 : cut] != b"\n"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert list(Ledger(folder)) == [as_read(record(number)) for number in range(whole)]
+    assert [str(warning.message) for warning in told] == (
+        [f"{path}: the torn last line ({whole + 1}) is dropped"] if torn else []
+    )
+    with Ledger(folder) as ledger:
+        for number in range(whole, 4):
+            ledger.append(record(number))
+    assert path.read_bytes() == content
+
+
+def test_ledger_leaves_out_a_damaged_line_with_a_warning(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        for number in range(3):
+            ledger.append(record(number))
+    path = tmp_path / "part-00000.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b"\x00\x00garbage\n" + lines[2])
+    with pytest.warns(UserWarning, match="line 2: damaged"):
+        assert [item.seed for item in Ledger(tmp_path)] == [0, 2]
+
+
+def test_ledger_refuses_a_newer_schema_and_strange_lines(tmp_path: Path) -> None:
+    path = tmp_path / "part-00000.jsonl"
+    path.write_text('{"schema": 2, "key": "x"}\n')
+    with pytest.raises(RunError, match="line 1: has schema 2, this udrl reads up to 1"):
+        Ledger(tmp_path).keys()
+    path.write_text('{"schema": 1, "key": "x", "status": "ok"}\n')
+    with pytest.raises(RunError, match="is no line of a ledger"):
+        list(Ledger(tmp_path))
+
+
+def test_ledger_says_that_the_disk_is_full(tmp_path: Path) -> None:
+    (tmp_path / "part-00000.jsonl").symlink_to("/dev/full")
+    with pytest.raises(RunError, match=r"the disk is full .* everything finished is kept"):
+        Ledger(tmp_path).append(record(0))
+
+
+def test_ledger_ends_with_a_whole_line_when_the_disk_fills_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    calls = 0
+
+    def half(file: int, data: bytes) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, data[: len(data) // 2])
+
+    with Ledger(tmp_path) as ledger:
+        ledger.append(record(0))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", half)
+            with pytest.raises(RunError, match="the disk is full"):
+                ledger.append(record(1))
+        assert list(ledger) == [as_read(record(0))]
+        ledger.append(record(1))
+    assert list(Ledger(tmp_path)) == [as_read(record(0)), as_read(record(1))]
+
+
+def test_ledger_writes_utf8_whatever_a_server_sends(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        ledger.append(record(0, completion="half \ud800 a pair, \u2028 and \x00"))
+    (tmp_path / "part-00000.jsonl").read_text(encoding="utf-8")
+    assert next(iter(Ledger(tmp_path))).completion == "half ? a pair, \u2028 and \x00"
+
+
+def key(**changes: Any) -> str:
+    base: dict[str, Any] = {
+        "model": "m",
+        "revision": None,
+        "engine_arguments": {"dtype": "bf16", "quantization": None},
+        "messages": [{"role": "user", "content": "Write."}],
+        "sampling": {"temperature": 0.7, "top_p": 0.9},
+        "seed": 1,
+    }
+    return request_key(**{**base, **changes})
+
+
+def test_ledger_key_depends_on_all_that_decides_and_on_nothing_else() -> None:
+    changes: list[Mapping[str, Any]] = [
+        {},
+        {"model": "n"},
+        {"revision": "r"},
+        {"engine_arguments": {}},
+        {"messages": [{"role": "user", "content": "Write!"}]},
+        {"messages": [{"role": "system", "content": "Write."}]},
+        {"sampling": {"temperature": 0.8, "top_p": 0.9}},
+        {"seed": 2},
+    ]
+    assert len({key(**change) for change in changes}) == len(changes)
+    assert key(sampling={"top_p": 0.9, "n": 4, "temperature": 0.7}) == key()
+    assert key(engine_arguments={"quantization": None, "dtype": "bf16"}) == key()
+    assert key() == "da9b8dee84f51d9476a7da3ae86ddb58", "keys are for ever: ledgers of earlier versions hold them"

@@ -1,0 +1,490 @@
+"""Synthesis: which inputs, which requests, and that nothing finished is lost or done twice."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from udrl.data.dedup import deduplicate
+from udrl.data.episodes import Episode, read_episodes
+from udrl.data.inputs import input_id
+from udrl.data.ledger import Ledger
+from udrl.data.run import Run
+from udrl.data.tasks import load_tasks, seeds
+from udrl.errors import InputError, RunError, TaskError, TeacherError, UsageError
+from udrl.teacher import cards
+from udrl.teacher.base import Reply, Request
+from udrl.teacher.selection import choose_inputs
+from udrl.teacher.synthesis import SynthReport, synth
+
+IMAGE = "text-to-image"
+
+
+def small(run: Path, **changes: Any) -> SynthReport:
+    options: dict[str, Any] = {"tasks": [IMAGE], "num_inputs": 20, "samples": 2, "score": False}
+    return synth(run, **{**options, **changes})
+
+
+def all_episodes(run: Path) -> list[Episode]:
+    return read_episodes(run / "episodes", splits=("train", "validation", "test"), kept=False)
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    """Return the ledger's rows without what two runs cannot share: when it was, and how long it took."""
+    found = [row for _, row in Ledger(run / "ledger").rows()]
+    return [{k: v for k, v in row.items() if k not in ("started", "seconds")} for row in found]
+
+
+class Echo:
+    """A small teacher for these tests: answers with the input, fails or stops where it is told to."""
+
+    name = "echo"
+    model = "echo"
+    revision: str | None = None
+    engine_arguments: Mapping[str, Any] = {}
+
+    def __init__(self, *, fail: Iterable[str] = (), window: int = 1, seconds: float = 0.0) -> None:
+        self.fail = set(fail)
+        self.window = window
+        self.seconds = seconds
+        self.asked: list[Request] = []
+        self.closed = False
+
+    def sampling(self, index: int, seed: int, min_words: int, max_words: int) -> Mapping[str, Any]:
+        return {"temperature": 0.5 + index / 10}
+
+    def careful(self, min_words: int, max_words: int) -> Mapping[str, Any]:
+        return {"temperature": 0.0}
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
+        """Keep ``window`` requests in flight and answer the latest first, as engines may."""
+        flying: list[Request] = []
+        for request in requests:
+            self.asked.append(request)
+            flying.append(request)
+            if len(flying) >= self.window:
+                yield self._reply(flying.pop())
+        while flying:
+            yield self._reply(flying.pop())
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _reply(self, request: Request) -> Reply:
+        time.sleep(self.seconds)
+        failed = request.input in self.fail
+        return Reply(
+            key=request.key,
+            completion=None if failed else f"{request.input}, told in version number {request.sample}",
+            finish_reason=None if failed else "stop",
+            prompt_tokens=3,
+            completion_tokens=5,
+            started=time.time(),
+            seconds=0.0,
+            error="timeout: no answer" if failed else None,
+        )
+
+
+@pytest.fixture
+def echo(monkeypatch: pytest.MonkeyPatch) -> Echo:
+    """The teacher that every synthesis of the test starts."""
+    teacher = Echo()
+    monkeypatch.setattr(cards, "start", lambda _card, *, tasks: teacher)
+    return teacher
+
+
+# --- what is asked and what comes of it
+
+
+def test_synthesis_fills_the_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    report = small(run, tasks=[IMAGE, "search-query"], num_inputs=30, samples=3)
+    assert report.inputs == {IMAGE: 30, "search-query": 30}
+    assert (report.requests, report.already, report.written, report.failed) == (180, 0, 180, 0)
+    counts = Counter((row["task"], row["input_id"]) for row in rows(run))
+    assert len(counts) == 60
+    assert set(counts.values()) == {3}
+    assert report.episodes["teacher"] == 180
+    assert len(all_episodes(run)) == report.episodes["total"]
+    facts = Run(run).facts()["stages"]["synth"]
+    assert facts["seed"] == 0
+    assert facts["responses"] == {"earlier": 0, "written": 180, "failed": 0}
+    assert facts["teachers"]["builtin"]["licence"] == "apache-2.0"
+    card = (run / "episodes" / "README.md").read_text(encoding="utf-8")
+    assert "license: apache-2.0" in card
+    assert "teacher builtin" in card
+
+
+def test_synthesis_requests_hold_the_tasks_instruction(tmp_path: Path, echo: Echo) -> None:
+    small(tmp_path / "run")
+    [task] = load_tasks([IMAGE])
+    request = echo.asked[0]
+    assert request.messages == ({"role": "user", "content": task.request(request.input)},)
+    assert request.input in request.messages[0]["content"]
+    assert "{" not in request.messages[0]["content"]
+    assert echo.closed
+
+
+def test_synthesis_is_decided_by_its_seed(tmp_path: Path) -> None:
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        small(tmp_path / name, seed=seed, num_inputs=200, samples=1)
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+    assert all_episodes(tmp_path / "a") == all_episodes(tmp_path / "b")
+    first, other = ({row["input"] for row in rows(tmp_path / name)} for name in ("a", "c"))
+    assert first != other
+
+
+def test_synthesis_with_more_samples_only_adds(tmp_path: Path, echo: Echo) -> None:
+    small(tmp_path / "run", samples=4)
+    before = {request.key for request in echo.asked}
+    echo.asked.clear()
+    report = small(tmp_path / "run", samples=8)
+    assert (report.requests, report.already, report.written) == (160, 80, 80)
+    assert {request.sample for request in echo.asked} == {4, 5, 6, 7}
+    assert not before & {request.key for request in echo.asked}
+    at_once = tmp_path / "at_once"
+    small(at_once, samples=8)
+    assert all_episodes(at_once) == all_episodes(tmp_path / "run")
+
+
+def test_synthesis_with_more_inputs_only_adds(tmp_path: Path, echo: Echo) -> None:
+    small(tmp_path / "run", num_inputs=170)
+    report = small(tmp_path / "run", num_inputs=250)
+    assert (report.already, report.written) == (340, 160)
+    small(tmp_path / "at_once", num_inputs=250)
+    assert all_episodes(tmp_path / "at_once") == all_episodes(tmp_path / "run")
+    assert small(tmp_path / "run", num_inputs=10).requests == 20
+
+
+def test_synthesis_again_asks_for_nothing(tmp_path: Path, echo: Echo) -> None:
+    small(tmp_path / "run")
+    before = all_episodes(tmp_path / "run")
+    echo.asked.clear()
+    report = small(tmp_path / "run")
+    assert (echo.asked, report.written, report.already) == ([], 0, 40)
+    assert all_episodes(tmp_path / "run") == before
+
+
+def test_synthesis_dry_run_counts_and_writes_nothing(tmp_path: Path, echo: Echo) -> None:
+    report = small(tmp_path / "run", dry_run=True)
+    assert (report.requests, report.already, report.dry_run) == (40, 0, True)
+    assert list(tmp_path.iterdir()) == []
+    small(tmp_path / "run")
+    asked = len(echo.asked)
+    report = small(tmp_path / "run", samples=3, dry_run=True)
+    assert (report.requests, report.already) == (60, 40)
+    assert len(echo.asked) == asked
+
+
+def test_synthesis_keeps_failures_and_retries_them_when_told(tmp_path: Path, echo: Echo) -> None:
+    [task] = load_tasks([IMAGE])
+    echo.fail = set(seeds(task)[:60])
+    report = small(tmp_path / "run", num_inputs=100)
+    assert report.failed > 0
+    assert report.written + report.failed == 200
+    assert len(Ledger(tmp_path / "run" / "ledger").keys(ok=False)) == report.failed
+    assert {e.input for e in all_episodes(tmp_path / "run")}.isdisjoint(echo.fail)
+    echo.fail = set()
+    assert small(tmp_path / "run", num_inputs=100).written == 0
+    again = small(tmp_path / "run", num_inputs=100, retry_failed=True)
+    assert (again.written, again.already) == (report.failed, report.written)
+    small(tmp_path / "at_once", num_inputs=100)
+    assert all_episodes(tmp_path / "at_once") == all_episodes(tmp_path / "run")
+
+
+def test_synthesis_fails_clearly_when_everything_failed(tmp_path: Path, echo: Echo) -> None:
+    [task] = load_tasks([IMAGE])
+    echo.fail = set(seeds(task))
+    with pytest.raises(TeacherError, match="all 40 requests to teacher 'echo' failed; the first: timeout: no answer"):
+        small(tmp_path / "run")
+    assert len(rows(tmp_path / "run")) == 40
+
+
+# --- which inputs
+
+
+def write_inputs(tmp_path: Path, texts: Iterable[str]) -> Path:
+    path = tmp_path / "inputs.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return path
+
+
+def test_synthesis_takes_the_users_inputs_without_duplicates(tmp_path: Path, echo: Echo) -> None:
+    long = "a red fox asleep under an old apple tree at dawn, soft morning light over the garden"
+    texts = ["a blue jay", "A  Blue Jay", long, long + "!", long.replace("over the", "over a"), "", "a grey heron"]
+    report = small(tmp_path / "run", inputs=write_inputs(tmp_path, texts))
+    kept = {request.input for request in echo.asked}
+    assert len(kept) == 3
+    assert {"a grey heron"} < kept
+    assert (report.given, report.blank, report.exact, report.near) == (6, 1, 1, 2)
+    assert report.invented == 0
+    again = small(tmp_path / "run", inputs=write_inputs(tmp_path, texts))
+    assert (again.exact, again.near, again.written) == (1, 2, 0)
+
+
+def test_synthesis_draws_from_a_larger_file_by_the_seed(tmp_path: Path) -> None:
+    texts = [f"{animal} with {n} {thing}" for n in range(9) for animal in ("fox", "jay") for thing in ("hats", "boots")]
+    path = write_inputs(tmp_path, texts)
+    drawn = {}
+    for seed in (0, 1):
+        small(tmp_path / str(seed), inputs=path, num_inputs=5, samples=1, seed=seed)
+        drawn[seed] = {row["input"] for row in rows(tmp_path / str(seed))}
+        assert len(drawn[seed]) == 5
+        assert drawn[seed] < set(texts)
+    assert drawn[0] != drawn[1]
+
+
+def test_synthesis_fills_up_a_file_only_when_told(tmp_path: Path, echo: Echo) -> None:
+    path = write_inputs(tmp_path, ["a blue jay", "a grey heron"])
+    assert small(tmp_path / "a", inputs=path).inputs == {IMAGE: 2}
+    report = small(tmp_path / "b", inputs=path, invent=True)
+    assert (report.inputs, report.invented) == ({IMAGE: 20}, 18)
+    [task] = load_tasks([IMAGE])
+    given = len(seeds(task))
+    assert small(tmp_path / "c", invent=False, num_inputs=given + 50).invented == 0
+
+
+def test_synthesis_inputs_are_distinct_and_stored(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    [task] = load_tasks([IMAGE])
+    options: dict[str, Any] = {"texts": None, "num_inputs": 600, "seed": 0, "invent": True}
+    with run.writing():
+        chosen = choose_inputs(run, task, **options)
+        assert len(deduplicate(chosen.inputs).kept) == 600
+        assert 300 < chosen.invented < 600
+        [stored] = run.inputs.iterdir()
+        assert choose_inputs(run, task, **options) == chosen
+        content = stored.read_bytes()
+        stored.unlink()
+        assert choose_inputs(run, task, **options) == chosen
+        assert stored.read_bytes() == content
+        # Asking for more goes on where the selection ended; the counts are those of one walk.
+        more = choose_inputs(run, task, **{**options, "num_inputs": 900})
+        assert more.inputs[:600] == chosen.inputs
+        stored.unlink()
+        assert choose_inputs(run, task, **{**options, "num_inputs": 900}) == more
+        stored.write_text("{}\n")
+        with pytest.raises(RunError, match="is damaged"):
+            choose_inputs(run, task, **options)
+
+
+def test_synthesis_second_source_drops_near_duplicates_of_the_first(tmp_path: Path, echo: Echo) -> None:
+    long = "a red fox asleep under an old apple tree at dawn, soft morning light over the garden"
+    small(tmp_path / "run", inputs=write_inputs(tmp_path, [long, "a blue jay"]))
+    echo.asked.clear()
+    texts = [long.replace("over the", "over a"), "a blue jay", "a grey heron"]
+    report = small(tmp_path / "run", inputs=write_inputs(tmp_path, texts))
+    assert {request.input for request in echo.asked} == {"a grey heron"}
+    assert (report.inputs, report.near, report.already) == ({IMAGE: 2}, 1, 2)
+
+
+def test_synthesis_stops_inventing_when_nothing_new_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def few(*_: object, **__: object) -> Iterator[str]:
+        while True:
+            yield from ("a mauve heron", "a teal heron")
+
+    monkeypatch.setattr("udrl.teacher.builtin.invent", few)
+    report = small(tmp_path / "run", inputs=write_inputs(tmp_path, ["a blue jay"]), invent=True)
+    assert report.inputs == {IMAGE: 3}
+
+
+def test_synthesis_of_a_users_task_without_lexicon_names_what_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "haiku.yaml"
+    path.write_text(
+        "schema: 1\nname: haiku\ntitle: Haiku\ndescription: poem\ninstruction: 'on {input}'\nlength: {min: 1, max: 9}\n"
+    )
+    with pytest.raises(TaskError, match="neither seeds nor examples"):
+        small(tmp_path / "run", tasks=[path])
+    with pytest.raises(TaskError, match="no lexicon"):
+        small(tmp_path / "run", tasks=[path], inputs=write_inputs(tmp_path, ["snow"]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"num_inputs": 0}, UsageError, "num_inputs must be at least 1, found 0"),
+        ({"samples": -1}, UsageError, "samples must be at least 1, found -1"),
+        ({"teacher": "bultin"}, UsageError, r"unknown teacher 'bultin' \(did you mean builtin\?\)"),
+        ({"tasks": ["text-to-imag"]}, UsageError, r"did you mean text-to-image\?"),
+        ({"inputs": "/no/such.jsonl"}, InputError, "there is no file"),
+    ],
+)
+def test_synthesis_refuses_wrong_calls_before_it_writes(
+    tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        small(tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
+
+
+# --- interrupted, killed, disk full
+
+SCRIPT = """
+import sys
+from udrl.teacher.synthesis import synth
+synth(sys.argv[1], tasks=["text-to-image", "search-query"], num_inputs=250, samples=4, score=False)
+"""
+
+
+def ledger_bytes(run: Path) -> int:
+    return sum(path.stat().st_size for path in (run / "ledger").glob("*.jsonl"))
+
+
+def kill_when(run: Path, moment: str) -> bool:
+    """Start synthesis and SIGKILL it at ``moment``: bytes of the ledger, or a file's name. False: it was
+    faster.
+    """
+    with subprocess.Popen([sys.executable, "-c", SCRIPT, str(run)], stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            reached = ledger_bytes(run) >= int(moment) if moment.isdigit() else any(run.glob(moment))
+            if reached:
+                process.kill()
+                process.wait()
+                return True
+            time.sleep(0.001)
+        assert process.returncode == 0
+        return False
+
+
+@pytest.mark.slow
+def test_synthesis_killed_at_any_moment_goes_on_and_ends_with_the_same_episodes(tmp_path: Path) -> None:
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    subprocess.run([sys.executable, "-c", SCRIPT, str(straight)], check=True)
+    size = ledger_bytes(straight)
+    rng = random.Random(0)
+    moments = [".lock", "inputs/text-to-image*", *(str(int(size * x)) for x in sorted(rng.random() for _ in range(4)))]
+    kills = [kill_when(killed, moment) for moment in [*moments, ".episodes.new"]]
+    assert sum(kills) >= 5, "the test must really kill"
+    subprocess.run([sys.executable, "-c", SCRIPT, str(killed)], check=True)
+    keys = [row["key"] for row in rows(killed)]
+    assert len(keys) == len(set(keys)) == 2000
+    assert sorted(rows(killed), key=lambda row: row["key"]) == sorted(rows(straight), key=lambda row: row["key"])
+    assert all_episodes(killed) == all_episodes(straight)
+    assert not list(killed.glob(".episodes*"))
+
+
+INTERRUPTED = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from test_teacher_synthesis import Echo
+from udrl.teacher import cards
+from udrl.teacher.synthesis import synth
+teacher = Echo(window=16, seconds=0.02)
+cards.start = lambda _card, *, tasks: teacher
+try:
+    synth(sys.argv[1], tasks=["text-to-image"], num_inputs=500, score=False)
+except KeyboardInterrupt:
+    print(len(teacher.asked), teacher.closed, flush=True)
+    sys.exit(130)
+"""
+
+
+def interrupt(run: Path) -> subprocess.Popen[bytes]:
+    """Start a slow synthesis and send it SIGINT once its ledger has something."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(run), str(Path(__file__).parent)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    while ledger_bytes(run) == 0:
+        assert process.poll() is None, process.communicate()[1].decode()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    return process
+
+
+def test_synthesis_interrupted_finishes_what_is_in_flight(tmp_path: Path) -> None:
+    process = interrupt(tmp_path / "run")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err.decode()
+    assert b"finishing the requests in flight" in err
+    asked, closed = out.split()
+    assert closed == b"True"
+    assert 16 <= int(asked) < 2000
+    assert len(rows(tmp_path / "run")) == int(asked), "every request that was in flight is in the ledger"
+    assert not (tmp_path / "run" / "episodes").exists()
+
+
+def test_synthesis_interrupted_twice_stops_at_once(tmp_path: Path) -> None:
+    process = interrupt(tmp_path / "run")
+    assert process.stderr is not None
+    while b"finishing" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    written = rows(tmp_path / "run")
+    assert 1 <= len(written) < int(out.split()[0])
+    assert len({row["key"] for row in written}) == len(written)
+
+
+def test_synthesis_on_a_full_disk_keeps_what_is_finished(
+    tmp_path: Path, echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    calls = 0
+
+    def full(file: int, data: bytes) -> int:
+        nonlocal calls
+        calls += data.startswith(b'{"schema"')
+        if calls > 15:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(RunError, match=r"the disk is full .* start the same command again"):
+            small(tmp_path / "run")
+    assert len(rows(tmp_path / "run")) == 15
+    assert echo.closed
+    report = small(tmp_path / "run")
+    assert (report.already, report.written) == (15, 25)
+
+
+def test_synthesis_refuses_a_run_that_is_being_written(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    code = (
+        "import sys, time; from udrl.data.run import Run\n"
+        "with Run(sys.argv[1]).writing(): print(flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(run)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(RunError, match=f"being written by process {holder.pid}"):
+            small(run)
+        holder.kill()
+
+
+def test_synthesis_refuses_replies_that_were_not_asked_for(
+    tmp_path: Path, echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(requests: Iterable[Request]) -> Iterator[Reply]:
+        list(requests)
+        yield from ()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(echo, "generate", nothing)
+        with pytest.raises(TeacherError, match="left 40 requests without a reply"):
+            small(tmp_path / "run")
+    reply = Reply("strange", "x", "stop", 1, 1, 0.0, 0.0)
+    monkeypatch.setattr(echo, "generate", lambda _requests: iter([reply]))
+    with pytest.raises(TeacherError, match="not given"):
+        small(tmp_path / "run")
+
+
+def test_synthesis_distinguishes_inputs_by_id(tmp_path: Path, echo: Echo) -> None:
+    small(tmp_path / "run", inputs=write_inputs(tmp_path, ["東京の夜", "a café", "a cafe", "🦊 fox"]))
+    assert {request.input_id for request in echo.asked} == {input_id(r.input) for r in echo.asked}
+    assert len({request.key for request in echo.asked}) == 8
