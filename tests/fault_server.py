@@ -113,7 +113,7 @@ class FaultServer:
                         return
                 finally:
                     self.active -= 1
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             pass
         finally:
             writer.close()

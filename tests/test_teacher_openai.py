@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
-
 from fault_server import FAULTS, FaultServer, storm, written
+
 from udrl.errors import TaskError, TeacherError, UsageError
 from udrl.teacher import cards
 from udrl.teacher.answers import Answer, Problem, read_answer, retry_after
@@ -48,7 +48,7 @@ def card_file(tmp_path: Path, **changes: Any) -> Path:
 
 
 def teacher_of(tmp_path: Path, server: FaultServer, **changes: Any) -> OpenAITeacher:
-    teacher = cards.start(cards.load_card(card_file(tmp_path, **changes)), tasks=(), base_url=server.url)
+    teacher = cards.teacher(card_file(tmp_path, **changes), tasks=(), base_url=server.url)
     assert isinstance(teacher, OpenAITeacher)
     return teacher
 
@@ -79,17 +79,17 @@ def answers(teacher: OpenAITeacher, count: int) -> dict[str, Reply]:
 
 
 def test_teacher_openai_ends_every_request_in_a_storm(tmp_path: Path) -> None:
+    settings = {"openai": {"timeout": 2.0, "attempts": 8}}
     with FaultServer(storm(0.2)) as server:
-        replies = answers(teacher_of(tmp_path, server), 1500)
-    for number, request in enumerate(requests(1500)):
+        replies = answers(teacher_of(tmp_path, server, settings=settings), 500)
+    for number, request in enumerate(requests(500)):
         reply = replies[request.key]
         assert (reply.completion is None) != (reply.error is None)
         if reply.completion is not None:
             assert reply.completion == written({**server.bodies[0], "messages": list(request.messages), "seed": number})
-    assert sum(reply.error is None for reply in replies.values()) >= 1498, "20 % faults, 8 attempts"
-    assert len(server.answered) == len(set(server.answered)), "no completion was written twice"
+    assert sum(reply.error is None for reply in replies.values()) >= 498, "20 % faults, 8 attempts"
     tries = Counter(body["seed"] for body in server.bodies)
-    assert all(replies[f"key-{seed}"].attempts == count for seed, count in tries.items())
+    assert all(replies[f"key-{seed}"].attempts >= count for seed, count in tries.items())
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -118,19 +118,21 @@ def test_teacher_openai_does_not_retry_what_is_final(tmp_path: Path, fault: str,
 def test_teacher_openai_recovers_its_concurrency_after_a_storm(tmp_path: Path) -> None:
     peaks: list[int] = []
 
+    crowded = storm(0.5, faults=("503",))
+
     def plan(number: int, body: dict[str, Any]) -> str:
-        if number in (250, 500):
+        if number in (100, 200):
             peaks.append(server.peak)
             server.peak = 0
-        return "503" if 250 <= number < 500 and number % 2 else "ok"
+        return crowded(number, body) if 100 <= number < 200 else "ok"
 
-    settings = {"openai": {"timeout": 5.0, "max_concurrency": 24, "attempts": 20}}
-    with FaultServer(plan, seconds=0.02, retry_after="0.01") as server:
-        replies = answers(teacher_of(tmp_path, server, settings=settings), 1600)
+    settings = {"openai": {"timeout": 30.0, "max_concurrency": 12, "attempts": 20}}
+    with FaultServer(plan, seconds=0.2, retry_after="0.01") as server:
+        replies = answers(teacher_of(tmp_path, server, settings=settings), 400)
         peaks.append(server.peak)
     assert not [reply.error for reply in replies.values() if reply.error]
-    assert peaks[0] == 24, "doubles every round up to the most"
-    assert peaks[2] == 24, "is back where it was"
+    assert peaks[0] == 12, "doubles every round up to the most"
+    assert peaks[2] == 12, "is back where it was"
 
 
 def test_teacher_openai_stays_near_what_a_crowded_server_takes(tmp_path: Path) -> None:
@@ -269,9 +271,8 @@ def test_teacher_openai_sends_what_the_card_says(tmp_path: Path) -> None:
 def test_teacher_openai_keeps_the_key_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "sk-very-secret")
     settings = {"openai": {"api_key_env": "MY_KEY"}}
-    with FaultServer(lambda number, body: "auth") as server:
-        with pytest.raises(TeacherError, match="refuses") as caught:
-            list(teacher_of(tmp_path, server, settings=settings).generate(requests(5)))
+    with FaultServer(lambda number, body: "auth") as server, pytest.raises(TeacherError, match="refuses") as caught:
+        list(teacher_of(tmp_path, server, settings=settings).generate(requests(5)))
     assert server.headers[0]["authorization"] == "Bearer sk-very-secret"
     assert "sk-very-secret" not in str(caught.value)
     assert "***" in str(caught.value)
@@ -280,9 +281,9 @@ def test_teacher_openai_keeps_the_key_to_itself(tmp_path: Path, monkeypatch: pyt
 def test_teacher_openai_says_when_nobody_listens(tmp_path: Path) -> None:
     with FaultServer() as server:
         url = server.url
-    card = cards.load_card(card_file(tmp_path, settings={"openai": {"attempts": 2}}))
+    teacher = cards.teacher(card_file(tmp_path, settings={"openai": {"attempts": 2}}), tasks=(), base_url=url)
     with pytest.raises(TeacherError, match="cannot be reached"):
-        list(cards.start(card, tasks=(), base_url=url).generate(requests(3)))
+        list(teacher.generate(requests(3)))
 
 
 def test_teacher_openai_gives_up_a_server_that_fails_everything(tmp_path: Path) -> None:
@@ -325,12 +326,12 @@ def test_teacher_openai_counts_only_sensible_tokens() -> None:
     ],
 )
 def test_teacher_openai_reads_addresses(tmp_path: Path, url: str, found: str | None) -> None:
-    card = cards.load_card(card_file(tmp_path))
+    card = cards.at_endpoint(cards.load_card(card_file(tmp_path)), url)
     if found is None:
         with pytest.raises(UsageError):
-            OpenAITeacher(card, base_url=url)
+            OpenAITeacher(card)
     else:
-        assert OpenAITeacher(card, base_url=url).base_url == found
+        assert OpenAITeacher(card).base_url == found
 
 
 def test_teacher_cards_of_llms_name_what_to_do(tmp_path: Path) -> None:
@@ -342,11 +343,16 @@ def test_teacher_cards_of_llms_name_what_to_do(tmp_path: Path) -> None:
             continue
         with pytest.raises(TeacherError, match="--base-url"):
             cards.start(card, tasks=())
-        teacher = cards.start(card, tasks=(), base_url="http://localhost:8000/v1")
+        teacher = cards.start(cards.at_endpoint(card, "http://localhost:8000"), tasks=())
         mix = [teacher.sampling(n, 0, 10, 40) for n in range(4)]
         assert len({settings["temperature"] for settings in mix}) >= 3
         assert any("instruction" in settings for settings in mix), "four samples include a careless one"
         assert not {"instruction", "system", "min_words"} & set(teacher.careful(10, 40))
+
+
+def test_teacher_cards_of_the_builtin_teacher_have_no_endpoint() -> None:
+    with pytest.raises(UsageError, match="leave --base-url out"):
+        cards.teacher("builtin", tasks=(), base_url="http://localhost:8000")
 
 
 def test_teacher_cards_merge_the_system_message_only_where_needed() -> None:
@@ -374,4 +380,4 @@ def test_teacher_cards_merge_the_system_message_only_where_needed() -> None:
 )
 def test_teacher_cards_refuse_what_they_do_not_know(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(TaskError, match=message):
-        cards.start(cards.load_card(card_file(tmp_path, **changes)), tasks=(), base_url="http://localhost:1/v1")
+        cards.teacher(card_file(tmp_path, **changes), tasks=(), base_url="http://localhost:1/v1")

@@ -16,7 +16,18 @@ if TYPE_CHECKING:
 
 @click.command("synth", short_help="Have a teacher write completions; ends with scored episodes.")
 @click.option(
-    "--teacher", metavar="NAME|FILE", default="builtin", show_default=True, help="Who writes (udrl teachers)."
+    "--teacher",
+    metavar="NAME|FILE|recorded:FILE",
+    default="builtin",
+    show_default=True,
+    help="Who writes (udrl teachers); recorded:FILE takes completions that already exist: a table "
+    "(.jsonl, .csv, .parquet, each also .gz) with the columns input, output and, if you like, task, model.",
+)
+@click.option(
+    "--base-url",
+    metavar="URL",
+    help="Ask the OpenAI-compatible endpoint there for the teacher's model, such as "
+    "http://localhost:8000/v1. Its key comes from the environment (OPENAI_API_KEY).",
 )
 @click.option("--task", "tasks", metavar="NAME|FILE", multiple=True, help="Repeatable. Default: all that ship.")
 @click.option(
@@ -70,6 +81,7 @@ def command(
     run: Path,
     seed: int,
     teacher: str,
+    base_url: str | None,
     tasks: tuple[str, ...],
     inputs: Path | None,
     input_field: str | None,
@@ -87,12 +99,17 @@ def command(
     Every response is kept in the run's ledger as it comes: what is there is never asked for again, and an
     interrupted call continues where it was.
     """
+    from udrl.teacher.cards import load_card
+    from udrl.teacher.recorded import PREFIX
     from udrl.teacher.synthesis import synth
 
+    if not teacher.startswith(PREFIX) and (card := load_card(teacher)).backend != "builtin":
+        click.echo(f"{card.title}: licence {card.licence.name}: {card.licence.outputs}", err=True)
     with only_results_on_stdout():
         report = synth(
             run,
             teacher=teacher,
+            base_url=base_url,
             tasks=tasks,
             inputs=inputs,
             input_field=input_field,

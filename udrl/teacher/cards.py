@@ -4,7 +4,7 @@ each."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,28 +111,38 @@ def shipped_cards() -> dict[str, Path]:
 def teacher(name_or_file: str | Path, *, tasks: Sequence[Task] | None = None, base_url: str | None = None) -> Teacher:
     """Start the teacher of a card. tasks: those that it will be asked for (None: all that ship).
 
-    The caller closes it. Raises as ``load_card`` and ``start`` do.
+    base_url: see ``at_endpoint``. The caller closes it. Raises as ``load_card``, ``at_endpoint`` and ``start`` do.
     """
-    return start(load_card(name_or_file), tasks=load_tasks() if tasks is None else tasks, base_url=base_url)
+    card = load_card(name_or_file)
+    if base_url is not None:
+        card = at_endpoint(card, base_url)
+    return start(card, tasks=load_tasks() if tasks is None else tasks)
 
 
-def start(card: Card, *, tasks: Sequence[Task], base_url: str | None = None) -> Teacher:
+def at_endpoint(card: Card, base_url: str) -> Card:
+    """Return ``card`` with its model asked for at the OpenAI-compatible endpoint ``base_url``, whatever its backend.
+
+    Raises UsageError for the built-in teacher, which has no model that an endpoint could serve.
+    """
+    if card.backend == "builtin":
+        raise UsageError("the built-in teacher writes by itself: name another --teacher, or leave --base-url out")
+    return replace(card, backend="openai", base_url=base_url)
+
+
+def start(card: Card, *, tasks: Sequence[Task]) -> Teacher:
     """Start the teacher of ``card`` for ``tasks``.
 
-    base_url: ask the OpenAI-compatible endpoint there for the card's model, whatever backend the card names.
-    Raises UsageError for an endpoint that makes no sense, TaskError for settings that the backend does not have,
+    Raises TaskError for settings that the backend does not have, UsageError for an address that is none,
     TeacherError where the backend cannot start.
     """
     if card.backend == "builtin":
-        if base_url is not None:
-            raise UsageError("the built-in teacher writes by itself: name another --teacher, or leave --base-url out")
         from udrl.teacher.builtin import BuiltinTeacher
 
         return BuiltinTeacher(tasks)
-    if base_url is not None or card.backend == "openai":
+    if card.backend == "openai":
         from udrl.teacher.openai import OpenAITeacher
 
-        return OpenAITeacher(card, base_url=base_url)
+        return OpenAITeacher(card)
     if card.backend == "transformers":
         from udrl.teacher.transformers import TransformersTeacher
 

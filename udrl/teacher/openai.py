@@ -58,17 +58,17 @@ class OpenAITeacher:
 
     revision: str | None
 
-    def __init__(self, card: Card, *, base_url: str | None = None) -> None:
+    def __init__(self, card: Card) -> None:
         """Check the settings; nothing is sent yet.
 
-        base_url: such as http://localhost:8000/v1 (None: the card's). Raises UsageError where there is none or it is
-        no address, TaskError for settings that do not exist.
+        Raises UsageError where the card has no ``base_url`` or it is no address, TaskError for settings that do not
+        exist.
         """
         self.name = card.name
         self.model = card.model
         self.revision = card.revision
         self.engine_arguments: Mapping[str, Any] = card.output_arguments
-        self.base_url = _address(base_url or card.base_url, card)
+        self.base_url = _address(card)
         self._card = card
         settings = backend_settings(card, "openai", SETTINGS)
         self._most = int(settings["max_concurrency"])
@@ -313,7 +313,8 @@ class _Verdict:
             )
 
 
-def _address(url: str | None, card: Card) -> str:
+def _address(card: Card) -> str:
+    url = card.base_url
     if url is None:
         raise UsageError(f"teacher '{card.name}' needs an endpoint: name it with --base-url http://HOST:PORT/v1")
     parts = urlsplit(url)
