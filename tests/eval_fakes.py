@@ -12,7 +12,24 @@ from udrl.eval.suites import Item
 from udrl.words import words
 
 ATTRIBUTES = (Attribute("relevance", 0.0, 1.0), Attribute("length", 0.0, 500.0, "words"))
-FILLER = "a calm wide scene with soft light and quiet warm colours in the early morning air".split()
+FILLER = [
+    "a",
+    "calm",
+    "wide",
+    "scene",
+    "with",
+    "soft",
+    "light",
+    "and",
+    "quiet",
+    "warm",
+    "colours",
+    "in",
+    "the",
+    "early",
+    "morning",
+    "air",
+]
 
 
 def space(tasks: Sequence[str], *, low: float = 0.1, high: float = 0.8, longest: int = 40) -> CommandSpace:
@@ -52,9 +69,7 @@ class FakeStudent:
     def __post_init__(self) -> None:
         self.space = space(self.tasks)
 
-    def generate(
-        self, inputs: Sequence[str], commands: Sequence[Command], *, seeds: Sequence[int]
-    ) -> list[Written]:
+    def generate(self, inputs: Sequence[str], commands: Sequence[Command], *, seeds: Sequence[int]) -> list[Written]:
         assert len(inputs) == len(commands) == len(seeds)
         self.calls.append(len(inputs))
         return [self._write(*each) for each in zip(inputs, commands, seeds, strict=True)]
@@ -69,9 +84,7 @@ class FakeStudent:
         length = round(targets.get("length", rng.uniform(5, 30)))
         share = targets.get("relevance", rng.uniform(0.1, 0.8))
         own = words(text)
-        chosen = [
-            own[k % len(own)] if (k + 0.5) / length < share else rng.choice(FILLER) for k in range(length)
-        ]
+        chosen = [own[k % len(own)] if (k + 0.5) / length < share else rng.choice(FILLER) for k in range(length)]
         return Written(" ".join(chosen), "stop", length + 1)
 
 

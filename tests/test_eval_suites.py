@@ -80,9 +80,7 @@ def test_suites_take_the_test_split_of_a_run(suite_file: Path) -> None:
     suite_file.write_text(SUITE.replace("{folder: texts}", "{split: test}"))
     from eval_fakes import items
 
-    found = load_items(
-        load_suite(suite_file), known_tasks=["alpha"], split=lambda task: items(task, ["held out"])
-    )
+    found = load_items(load_suite(suite_file), known_tasks=["alpha"], split=lambda task: items(task, ["held out"]))
     assert [item.input for item in found.items] == ["held out"]
     with pytest.raises(TaskError, match="there is no run"):
         load_items(load_suite(suite_file), known_tasks=["alpha"])
@@ -102,9 +100,7 @@ def test_suites_take_the_test_split_of_a_run(suite_file: Path) -> None:
         (("schema: 1", "schema: 1\nfollowing: {inputs: 5, sead: 1}"), "did you mean seeds"),
     ],
 )
-def test_suites_that_are_wrong_name_file_and_key(
-    suite_file: Path, change: tuple[str, str], message: str
-) -> None:
+def test_suites_that_are_wrong_name_file_and_key(suite_file: Path, change: tuple[str, str], message: str) -> None:
     suite_file.write_text(SUITE.replace(*change))
     with pytest.raises(TaskError, match=message) as caught:
         load_suite(suite_file)

@@ -37,9 +37,7 @@ def shuffled_block(reference: Sequence[Completion], *, key: str, seed: int) -> B
         if len(inputs) < 2:
             continue
         random.Random(f"shuffled/{seed}/{task}").shuffle(inputs)
-        donor = dict(
-            zip(inputs, inputs[1:] + inputs[:1], strict=True)
-        )  # a single cycle: nobody keeps its own
+        donor = dict(zip(inputs, inputs[1:] + inputs[:1], strict=True))  # a single cycle: nobody keeps its own
         texts = {(row.input_id, row.sample): row.completion for row in written}
         spare = {row.input_id: row.completion for row in written}
         for row in written:
@@ -73,9 +71,7 @@ def nearest_block(items: Sequence[Item], episodes: Sequence[Episode], encoder: E
         index = NearestNeighbors(n_neighbors=1, metric="cosine", algorithm="brute")
         index.fit(encoder.encode([episode.input for episode in known]))
         _, found = index.kneighbors(encoder.encode([item.input for item in own]))
-        rows += [
-            _given("nearest", item, 0, known[i].completion) for item, (i,) in zip(own, found, strict=True)
-        ]
+        rows += [_given("nearest", item, 0, known[i].completion) for item, (i,) in zip(own, found, strict=True)]
     return Block("nearest", key, SystemFacts("nearest", "baseline"), tuple(rows))
 
 

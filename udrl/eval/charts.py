@@ -61,9 +61,9 @@ def curve_chart(
     ends = [*commanded, *low, *high]
     margin = 0.06 * (max(ends) - min(ends) or 1.0)
     limits = (min(ends) - margin, max(ends) + margin)
-    with _figure(WIDTH, 2.5 if compact else 3.1, f"curve {name} {title}") as (figure, axes, output):
+    with _figure(2.5 if compact else 3.1, f"curve {name} {title}", left=0.58, top=0.28) as (figure, axes, output):
         if None not in reachable:
-            axes.axhspan(*reachable, color=ROLES["zone"], linewidth=0)
+            axes.axhspan(*reachable, color=ROLES["zone"], linewidth=0, zorder=0)
         axes.plot(limits, limits, linestyle=(0, (3, 3)), color=ROLES["muted"], linewidth=1)
         axes.fill_between(commanded, low, high, color=ROLES["student"], alpha=0.18, linewidth=0)
         axes.plot(commanded, achieved, color=ROLES["student"], linewidth=2, marker="o", markersize=4)
@@ -84,8 +84,8 @@ def forest_chart(rows: Sequence[Estimate], *, title: str, reference: str, bound:
     spread = [value for row in rows for value in (row.low, row.high, 1.0, bound)]
     margin = 0.06 * (max(spread) - min(spread) or 1.0)
     left, right = min(spread) - margin, max(spread) + margin
-    with _figure(WIDTH, 0.7 + 0.42 * len(rows), f"forest {title}") as (figure, axes, output):
-        axes.axvspan(bound, right, color=ROLES["zone"], linewidth=0)
+    with _figure(0.75 + 0.48 * len(rows), f"forest {title}", left=0.1, top=0.08) as (figure, axes, output):
+        axes.axvspan(bound, right, color=ROLES["zone"], linewidth=0, zorder=0)
         axes.axvline(1.0, color=ROLES["muted"], linewidth=1)
         axes.axvline(bound, color=ROLES["muted"], linewidth=1, linestyle=(0, (3, 3)))
         for place, row in enumerate(rows):
@@ -94,7 +94,7 @@ def forest_chart(rows: Sequence[Estimate], *, title: str, reference: str, bound:
             axes.plot([row.value], [place], color=colour, marker="s", markersize=5.5)
             # The name stands above its interval: beside it a phone has no room.
             axes.annotate(
-                f"{row.label}   {row.value:.2f} [{row.low:.2f}, {row.high:.2f}]", (left, place), (2, 5),
+                f"{row.label}   {row.value:.2f} [{row.low:.2f}, {row.high:.2f}]", (left, place), (2, 7),
                 textcoords="offset points", fontsize=8.5, color=ROLES["ink"], annotation_clip=False,
             )  # fmt: skip
         axes.set_xlim(left, right)
@@ -108,7 +108,7 @@ def forest_chart(rows: Sequence[Estimate], *, title: str, reference: str, bound:
 
 
 @contextmanager
-def _figure(width: float, height: float, salt: str) -> Iterator[tuple[Any, Any, io.StringIO]]:
+def _figure(height: float, salt: str, *, left: float, top: float) -> Iterator[tuple[Any, Any, io.StringIO]]:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -133,7 +133,9 @@ def _figure(width: float, height: float, salt: str) -> Iterator[tuple[Any, Any, 
         "ytick.labelcolor": ROLES["ink"],
     }
     with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height))
+        # Margins in inches; matplotlib's own layout would take most of a second a picture.
+        figure.subplots_adjust(left / WIDTH, 0.48 / height, 1 - 0.1 / WIDTH, 1 - top / height)
         FigureCanvasSVG(figure)
         yield figure, figure.add_subplot(), io.StringIO()
 
@@ -148,9 +150,7 @@ def _page_colours(svg: str, label: str) -> str:
 
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(
-        r'<g id="[^"]*">', "<g>", svg
-    )  # the same names in every picture: a page may have each id once
+    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # the same names in every picture: a page may have each id once
     for role, colour in ROLES.items():
         svg = svg.replace(colour, f"var(--{role})")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label, quote=True)}" ', 1)

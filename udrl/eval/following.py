@@ -198,8 +198,7 @@ def _one_task(grid: _Grid, attribute: str, bounds: Bounds) -> dict[str, Any]:
         "violations": sum(step.hi < 0 for step in steps),
         "reachable": list(bounds.reachable),
         "curve": [
-            [float(grid.commanded[k]), *_three(metrics.mean_interval(averaged[:, k], clusters))]
-            for k in range(levels)
+            [float(grid.commanded[k]), *_three(metrics.mean_interval(averaged[:, k], clusters))] for k in range(levels)
         ],
     }
 
@@ -233,14 +232,10 @@ def _leakage(
             continue
         pool = bounds[other].pool
         means = [
-            np.nanmean([values[i] for i in chosen if rows[i].level == level])
-            for level in LEAKAGE_LEVELS
-            if chosen
+            np.nanmean([values[i] for i in chosen if rows[i].level == level]) for level in LEAKAGE_LEVELS if chosen
         ]
         result[other] = (
-            float(max(means) - min(means)) / (pool[1] - pool[0])
-            if means and pool and pool[1] > pool[0]
-            else None
+            float(max(means) - min(means)) / (pool[1] - pool[0]) if means and pool and pool[1] > pool[0] else None
         )
     return result
 

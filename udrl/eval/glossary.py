@@ -24,8 +24,7 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     (
         "relevance_second",
         "Second encoder",
-        "Relevance by another measure, which took no part in training. If it tells another story, "
-        "distrust both.",
+        "Relevance by another measure, which took no part in training. If it tells another story, distrust both.",
     ),
     (
         "length",
@@ -44,7 +43,7 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "distinct_2",
-        "Distinct-2",
+        "Distinct‑2",
         "Share of different word pairs among completions for different inputs (below: for the same "
         "input). Low values mean that everything sounds alike.",
     ),
@@ -52,16 +51,6 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
         "pairwise_distance",
         "Spread",
         "Mean embedding distance between completions for different inputs (below: for the same input).",
-    ),
-    (
-        "stop_rate",
-        "Ends",
-        "Share of completions that ended by themselves, rather than at the length limit.",
-    ),
-    (
-        "answered",
-        "Answered",
-        "Share of the inputs with a completion; below, how many requests failed.",
     ),
     (
         "latency",
@@ -78,6 +67,16 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
         "parameters",
         "Size",
         "Number of parameters of the model.",
+    ),
+    (
+        "stop_rate",
+        "Ends",
+        "Share of completions that ended by themselves, rather than at the length limit.",
+    ),
+    (
+        "answered",
+        "Answered",
+        "Share of the inputs with a completion; below, how many requests failed.",
     ),
 )
 """Key, heading and meaning of every column of the systems table."""
@@ -143,8 +142,7 @@ FIGURES: tuple[tuple[str, str, str], ...] = (
 """Key, heading and meaning of the figures of command following."""
 
 LEAKAGE = (
-    "How far {other} moves along although it is commanded to stay at its median, as a share of its "
-    "range. 0 is best."
+    "How far {other} moves along although it is commanded to stay at its median, as a share of its range. 0 is best."
 )
 PARITY = (
     "How large is a system's relevance as a share of the reference's? Each line is a 95 % interval: "
@@ -152,9 +150,7 @@ PARITY = (
     "fall inside it. A system is called within 5 % where its whole interval lies in the coloured "
     "zone, right of the dashed line at 0.95."
 )
-WINS = (
-    "Wins: share of the inputs on which the system is more relevant than the reference (a tie counts half)."
-)
+WINS = "Wins: share of the inputs on which the system is more relevant than the reference (a tie counts half)."
 COMMANDS = (
     "Each attribute was commanded at nine levels, all others left open. The line shows what came "
     "out, the band its 95 % interval. On the dashed diagonal the student gives exactly what was "

@@ -29,29 +29,30 @@ def parity_of(
     name: str, ref: str, systems: Mapping[str, PerItem], items: Sequence[Item], table: Mapping[str, Any]
 ) -> dict[str, Any]:
     tasks = list(dict.fromkeys(task for task, _ in items))
-    whole = _ratio(systems[name], systems[ref], items, None)
+    whole = ratio_of(systems[name], systems[ref], items, None)
     per_task = {}
     for task in tasks:
-        part = _ratio(systems[name], systems[ref], items, task)
+        part = ratio_of(systems[name], systems[ref], items, task)
         caveats = _caveats(
             table[name]["per_task"][task], table[ref]["per_task"][task], part, systems, name, ref, items, task
         )
         per_task[task] = {**part, "caveats": caveats}
     caveats = _caveats(table[name], table[ref], whole, systems, name, ref, items, None)
-    off = [
-        task
-        for task in tasks
-        if (share := _length_ratio(table[name]["per_task"][task], table[ref]["per_task"][task])) is not None
-        and abs(share - 1) > LENGTH_MARGIN
-    ]
-    if off:
-        caveats.append(f"lengths differ by more than 10 % in {', '.join(off)}")
+    if not _lengths_differ(table[name], table[ref]):
+        parts = [(task, table[name]["per_task"][task], table[ref]["per_task"][task]) for task in tasks]
+        off = [task for task, ours, theirs in parts if _lengths_differ(ours, theirs)]
+        if off:
+            caveats.append(f"lengths differ by more than 10 % in {', '.join(off)}")
     return {**whole, "caveats": caveats, "per_task": per_task}
 
 
-def _ratio(
-    ours: PerItem, theirs: PerItem, items: Sequence[Item], task: str | None, column: str = "relevance"
+def ratio_of(
+    ours: PerItem, theirs: PerItem, items: Sequence[Item], task: str | None = None, column: str = "relevance"
 ) -> dict[str, Any]:
+    """Return ratio, win rate, their intervals and ``within_5_percent``, over all tasks (None) or one.
+
+    ours, theirs: two systems' figures by item; null throughout where no item was answered by both.
+    """
     chosen = np.array([task is None or item[0] == task for item in items])
     a, b = ours[column][chosen], theirs[column][chosen]
     known = ~np.isnan(a + b)
@@ -84,8 +85,7 @@ def _caveats(
     found: list[str] = []
     if ratio["ratio"] is None:
         return ["no input was answered by both"]
-    share = _length_ratio(ours, theirs)
-    if share is not None and abs(share - 1) > LENGTH_MARGIN:
+    if _lengths_differ(ours, theirs):
         found.append(
             f"lengths differ: {ours['length']['mean']:.1f} words against {theirs['length']['mean']:.1f}; "
             "shorter completions look more relevant"
@@ -95,7 +95,7 @@ def _caveats(
             f"it copies more of the input: copy rate {ours['copy_rate']['mean']:.2f} "
             f"against {theirs['copy_rate']['mean']:.2f}"
         )
-    second = _ratio(systems[name], systems[ref], items, task, "relevance_second")
+    second = ratio_of(systems[name], systems[ref], items, task, "relevance_second")
     if second["ratio"] is not None and second["within_5_percent"] != ratio["within_5_percent"]:
         found.append(
             f"the second encoder disagrees: ratio {second['ratio']:.2f} "
@@ -122,13 +122,7 @@ def items_needed(ratio: float, low: float, items: int) -> int | None:
 
 def _diversity_caveat(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     a, b = ours["distinct_2"], theirs["distinct_2"]
-    if (
-        a
-        and b
-        and a["mean"] is not None
-        and b["mean"] is not None
-        and a["mean"] < b["mean"] - DIVERSITY_MARGIN
-    ):
+    if a and b and a["mean"] is not None and b["mean"] is not None and a["mean"] < b["mean"] - DIVERSITY_MARGIN:
         return [f"it is less diverse: distinct-2 {a['mean']:.2f} against {b['mean']:.2f}"]
     return []
 
@@ -146,10 +140,10 @@ def _completeness(entry: Mapping[str, Any], who: str) -> list[str]:
     return found
 
 
-def _length_ratio(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> float | None:
+def _lengths_differ(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
     if not ours["length"] or not theirs["length"] or not theirs["length"]["mean"]:
-        return None
-    return float(ours["length"]["mean"] / theirs["length"]["mean"])
+        return False
+    return bool(abs(ours["length"]["mean"] / theirs["length"]["mean"] - 1) > LENGTH_MARGIN)
 
 
 def _count(items: Iterable[Item], task: str | None) -> int:

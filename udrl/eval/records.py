@@ -118,9 +118,7 @@ def write_blocks(folder: Path, blocks: Sequence[Block], *, about: Mapping[str, A
     types = {"sample": pa.int32(), "seed": pa.int64(), "level": pa.int32(), "tokens": pa.int32()}
     schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
     described = [{"name": b.name, "key": b.key, "facts": asdict(b.facts)} for b in blocks]
-    write_table(
-        folder / FILE, pa.table(columns, schema=schema), {**about, "schema": SCHEMA, "blocks": described}
-    )
+    write_table(folder / FILE, pa.table(columns, schema=schema), {**about, "schema": SCHEMA, "blocks": described})
 
 
 def read_blocks(folder: Path) -> dict[str, Block]:
@@ -137,9 +135,7 @@ def read_blocks(folder: Path) -> dict[str, Block]:
         record["targets"] = json.loads(record["targets"])
         rows.setdefault(record["block"], []).append(Completion(**record))
     return {
-        entry["name"]: Block(
-            entry["name"], entry["key"], _facts(entry["facts"]), tuple(rows.get(entry["name"], ()))
-        )
+        entry["name"]: Block(entry["name"], entry["key"], _facts(entry["facts"]), tuple(rows.get(entry["name"], ())))
         for entry in about["blocks"]
     }
 
@@ -171,9 +167,7 @@ def read_table(path: Path) -> tuple[Any, dict[str, Any]]:
         table = pq.read_table(path)
         about: dict[str, Any] = json.loads((table.schema.metadata or {})[METADATA])
     except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
-        raise RunError(
-            f"{path} is damaged or not of udrl ({error}): remove it and run udrl bench again"
-        ) from error
+        raise RunError(f"{path} is damaged or not of udrl ({error}): remove it and run udrl bench again") from error
     if about.get("schema") != SCHEMA:
         raise RunError(f"{path} has schema {about.get('schema')}, this version reads {SCHEMA}: remove it")
     return table, about

@@ -45,9 +45,7 @@ def report(folder: Path) -> Path:
     table, about = _read(folder / records.FILE)
     scored, _ = _read(folder / scores.FILE)
     if table.num_rows != scored.num_rows:
-        raise RunError(
-            f"{folder}: {records.FILE} and {scores.FILE} do not belong together: run udrl bench again"
-        )
+        raise RunError(f"{folder}: {records.FILE} and {scores.FILE} do not belong together: run udrl bench again")
     rows = [{**score, **row} for row, score in zip(table.to_pylist(), scored.to_pylist(), strict=True)]
     path = folder / FILE
     atomic_write(path, render(found, rows, about))
@@ -95,13 +93,12 @@ def _verdict_list(found: Mapping[str, Any]) -> str:
         if verdict.against:
             points = "".join(f"<li>{escape(point)}</li>" for point in verdict.against)
             against = f'<p class="against">What speaks against it:</p><ul class="small">{points}</ul>'
-        lines.append(f'<li class="{kind}"><strong>{escape(verdict.sentence)}</strong>{against}</li>')
-    return "\n".join(lines)
+        detail = f'<p class="small">{escape(verdict.detail)}</p>' if verdict.detail else ""
+        lines.append(f'<li class="{kind}"><strong>{escape(verdict.sentence)}</strong>{detail}{against}</li>')
+    return "\n".join(lines).replace(" %", "\N{NO-BREAK SPACE}%")
 
 
-def _examples(
-    found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
-) -> tuple[list[dict[str, Any]], int]:
+def _examples(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int]:
     """Return the examples (the first completion of every system) and how many inputs there are in all."""
     references = list(headline_systems(found))
     by_item: dict[tuple[str, str], dict[str, Any]] = {}

@@ -107,9 +107,7 @@ def _needs_relevance(row: Completion) -> bool:
     moves.
     """
     return (
-        row.attribute == RELEVANCE
-        if row.part == "following"
-        else RELEVANCE in row.targets and row.attribute == LENGTH
+        row.attribute == RELEVANCE if row.part == "following" else RELEVANCE in row.targets and row.attribute == LENGTH
     )
 
 
@@ -144,9 +142,7 @@ def _embed(
     return vectors
 
 
-def _agreement(
-    rows: Sequence[Completion], compared: Sequence[int], vectors: Vectors, reference: str
-) -> Floats:
+def _agreement(rows: Sequence[Completion], compared: Sequence[int], vectors: Vectors, reference: str) -> Floats:
     """Mean cosine of each completion with the reference's for the same input.
 
     For the reference itself, with its *other* completions: the ceiling that two draws of one system reach.

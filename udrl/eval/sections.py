@@ -16,6 +16,7 @@ from udrl.eval.charts import Estimate, curve_chart, forest_chart
 from udrl.eval.parity import PARITY
 
 ABSENT = "–"
+_PROSE = dict.fromkeys(("Completion", "What speaks against it"), ' class="text"')
 ONE_INPUT_LEVELS = (0, 4, 8)
 """Levels of the sweep that are shown with their completions: 10, 50 and 90 %."""
 
@@ -40,8 +41,8 @@ def systems_section(found: Mapping[str, Any]) -> str:
         ["System", *(heading for _, heading, _ in glossary.COLUMNS)],
         (_system_row(name, system, leading) for name, system in found["systems"].items()),
     )
-    columns = _definitions((heading, meaning) for _, heading, meaning in glossary.COLUMNS)
-    rows = _definitions((name, _meaning(name, system)) for name, system in found["systems"].items())
+    columns = _definitions(((heading, meaning) for _, heading, meaning in glossary.COLUMNS), columns=True)
+    rows = _definitions(((name, _meaning(name, s)) for name, s in found["systems"].items()), columns=True)
     return f"""<section id="systems"><h2>Systems side by side</h2>
 <p>Every system answered the same inputs. Small figures under a value are its 95 % interval.{against}</p>
 {table}
@@ -97,10 +98,7 @@ def parity_section(found: Mapping[str, Any]) -> str:
         if not entries:
             continue
         chart = forest_chart(
-            [
-                Estimate(name, e["ratio"], e["ci95"][0], e["ci95"][1], role(kinds[name]))
-                for name, e in entries.items()
-            ],
+            [Estimate(name, e["ratio"], e["ci95"][0], e["ci95"][1], role(kinds[name])) for name, e in entries.items()],
             title=f"Parity with {ref}",
             reference=ref,
             bound=PARITY,
@@ -110,9 +108,7 @@ def parity_section(found: Mapping[str, Any]) -> str:
             ["System", "Ratio", "Wins", "Within 5 %", "What speaks against it"],
             (_parity_row(name, entry, kinds[name]) for name, entry in entries.items()),
         )
-        parts.append(
-            f'<h3>Against {escape(ref)}</h3><div class="chart-and-text"><figure>{chart}</figure>{table}</div>'
-        )
+        parts.append(f'<h3>Against {escape(ref)}</h3><div class="chart-and-text"><figure>{chart}</figure>{table}</div>')
     return "".join(parts) + f'<p class="small muted">{glossary.WINS}</p></section>'
 
 
@@ -149,9 +145,7 @@ def _attribute(student: str, name: str, entry: Mapping[str, Any], rows: Sequence
         (f"Leakage into {other}: {_number(value)}", glossary.LEAKAGE.replace("{other}", other))
         for other, value in entry["leakage"].items()
     ]
-    chart = curve_chart(
-        entry["curve"], name=name, unit=unit, title="mean of all tasks", reachable=entry["reachable"]
-    )
+    chart = curve_chart(entry["curve"], name=name, unit=unit, title="mean of all tasks", reachable=entry["reachable"])
     small = "".join(_task_curve(task, name, unit, part) for task, part in entry["per_task"].items())
     return (
         f"<h3>{escape(student)}: {escape(name)}</h3>"
@@ -163,9 +157,7 @@ def _attribute(student: str, name: str, entry: Mapping[str, Any], rows: Sequence
 
 
 def _task_curve(task: str, name: str, unit: str, part: Mapping[str, Any]) -> str:
-    chart = curve_chart(
-        part["curve"], name=name, unit=unit, title=task, reachable=part["reachable"], compact=True
-    )
+    chart = curve_chart(part["curve"], name=name, unit=unit, title=task, reachable=part["reachable"], compact=True)
     said = (
         f"rank correlation {_number(part['spearman_within_input'])}, error {_number(part['error'])}, "
         f"range {_number(part['range'])}"
@@ -176,9 +168,7 @@ def _task_curve(task: str, name: str, unit: str, part: Mapping[str, Any]) -> str
 def _one_input(student: str, name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """One input at the lowest, middle and highest level: the first of the sweep, not a chosen one."""
     sweep = [
-        row
-        for row in rows
-        if row["part"] == "following" and row["attribute"] == name and row["system"] == student
+        row for row in rows if row["part"] == "following" and row["attribute"] == name and row["system"] == student
     ]
     if not sweep:
         return ""
@@ -249,9 +239,10 @@ def how_section(found: Mapping[str, Any], about: Mapping[str, Any]) -> str:
 
 def _table(label: str, headings: Sequence[str], rows: Iterable[str]) -> str:
     """A table that scrolls sideways where it does not fit; headings and rows are HTML already."""
-    head = "".join(f"<th scope=col>{heading}</th>" for heading in headings)
+    head = "".join(f"<th scope=col{_PROSE.get(heading, '')}>{heading}</th>" for heading in headings)
+    prose = ' class="prose"' if _PROSE.keys() & set(headings) else ""
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label, quote=True)}"><table>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label, quote=True)}"><table{prose}>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -264,9 +255,10 @@ def _row(head: str, cells: Iterable[str], kind: str | None = None, *, text: str 
     return f"<tr{mark}><th scope=row>{head}</th>{body}{prose}</tr>"
 
 
-def _definitions(pairs: Iterable[tuple[str, str]]) -> str:
-    lines = "".join(f"<dt>{escape(term)}</dt><dd>{escape(meaning)}</dd>" for term, meaning in pairs)
-    return f'<dl class="small">{lines}</dl>'
+def _definitions(pairs: Iterable[tuple[str, str]], *, columns: bool = False) -> str:
+    """Terms with their meanings, side by side where there is room for ``columns``."""
+    lines = "".join(f"<div><dt>{escape(term)}</dt><dd>{escape(meaning)}</dd></div>" for term, meaning in pairs)
+    return f'<dl class="small{" terms" if columns else ""}">{lines}</dl>'
 
 
 def _figure(value: Mapping[str, Any] | None, digits: int = 2) -> str:
@@ -296,7 +288,7 @@ def _size(parameters: int | None) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return ABSENT if value is None else f"{100 * value:.0f} %"
+    return ABSENT if value is None else f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
 def _number(value: float | None, digits: int = 2) -> str:

@@ -122,9 +122,7 @@ class Session:
     def _teacher(self, name: str, card: str | Path) -> None:
         tasks = {task: self.tasks[task] for task in self.items.tasks}
         with closing(start_teacher(card, tasks=list(tasks.values()))) as writer:
-            asked = {
-                n: (t.instruction, dict(writer.careful(t.min_words, t.max_words))) for n, t in tasks.items()
-            }
+            asked = {n: (t.instruction, dict(writer.careful(t.min_words, t.max_words))) for n, t in tasks.items()}
             identity = (writer.name, writer.model, writer.revision, dict(writer.engine_arguments))
             key = self._key(asked, identity, self.suite.samples)
             self._block(name, key, partial(self._ask, writer, name, key))
@@ -236,9 +234,7 @@ def planned_rows(suite: Suite, student: Student, items: Items, cards: int, seed:
     return rows * (cards + matched + students) + sweeps
 
 
-def planned_sweeps(
-    suite: Suite, student: Student, items: Items, seed: int
-) -> list[tuple[str, list[Completion]]]:
+def planned_sweeps(suite: Suite, student: Student, items: Items, seed: int) -> list[tuple[str, list[Completion]]]:
     """Return the sweeps of command following: (name of the block, what is to be written)."""
     sweep = suite.following
     if sweep is None:

@@ -186,9 +186,7 @@ def _source_items(suite: Suite, task: str, split: Callable[[str], Sequence[Item]
     source = suite.source
     if source.kind == "split":
         if split is None:
-            raise TaskError(
-                f"{suite.path}: takes its inputs from a test split, and there is no run: name a file"
-            )
+            raise TaskError(f"{suite.path}: takes its inputs from a test split, and there is no run: name a file")
         return list(split(task))
     assert source.path is not None
     path = source.path
@@ -209,9 +207,7 @@ def _parse(path: Path) -> Suite:
     check_keys(data, where=where, required=("name", "title", "description", "inputs"), optional=OPTIONAL)
     name = text_at(data, "name", where=where)
     if not NAME.fullmatch(name):  # it becomes a folder of the run
-        raise TaskError(
-            f"{where}: key 'name' must be small letters, digits and single hyphens, found {name!r}"
-        )
+        raise TaskError(f"{where}: key 'name' must be small letters, digits and single hyphens, found {name!r}")
     systems = texts_at(data, "systems", where=where) if "systems" in data else SYSTEMS
     for system in systems:
         if system not in SYSTEMS:
@@ -237,17 +233,13 @@ def _source(data: dict[str, Any], path: Path) -> Source:
     where = f"{path}, inputs"
     kinds = [kind for kind in ("folder", "split", "file") if kind in data]
     if len(kinds) != 1:
-        raise TaskError(
-            f"{where}: give exactly one of folder, split and file, found {', '.join(data) or 'nothing'}"
-        )
+        raise TaskError(f"{where}: give exactly one of folder, split and file, found {', '.join(data) or 'nothing'}")
     if kinds[0] == "folder":
         check_keys(data, where=where, required=("folder",), optional=("field",))
         folder = path.parent / text_at(data, "folder", where=where)
         if not folder.is_dir():
             raise TaskError(f"{where}: there is no folder {folder}: check the path")
-        return Source(
-            "folder", folder, None, text_at(data, "field", where=where) if "field" in data else None
-        )
+        return Source("folder", folder, None, text_at(data, "field", where=where) if "field" in data else None)
     if kinds[0] == "split":
         check_keys(data, where=where, required=("split",))
         if data["split"] != "test":
@@ -255,9 +247,7 @@ def _source(data: dict[str, Any], path: Path) -> Source:
         return Source("split")
     check_keys(data, where=where, required=("file", "task"), optional=("field",))
     field = text_at(data, "field", where=where) if "field" in data else None
-    return Source(
-        "file", path.parent / text_at(data, "file", where=where), text_at(data, "task", where=where), field
-    )
+    return Source("file", path.parent / text_at(data, "file", where=where), text_at(data, "task", where=where), field)
 
 
 def _sweep(data: dict[str, Any], where: str) -> Sweep:

@@ -83,8 +83,7 @@ def build_summary(
         table[name] = entry
     per_item = {name: system.per_item for name, system in systems.items()}
     parity = {
-        name: {ref: parity_of(name, ref, per_item, items, table) for ref in refs if ref != name}
-        for name in systems
+        name: {ref: parity_of(name, ref, per_item, items, table) for ref in refs if ref != name} for name in systems
     }
     return {
         "schema": SCHEMA,
@@ -116,9 +115,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise RunError(f"{path} is damaged ({error}): run udrl bench again") from None
     if summary.get("schema") != SCHEMA:
-        raise RunError(
-            f"{path} has schema {summary.get('schema')}, this version reads {SCHEMA}: run udrl bench again"
-        )
+        raise RunError(f"{path} has schema {summary.get('schema')}, this version reads {SCHEMA}: run udrl bench again")
     return summary
 
 
@@ -234,9 +231,7 @@ def _interval(values: Floats, clusters: Any) -> dict[str, Any] | None:
     return {"mean": found.mean, "ci95": [found.lo, found.hi]}
 
 
-def _anchored(
-    system: System, reference: System, floor: System, chosen: Any, clusters: Any
-) -> dict[str, Any] | None:
+def _anchored(system: System, reference: System, floor: System, chosen: Any, clusters: Any) -> dict[str, Any] | None:
     """(mean - mean of shuffled pairs) / (mean of the reference - mean of shuffled pairs), paired by item."""
     ours, theirs, base = (s.per_item["relevance"][chosen] for s in (system, reference, floor))
     known = ~np.isnan(ours + theirs + base)

@@ -119,9 +119,7 @@ def student_block(
     it.
     """
     wanted = [
-        wish(name, name, item, sample, seed, targets=targets[item.task])
-        for item in items
-        for sample in range(samples)
+        wish(name, name, item, sample, seed, targets=targets[item.task]) for item in items for sample in range(samples)
     ]
     started = time.perf_counter()
     rows = answer(student, wanted, bar=bar)
@@ -265,9 +263,7 @@ def teacher_block(
 def _replied(row: Completion, reply: Reply | None) -> Completion:
     if reply is None or reply.completion is None:
         return replace(row, error=(reply.error if reply else None) or "the teacher did not answer")
-    return replace(
-        row, completion=reply.completion, finish_reason=reply.finish_reason, tokens=reply.completion_tokens
-    )
+    return replace(row, completion=reply.completion, finish_reason=reply.finish_reason, tokens=reply.completion_tokens)
 
 
 def mean_lengths(rows: Sequence[Completion], count: Callable[[str], int]) -> dict[str, float]:

@@ -8,17 +8,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from udrl.eval.parity import PARITY
+
 GOOD, FAIR = 0.8, 0.5
 """Within-input rank correlation from which a student is said to follow a command, or to follow it roughly."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One finding. ``passed`` None: neither good nor bad; ``against``: what a sceptic would say, one
-    sentence each.
+    """One finding: a ``sentence``, and what it means in ``detail``.
+
+    passed: None where it is neither good nor bad. against: what a sceptic would say, one sentence each.
     """
 
     sentence: str
+    detail: str
     passed: bool | None
     against: tuple[str, ...] = ()
 
@@ -50,21 +54,20 @@ def _parity(summary: Mapping[str, Any]) -> list[Verdict]:
     found = []
     for ref, name in headline_systems(summary).items():
         entry = summary["parity"][name][ref]
+        caveats = tuple(entry["caveats"])
         if entry["ratio"] is None:
-            found.append(Verdict(f"Parity with {ref}: cannot be told.", None, tuple(entry["caveats"])))
+            found.append(Verdict(f"Parity with {ref}: cannot be told.", "", None, caveats))
             continue
         low, high = entry["ci95"]
-        at = "at equal length" if "@matched" in name else f"with {name}"
-        said = "yes" if entry["within_5_percent"] else "no"
-        if entry["ratio"] > 1.05 and entry["within_5_percent"]:
-            said = "yes, and above it"
-        elif not entry["within_5_percent"] and high >= 0.95:
-            said = "not shown"
+        within = bool(entry["within_5_percent"])
+        at = "at equal length" if "@matched" in name else f"of {name}"
+        said = "yes" if within else "not shown" if high >= PARITY else "no"
         found.append(
             Verdict(
                 f"Parity with {ref} {at}: {entry['ratio']:.2f} [{low:.2f}, {high:.2f}], within 5 %: {said}.",
-                bool(entry["within_5_percent"]),
-                tuple(entry["caveats"]),
+                f"{name} reaches {100 * entry['ratio']:.0f} % of the relevance of {ref} (95 % interval in brackets).",
+                within,
+                caveats,
             )
         )
     return found
@@ -75,24 +78,22 @@ def _obedience(summary: Mapping[str, Any]) -> list[Verdict]:
     for student, attributes in summary["command_following"].items():
         for name, entry in attributes.items():
             value = entry["spearman_within_input"]
-            if value is None:
-                continue
-            how = "follows" if value >= GOOD else "roughly follows" if value >= FAIR else "hardly follows"
+            how = "followed" if value >= GOOD else "roughly followed" if value >= FAIR else "hardly followed"
             against = []
             if entry["violations"]:
+                steps = 8 * len(entry["per_task"])
                 against.append(
-                    f"asking for more {name} gave significantly less of it at {entry['violations']} steps "
-                    f"(of {8 * len(entry['per_task'])})"
+                    f"asking for more {name} gave significantly less of it at {entry['violations']} of {steps} steps"
                 )
             if entry["range"] is not None and entry["range"] < FAIR:
-                against.append(
-                    f"commands move {name} over only {100 * entry['range']:.0f} % of the range of the data"
-                )
+                share = f"{100 * entry['range']:.0f} %"
+                against.append(f"commands move {name} over only {share} of the range of the teacher's completions")
             found.append(
                 Verdict(
-                    f"{student} {how} a command for {name}: rank correlation {value:.2f} within an input "
-                    "(1 = every larger command gives more, 0 = no effect).",
-                    value >= GOOD,
+                    f"Commands for {name} are {how} by the {student}: rank correlation {value:.2f}.",
+                    "Of commanded and achieved, within an input: at 1 every larger command gives more, at 0 commands "
+                    "have no effect.",
+                    True if value >= GOOD else None if value >= FAIR else False,
                     tuple(against),
                 )
             )
@@ -102,16 +103,12 @@ def _obedience(summary: Mapping[str, Any]) -> list[Verdict]:
 def _speed(summary: Mapping[str, Any]) -> list[Verdict]:
     for name, system in summary["systems"].items():
         if system["kind"] == "student" and system["latency_ms"]:
-            size = (
-                f"{system['parameters'] / 1e6:.1f} million parameters"
-                if system["parameters"]
-                else "a student"
-            )
-            return [
-                Verdict(
-                    f"With {size}, {name} answers one request in {system['latency_ms']['p50']:.0f} ms "
-                    f"(95 % within {system['latency_ms']['p95']:.0f} ms) on {summary['hardware']}.",
-                    None,
-                )
-            ]
+            middle, high = (_milliseconds(system["latency_ms"][key]) for key in ("p50", "p95"))
+            size = f"{system['parameters'] / 1e6:.1f} million parameters; " if system["parameters"] else ""
+            detail = f"{size}95 % of the requests within {high} ({name}), one at a time, on this machine."
+            return [Verdict(f"One request takes {middle}.", detail, None)]
     return []
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
