@@ -178,7 +178,7 @@ def test_episodes_refuse_unknown_tasks_and_shares(tmp_path: Path) -> None:
 
 def test_episodes_are_built_in_little_memory(tmp_path: Path) -> None:
     words = " ".join(f"word{n}" for n in range(70))
-    padding = [{"role": "user", "content": "x" * 10_000}]
+    padding = [{"role": "user", "content": "x" * 40_000}]
     records = [response("text-to-image", f"input {n}", 0, f"{n} {words}", messages=padding) for n in range(400)]
     ledger = ledger_of(tmp_path, records)
     size = sum(shard.stat().st_size for shard in ledger.shards())
