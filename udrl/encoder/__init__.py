@@ -99,9 +99,7 @@ class SentenceEncoder:
 
     def is_truncated(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Say of each text that was encoded whether it had more tokens than the model reads."""
-        return np.array(
-            [_digest(text.encode("utf-8", "replace")) in self._truncated for text in texts], dtype=bool
-        )
+        return np.array([_digest(text.encode("utf-8", "replace")) in self._truncated for text in texts], dtype=bool)
 
 
 def _digest(text: bytes) -> bytes:
@@ -131,8 +129,8 @@ def load_encoder(
     device = loading.choose_device(device)
     precision = loading.choose_precision(precision, device)
     folder = loading.find(name)
-    model = loading.open_model(folder, precision=precision, device=device)
     revision = loading.revision_of(folder)
+    model = loading.open_model(folder, precision=precision, device=device)
     store: Store = MemoryStore()
     if cache is not None:
         slug = "".join(c if c.isalnum() or c in "-." else "-" for c in Path(name).name)

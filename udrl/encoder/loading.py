@@ -26,7 +26,7 @@ class SentenceTransformersModel:
 
         self._model: Any = SentenceTransformer(str(folder), device=device, local_files_only=True)
         self._model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
-        self.dimensions = int(self._model.get_sentence_embedding_dimension())
+        self.dimensions = int(self._model.encode([""]).shape[1])
         self.max_tokens = self._model.max_seq_length
 
     def __call__(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
@@ -94,9 +94,7 @@ def revision_of(folder: Path) -> str:
     digest = hashlib.sha256()
     files = sorted(folder.rglob("*.safetensors"))
     if not files:
-        raise UsageError(
-            f"no *.safetensors in the folder {folder}: an encoder is a sentence-transformers model"
-        )
+        raise UsageError(f"no *.safetensors in the folder {folder}: an encoder is a sentence-transformers model")
     for path in files:
         with path.open("rb") as file:
             while block := file.read(1 << 20):

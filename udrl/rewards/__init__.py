@@ -126,9 +126,7 @@ def canaries(reward: Reward, inputs: Sequence[str]) -> dict[str, float]:
         raise RewardError(f"the canaries of reward '{reward.name}' need at least one input")
     repeated = [" ".join([text.split()[0]] * len(text.split())) if text.split() else "" for text in inputs]
     tried = {"empty": [""] * len(inputs), "echo": list(inputs), "repetition": repeated}
-    return {
-        name: sum(compute(reward, inputs, completions)) / len(inputs) for name, completions in tried.items()
-    }
+    return {name: sum(compute(reward, inputs, completions)) / len(inputs) for name, completions in tried.items()}
 
 
 def _import(source: str) -> Any:
@@ -175,7 +173,5 @@ def _as_reward(found: Any, source: str) -> Reward:
             f"{', '.join(RESERVED)}"
         )
     if not found.low < found.high:
-        raise RewardError(
-            f"reward '{source}' declares the range [{found.low}, {found.high}]: low must be below high"
-        )
+        raise RewardError(f"reward '{source}' declares the range [{found.low}, {found.high}]: low must be below high")
     return _Function(found, name, float(found.low), float(found.high), str(getattr(found, "unit", "")))

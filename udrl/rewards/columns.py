@@ -51,18 +51,14 @@ def parse_field(text: str) -> Field:
     """Read ``NAME`` or ``NAME=LOW:HIGH``; raises UsageError."""
     name, equals, bounds = text.partition("=")
     if not name.isidentifier() or name in ("length", "task"):
-        raise UsageError(
-            f"reward field '{name}': use letters, digits and underscores, and not length or task"
-        )
+        raise UsageError(f"reward field '{name}': use letters, digits and underscores, and not length or task")
     if not equals:
         return Field(name, None)
     low, _, high = bounds.partition(":")
     try:
         limits = float(low), float(high)
     except ValueError:
-        raise UsageError(
-            f"reward field '{text}': write its range as {name}=LOW:HIGH, such as {name}=0:1"
-        ) from None
+        raise UsageError(f"reward field '{text}': write its range as {name}=LOW:HIGH, such as {name}=0:1") from None
     if not limits[0] < limits[1] or not all(map(math.isfinite, limits)):
         raise UsageError(f"reward field '{text}': LOW must be below HIGH, both finite")
     return Field(name, limits)
@@ -133,9 +129,7 @@ def _facts(field: Field, values: Any, place: str) -> RewardFacts:
             )
         low, high = field.bounds
     if low == high:
-        raise RewardError(
-            f"{place}: '{field.name}' is {low:g} in every row: there is nothing to learn from it"
-        )
+        raise RewardError(f"{place}: '{field.name}' is {low:g} in every row: there is nothing to learn from it")
     return RewardFacts(field.name, low, high, "", SOURCE)
 
 

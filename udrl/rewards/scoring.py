@@ -97,9 +97,7 @@ def score(
         if seed is None:
             seed = int(run.facts()["stages"].get("synth", {}).get("seed", 0))
         columns = (
-            columns_of_ledger(ledger, fields)
-            if reward_file is None
-            else columns_of_file(Path(reward_file), fields)
+            columns_of_ledger(ledger, fields) if reward_file is None else columns_of_file(Path(reward_file), fields)
         )
         eye = None
         if "relevance" in rewards:
@@ -108,9 +106,7 @@ def score(
         facts = _facts(functions, columns)
         scorer = _Scorer(tuple(functions.values()), columns)
         card = run_facts(run)
-        built = build_episodes(
-            ledger, stored_tasks(run), seed=seed, mismatched=mismatched, truncated=truncated
-        )
+        built = build_episodes(ledger, stored_tasks(run), seed=seed, mismatched=mismatched, truncated=truncated)
 
         def labelled() -> Iterator[Episode]:
             with closing(track("score", total=expected, unit="episodes")) as bar:
@@ -122,6 +118,7 @@ def score(
             counts = write_episodes(
                 run.episodes, labelled(), reward_names=[fact.name for fact in facts], card_facts=card
             )
+        cut = 0 if eye is None else eye.truncated  # of the episodes: the canaries below are texts of our own
         tested = [text for texts in scorer.inputs.values() for text in texts]
         report = ScoreReport(
             run=run.path,
@@ -131,7 +128,7 @@ def score(
             unscored={fact.name: scorer.unscored[fact.name] for fact in facts},
             canaries={reward.name: canaries(reward, tested) for reward in functions.values() if tested},
             encoder=_identity(eye),
-            truncated=0 if eye is None else eye.truncated,
+            truncated=cut,
             seed=seed,
             seconds=time.monotonic() - started,
         )
@@ -196,8 +193,7 @@ class _Scorer:
 def _facts(functions: Mapping[str, Reward], columns: Sequence[Column]) -> list[RewardFacts]:
     """Return what there is to know of each reward; raises UsageError where two have one name."""
     facts = [
-        RewardFacts(reward.name, reward.low, reward.high, reward.unit, source)
-        for source, reward in functions.items()
+        RewardFacts(reward.name, reward.low, reward.high, reward.unit, source) for source, reward in functions.items()
     ]
     facts += [column.facts for column in columns]
     for name, count in Counter(fact.name for fact in facts).items():
@@ -215,8 +211,7 @@ def _identity(eye: SentenceEncoder | None) -> dict[str, str] | None:
 def _card_facts(facts: Sequence[RewardFacts], eye: SentenceEncoder | None) -> dict[str, object]:
     """Return what the dataset card says of the returns."""
     card: dict[str, object] = {
-        f"reward {fact.name}": f"{fact.source}, in [{fact.low:g}, {fact.high:g}] {fact.unit}".strip()
-        for fact in facts
+        f"reward {fact.name}": f"{fact.source}, in [{fact.low:g}, {fact.high:g}] {fact.unit}".strip() for fact in facts
     }
     if eye is not None:
         card["encoder"] = f"{eye.name}, weights {eye.revision}, {eye.precision}"
