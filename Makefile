@@ -35,7 +35,7 @@ docs: setup
 	$(BIN)/python docs/generate_cli.py
 
 bench: setup
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@set -e; for script in $(wildcard benchmarks/*.py); do echo "== $$script"; $(BIN)/python "$$script"; done
 
 setup: $(STAMP)
 

@@ -29,9 +29,7 @@ def render() -> str:
     for name in COMMANDS:
         command = app.get_command(top, name)
         assert command is not None, name
-        context = click.Context(
-            command, parent=top, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH
-        )
+        context = click.Context(command, parent=top, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH)
         parts.append(_section(f"udrl {name}", command.get_help(context)))
     return "\n".join(parts)
 

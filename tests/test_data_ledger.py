@@ -148,9 +148,7 @@ def test_ledger_says_that_the_disk_is_full(tmp_path: Path) -> None:
         Ledger(tmp_path).append(record(0))
 
 
-def test_ledger_ends_with_a_whole_line_when_the_disk_fills_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ledger_ends_with_a_whole_line_when_the_disk_fills_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     calls = 0
 

@@ -98,9 +98,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD)
-def test_tasks_refuse_a_bad_file_and_name_file_and_key(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_tasks_refuse_a_bad_file_and_name_file_and_key(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path = task_file(tmp_path, **changes)
     with pytest.raises(TaskError, match=message) as error:
         load_task(path)

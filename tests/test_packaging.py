@@ -58,17 +58,15 @@ def _names(text: str) -> set[str]:
 
 
 def test_every_package_is_listed(setup_cfg: configparser.ConfigParser) -> None:
-    folders = {
-        ".".join(file.parent.relative_to(ROOT).parts) for file in (ROOT / "udrl").rglob("__init__.py")
-    } | {f"udrl._shipped.{kind}" for kind in KINDS}
+    folders = {".".join(file.parent.relative_to(ROOT).parts) for file in (ROOT / "udrl").rglob("__init__.py")} | {
+        f"udrl._shipped.{kind}" for kind in KINDS
+    }
     assert set(_listed(setup_cfg["options"]["packages"])) == folders
 
 
 def test_every_dependency_is_pinned_for_ci_without_local_paths(setup_cfg: configparser.ConfigParser) -> None:
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-    wanted = _names(setup_cfg["options"]["install_requires"]) | _names(
-        setup_cfg["options.extras_require"]["dev"]
-    )
+    wanted = _names(setup_cfg["options"]["install_requires"]) | _names(setup_cfg["options.extras_require"]["dev"])
     assert wanted <= _names(pins)
     for line in _listed(pins):
         assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line), line
@@ -77,9 +75,7 @@ def test_every_dependency_is_pinned_for_ci_without_local_paths(setup_cfg: config
 def test_every_import_is_a_declared_dependency(setup_cfg: configparser.ConfigParser) -> None:
     """Third-party modules that udrl imports anywhere; what only an extra brings is named here."""
     provided = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
-    declared = {
-        provided.get(n, n.replace("-", "_")) for n in _names(setup_cfg["options"]["install_requires"])
-    }
+    declared = {provided.get(n, n.replace("-", "_")) for n in _names(setup_cfg["options"]["install_requires"])}
     carried = {
         "huggingface_hub",
         "safetensors",
@@ -178,9 +174,7 @@ def test_editable_install_finds_what_a_user_edits(tmp_path: Path) -> None:
 
 def test_bare_checkout_finds_what_a_user_edits(tmp_path: Path) -> None:
     """No install at all: -S leaves out site-packages, so only what needs no third party is imported."""
-    script = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import udrl.resources as r; print(r.folder('eval'))"
-    )
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import udrl.resources as r; print(r.folder('eval'))"
     out = _check([sys.executable, "-S", "-c", script], cwd=tmp_path)
     assert Path(out.strip()) == ROOT / "eval"
 

@@ -72,9 +72,7 @@ def demo(
 
     started = time.monotonic()
     place = Run(run)
-    announce(
-        f"1/4 synth: the built-in teacher writes {samples} completions each for {num_inputs:,} inputs a task"
-    )
+    announce(f"1/4 synth: the built-in teacher writes {samples} completions each for {num_inputs:,} inputs a task")
     made = synth(place, teacher=TEACHER, num_inputs=num_inputs, samples=samples, seed=seed)
     episodes = sum(made.inputs.values()) * samples
     announce(f"2/4 train: a student from scratch learns to obey commands, {steps:,} steps")
@@ -104,12 +102,9 @@ def show(student: Student, *, text: str = INPUT, task: str = TASK, seed: int = 0
     low, high = student.reachable(task, "relevance", length=length)
     rewards = computable(["relevance"])
     commands = [
-        Command(task, {"relevance": round(target, 2), LENGTH: length})
-        for target in (low, (low + high) / 2, high)
+        Command(task, {"relevance": round(target, 2), LENGTH: length}) for target in (low, (low + high) / 2, high)
     ]
-    return tuple(
-        one for command in commands for one in answer(student, [text], command, seed=seed, rewards=rewards)
-    )
+    return tuple(one for command in commands for one in answer(student, [text], command, seed=seed, rewards=rewards))
 
 
 def _train(place: Run, *, fresh: bool, steps: int, seed: int) -> None:

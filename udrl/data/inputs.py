@@ -65,9 +65,7 @@ def cut_input(text: str) -> tuple[str, bool]:
     return text, False
 
 
-def read_inputs(
-    path: Path | str, *, field: str | None = None, counts: Counter[str] | None = None
-) -> Iterator[str]:
+def read_inputs(path: Path | str, *, field: str | None = None, counts: Counter[str] | None = None) -> Iterator[str]:
     """Yield the inputs of a file in order, stripped, reading as it goes.
 
     path: .jsonl (one object a line), .csv (with a header), .txt (one input a line), .parquet; each also .gz.
@@ -121,9 +119,7 @@ def _texts(path: Path, field: str | None) -> Iterator[str]:
 def _kind(path: Path) -> str:
     kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     if kind not in FORMATS:
-        raise InputError(
-            f"{path}: cannot tell the format; name the file {', '.join(FORMATS)}, each also with .gz"
-        )
+        raise InputError(f"{path}: cannot tell the format; name the file {', '.join(FORMATS)}, each also with .gz")
     return kind
 
 
@@ -173,9 +169,7 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, str]]:
 
 def _txt(path: Path, file: IO[bytes], field: str | None) -> Iterator[str]:
     if field is not None:
-        raise InputError(
-            f"{path}: a .txt file has no fields, found the field '{field}' asked for: leave it out"
-        )
+        raise InputError(f"{path}: a .txt file has no fields, found the field '{field}' asked for: leave it out")
     for _, line in _lines(path, file):
         yield line
 
@@ -188,13 +182,9 @@ def _jsonl(path: Path, file: IO[bytes], _: Pick) -> Iterator[tuple[str, dict[str
             row = json.loads(line)
         except (json.JSONDecodeError, RecursionError) as error:
             whole = "" if line.endswith("\n") else " (the file may be half-written)"
-            raise InputError(
-                f"{path}, line {number}: not a line of JSON{whole}: correct or remove it"
-            ) from error
+            raise InputError(f"{path}, line {number}: not a line of JSON{whole}: correct or remove it") from error
         if not isinstance(row, dict):
-            raise InputError(
-                f"{path}, line {number}: a line must be a JSON object with fields, found {line[:40]!r}"
-            )
+            raise InputError(f"{path}, line {number}: a line must be a JSON object with fields, found {line[:40]!r}")
         yield f", line {number}", row
 
 
@@ -218,9 +208,7 @@ def _csv(path: Path, file: IO[bytes], pick: Pick) -> Iterator[tuple[str, dict[st
             whole = reader.line_num
             yield f", line {whole}", row
     except csv.Error as error:
-        raise InputError(
-            f"{path}, line {whole + 1}: not a row of CSV ({error}): correct or remove it"
-        ) from error
+        raise InputError(f"{path}, line {whole + 1}: not a row of CSV ({error}): correct or remove it") from error
 
 
 def _parquet(path: Path, file: IO[bytes], pick: Pick) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -242,9 +230,7 @@ def _parquet(path: Path, file: IO[bytes], pick: Pick) -> Iterator[tuple[str, dic
                 yield f", row {number}", row
     except (pa.ArrowInvalid, pa.ArrowIOError) as error:
         first = str(error).splitlines()[0]
-        raise InputError(
-            f"{path}: is not a whole Parquet file ({first}): write or download it again"
-        ) from error
+        raise InputError(f"{path}: is not a whole Parquet file ({first}): write or download it again") from error
 
 
 _ROWS: Mapping[str, Callable[[Path, IO[bytes], Pick], Iterator[tuple[str, dict[str, Any]]]]] = {

@@ -166,9 +166,7 @@ class Ledger:
         """Return the response at ``place``, which ``entries`` gave."""
         if place.shard not in self._readers:
             self._readers[place.shard] = os.open(self._path(place.shard), os.O_RDONLY | os.O_CLOEXEC)
-        return self._record(
-            place, json.loads(os.pread(self._readers[place.shard], place.length, place.offset))
-        )
+        return self._record(place, json.loads(os.pread(self._readers[place.shard], place.length, place.offset)))
 
     def append(self, record: LedgerRecord) -> None:
         """Write one response; when this returns, the death of the process cannot lose it.

@@ -65,8 +65,7 @@ class Run:
             data = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunError(
-                f"there is no run at {self.path}: make one with 'udrl synth --run {self.path}' or name "
-                "another"
+                f"there is no run at {self.path}: make one with 'udrl synth --run {self.path}' or name another"
             ) from None
         except NotADirectoryError:
             raise RunError(f"{self.path} is a file, not a run folder: name another with --run") from None
@@ -136,8 +135,7 @@ class Run:
         except BlockingIOError:
             pid = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
             raise RunError(
-                f"{self.path} is being written by process {pid}: wait for it, end it, or name another run "
-                "with --run"
+                f"{self.path} is being written by process {pid}: wait for it, end it, or name another run with --run"
             ) from None
         except OSError as error:
             raise RunError(
@@ -152,13 +150,10 @@ class Run:
             self.check()
             return
         # Somebody's folder must not become a run: stages replace folders such as 'episodes' as a whole.
-        strangers = [
-            p.name for p in self.path.iterdir() if p.name != ".lock" and not p.name.startswith(".run.json.")
-        ]
+        strangers = [p.name for p in self.path.iterdir() if p.name != ".lock" and not p.name.startswith(".run.json.")]
         if strangers:
             raise RunError(
-                f"{self.path} is not empty (it holds '{min(strangers)}') and is no run: name a new folder "
-                "with --run"
+                f"{self.path} is not empty (it holds '{min(strangers)}') and is no run: name a new folder with --run"
             )
         created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._write({"schema": SCHEMA, "udrl": __version__, "created": created, "stages": {}})
@@ -222,7 +217,5 @@ def disk_errors(path: Path) -> Iterator[None]:
                 "everything finished is kept"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise RunError(
-                f"{path} cannot be written ({error.strerror}): name another folder with --run"
-            ) from error
+            raise RunError(f"{path} cannot be written ({error.strerror}): name another folder with --run") from error
         raise

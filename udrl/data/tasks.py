@@ -91,9 +91,7 @@ def load_task(path: Path | str) -> Task:
     )
     name = yamlfile.text_at(data, "name", where=where)
     if not NAME.fullmatch(name):
-        raise TaskError(
-            f"{where}: key 'name' must be small letters, digits and single hyphens, found {name!r}"
-        )
+        raise TaskError(f"{where}: key 'name' must be small letters, digits and single hyphens, found {name!r}")
     instruction = yamlfile.text_at(data, "instruction", where=where)
     check_template(instruction, "instruction", INSTRUCTION_VARIABLES, needed=("input",), where=where)
     invent = yamlfile.text_at(data, "invent", where=where) if "invent" in data else None
@@ -109,9 +107,7 @@ def load_task(path: Path | str) -> Task:
         min_words=low,
         max_words=high,
         examples=_examples(data.get("examples", []), where=where),
-        lexicon=_lexicon(yamlfile.mapping_at(data, "lexicon", where=where), where=where)
-        if "lexicon" in data
-        else None,
+        lexicon=_lexicon(yamlfile.mapping_at(data, "lexicon", where=where), where=where) if "lexicon" in data else None,
         path=path,
     )
 
@@ -179,16 +175,13 @@ def seeds(task: Task) -> list[str]:
     return [example.input for example in task.examples]
 
 
-def check_template(
-    text: str, key: str, known: Collection[str], *, needed: Collection[str], where: str
-) -> None:
+def check_template(text: str, key: str, known: Collection[str], *, needed: Collection[str], where: str) -> None:
     """Templates are str.format's, but a variable is a bare name: no attribute, conversion or format."""
     try:
         fields = [(field, spec, conversion) for _, field, spec, conversion in string.Formatter().parse(text)]
     except ValueError as error:
         raise TaskError(
-            f"{where}: key '{key}' is not a valid template ({error}); write a literal brace as "
-            f"'{{{{' or '}}}}'"
+            f"{where}: key '{key}' is not a valid template ({error}); write a literal brace as '{{{{' or '}}}}'"
         ) from error
     used = set()
     for field, spec, conversion in fields:
@@ -230,18 +223,13 @@ def _examples(data: Any, *, where: str) -> tuple[Example, ...]:
 
 def _lexicon(data: dict[str, Any], *, where: str) -> Lexicon:
     where = f"{where}: lexicon"
-    yamlfile.check_keys(
-        data, where=where, required=("separator", "openers", "mentions", "details", "closers")
-    )
+    yamlfile.check_keys(data, where=where, required=("separator", "openers", "mentions", "details", "closers"))
     separator = data["separator"]
     if not isinstance(separator, str) or not separator:
         raise TaskError(
             f"{where}: key 'separator' must be text in quotation marks, such as \", \", found {separator!r}"
         )
-    lists = {
-        key: yamlfile.texts_at(data, key, where=where)
-        for key in ("openers", "mentions", "details", "closers")
-    }
+    lists = {key: yamlfile.texts_at(data, key, where=where) for key in ("openers", "mentions", "details", "closers")}
     for key, wanted in {"openers": 1, "mentions": 1, "details": 0, "closers": 0}.items():
         for number, item in enumerate(lists[key], start=1):
             if item.count(SLOT) != wanted or item.replace(SLOT, "").strip("{}") != item.replace(SLOT, ""):

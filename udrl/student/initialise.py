@@ -18,6 +18,8 @@ MATCH = 12.0
 """Peak of an induction head's attention logits over mismatching positions."""
 PREVIOUS = 10.0
 """The same for the previous-token head."""
+SECOND = 1.2
+"""Weight of the second token in the match, beside the last one's 1."""
 GAIN = 3.0
 """Strength with which a copied token is written into the residual stream."""
 
@@ -57,22 +59,27 @@ def scratch_gpt2(
 
 @torch.no_grad()
 def _write_induction(model: Any) -> None:
+    """Write the heads. Layer 1: one head copies the previous token's content into a part of the residual stream of its
+    own, a second head the content of the token before that. Layer 2: heads look for the place whose two previous
+    tokens are the current token and its predecessor, and copy the token that stands there.
+    """
     config = model.config
     width, heads = config.n_embd, config.n_head
     size = width // heads
     generator = torch.Generator().manual_seed(int(torch.initial_seed()) % 2**31)
-    # the residual stream is divided: token content | position | content of the previous token
+    # the residual stream is divided: token content | position | content of the last token | of the one before
     frequencies = min(16, size // 2)
+    near, far = size - size // 3, size // 3
     place = slice(width - size - 2 * frequencies, width - size)
-    before = slice(width - size, width)
+    before, earlier = slice(width - size, width - far), slice(width - far, width)
     token = slice(0, place.start)
+    content = place.start
 
     for block in model.transformer.h:  # blocks start as the identity, so that nothing drowns the written heads
         block.attn.c_proj.weight.zero_()
         block.mlp.c_proj.weight.zero_()
     wte, wpe = model.transformer.wte.weight, model.transformer.wpe.weight
     wte[:, token.stop :] = 0
-    content = width - size - 2 * frequencies
     std = float(wte[:, token].std())
     angles = torch.linspace(0.05, 0.9 * math.pi, frequencies)
     steps = torch.arange(config.n_positions)[:, None] * angles[None, :]
@@ -84,29 +91,34 @@ def _write_induction(model: Any) -> None:
     total = content * std**2 + frequencies * amplitude**2
     unit_place = math.sqrt(width * frequencies * amplitude**2 / total)
     unit_token = math.sqrt(width * content * std**2 / total)
+    strength = std * math.sqrt(content) / unit_token  # gives a written part the norm of a token's content
 
     first = model.transformer.h[0].attn
-    turn_cos, turn_sin = torch.diag(torch.cos(angles)), torch.diag(torch.sin(angles))
-    back = torch.cat([torch.cat([turn_cos, -turn_sin], 1), torch.cat([turn_sin, turn_cos], 1)], 0)  # position - 1
-    sharp = math.sqrt(PREVIOUS * math.sqrt(size)) / unit_place
-    _head(first, "q", 0, size, width)[place, : 2 * frequencies] = back * sharp
-    _head(first, "k", 0, size, width)[place, : 2 * frequencies] = torch.eye(2 * frequencies) * sharp
     gather = torch.randn(content, size, generator=generator) / math.sqrt(content)
-    _head(first, "v", 0, size, width)[token, :] = gather
-    first.c_proj.weight[:size, before] = torch.eye(size) * (
-        std * math.sqrt(content) / unit_token * math.sqrt(content / size)
-    )
+    sharp = math.sqrt(PREVIOUS * math.sqrt(size)) / unit_place
+    for head, (part, back) in enumerate(((before, 1), (earlier, 2))):
+        cosine, sine = torch.diag(torch.cos(back * angles)), torch.diag(torch.sin(back * angles))
+        turn = torch.cat([torch.cat([cosine, -sine], 1), torch.cat([sine, cosine], 1)], 0)  # position - back
+        _head(first, "q", head, size, width)[place, : 2 * frequencies] = turn * sharp
+        _head(first, "k", head, size, width)[place, : 2 * frequencies] = torch.eye(2 * frequencies) * sharp
+        count = part.stop - part.start
+        _head(first, "v", head, size, width)[token, :count] = gather[:, :count]
+        rows = slice(head * size, head * size + count)
+        first.c_proj.weight[rows, part] = torch.eye(count) * strength * math.sqrt(content / count)
 
     second = model.transformer.h[1].attn
+    sharp = math.sqrt(MATCH * math.sqrt(size)) / unit_token
     for head in range(max(1, min(2, heads - 1))):
-        # |gather| of a token whose normalised content has norm u is about u * sqrt(size / content) * ... see above
-        sharp = math.sqrt(MATCH * math.sqrt(size)) / unit_token
-        _head(second, "q", head, size, width)[token, :] = gather * math.sqrt(content / size) * sharp
-        _head(second, "k", head, size, width)[before, :] = torch.eye(size) * sharp
+        query, key = _head(second, "q", head, size, width), _head(second, "k", head, size, width)
+        query[token, :near] = gather[:, :near] * math.sqrt(content / near) * sharp
+        key[before, :near] = torch.eye(near) * sharp
+        read = slice(before.start, before.start + far)  # what `before` and `earlier` have in common of a token
+        query[read, near:] = torch.eye(far) * SECOND * sharp
+        key[earlier, near:] = torch.eye(far) * sharp
         spread = torch.linalg.qr(torch.randn(content, content, generator=generator))[0][:, :size]
         _head(second, "v", head, size, width)[token, :] = spread
         rows = slice(head * size, (head + 1) * size)
-        second.c_proj.weight[rows, token] = spread.T * GAIN * std * math.sqrt(content) / unit_token
+        second.c_proj.weight[rows, token] = spread.T * GAIN * strength
 
 
 def _head(attn: Any, part: str, head: int, size: int, width: int) -> torch.Tensor:

@@ -79,9 +79,7 @@ def _stream(task: Task, texts: Sequence[str] | None, seed: int, invent: bool) ->
     """Yield (input, whether it is invented); without end where inputs are invented."""
     given = seeds(task) if texts is None else texts
     if not given:
-        raise TaskError(
-            f"{task.path}: task '{task.name}' has neither seeds nor examples: give inputs with --inputs"
-        )
+        raise TaskError(f"{task.path}: task '{task.name}' has neither seeds nor examples: give inputs with --inputs")
     for text in sorted(given, key=lambda text: hash_int(seed, task.name, input_id(text))):
         yield text, False
     if invent:
@@ -91,9 +89,7 @@ def _stream(task: Task, texts: Sequence[str] | None, seed: int, invent: bool) ->
             yield text, True
 
 
-def _walk(
-    own: _Selection, stream: Iterable[tuple[str, bool]], others: Sequence[str], num_inputs: int
-) -> _Selection:
+def _walk(own: _Selection, stream: Iterable[tuple[str, bool]], others: Sequence[str], num_inputs: int) -> _Selection:
     """Walk the stream from its start until there are ``num_inputs``; what ``own`` holds already is passed
     by."""
     seen = Deduplicator()

@@ -119,9 +119,7 @@ def synth(
     def plan(*, store: bool) -> tuple[list[Chosen], SynthReport]:
         may_invent = inputs is None if invent is None else invent
         chosen = [
-            choose_inputs(
-                run, task, texts=texts, num_inputs=num_inputs, seed=seed, invent=may_invent, store=store
-            )
+            choose_inputs(run, task, texts=texts, num_inputs=num_inputs, seed=seed, invent=may_invent, store=store)
             for task in chosen_tasks
         ]
         return chosen, SynthReport(
@@ -146,9 +144,7 @@ def synth(
             chosen, report = plan(store=True)
             done = _done(run, retry_failed)
             report = _count(report, chosen, writer, samples, seed, done)
-            wanted = (
-                request for request in _requests(chosen, writer, samples, seed) if request.key not in done
-            )
+            wanted = (request for request in _requests(chosen, writer, samples, seed) if request.key not in done)
             report = _generate(run, writer, wanted, report)
             report = replace(report, seconds=round(time.monotonic() - started, 3))
             described = {"model": card.model, "licence": card.licence.name, "outputs": card.licence.outputs}
@@ -262,9 +258,7 @@ def _generate(run: Run, writer: Teacher, wanted: Iterator[Request], report: Synt
         for reply in writer.generate(feed()):
             request = asked.pop(reply.key, None)
             if request is None:
-                raise TeacherError(
-                    f"teacher '{writer.name}' replied to a request that it was not given ({reply.key})"
-                )
+                raise TeacherError(f"teacher '{writer.name}' replied to a request that it was not given ({reply.key})")
             ledger.append(_ledger_record(request, reply, writer))
             tally["written" if reply.error is None else "failed"] += 1
             tally["prompt_tokens"] += reply.prompt_tokens or 0
@@ -274,13 +268,9 @@ def _generate(run: Run, writer: Teacher, wanted: Iterator[Request], report: Synt
     if interrupted.is_set():
         raise KeyboardInterrupt
     if asked:
-        raise TeacherError(
-            f"teacher '{writer.name}' left {len(asked)} requests without a reply: start again to go on"
-        )
+        raise TeacherError(f"teacher '{writer.name}' left {len(asked)} requests without a reply: start again to go on")
     if tally["failed"] and not tally["written"]:
-        raise TeacherError(
-            f"all {tally['failed']} requests to teacher '{writer.name}' failed; the first: {error}"
-        )
+        raise TeacherError(f"all {tally['failed']} requests to teacher '{writer.name}' failed; the first: {error}")
     return replace(
         report,
         written=tally["written"],
