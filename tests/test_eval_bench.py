@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -254,26 +255,24 @@ def test_bench_again_reuses_everything_and_gives_the_same_summary(done: BenchRep
     assert again.summary == done.summary
 
 
+@pytest.mark.slow
 def test_bench_writes_anew_only_what_changed(done: BenchReport, run: Run, suite: Suite) -> None:
-    def texts(name: str) -> dict[tuple[Any, ...], str]:
-        rows = pq.read_table(run.bench(name) / "completions.parquet").to_pylist()
-        keys = ("block", "task", "input_id", "sample", "level")
-        return {tuple(row[key] for key in keys): row["completion"] for row in rows}
-
-    first = bench_student(run, suite, FakeStudent(TASKS), student_key="first", name="other")
+    shutil.copytree(done.folder, run.bench("other"))
     changed = bench_student(run, suite, FakeStudent(TASKS, obedience=0.0), student_key="second", name="other")
     kept = ("teacher", "echo", "shuffled", "nearest")
     rows = pq.read_table(changed.folder / "completions.parquet").to_pylist()
     assert changed.reused == sum(row["block"] in kept for row in rows)
-    assert changed.written == first.written - changed.reused
-    seeded = bench_student(run, suite, FakeStudent(TASKS), student_key="first", name="other", seed=1)
-    assert seeded.reused == 0
-    assert texts("other") != texts("mine")
-    few = bench_student(run, suite, FakeStudent(TASKS), student_key="first", name="other", limit=3)
+    assert changed.written == done.written - changed.reused
+    assert changed.summary["command_following"]["student"]["length"]["spearman_within_input"] < 0.3
+    few = bench_student(run, suite, FakeStudent(TASKS), student_key="first", name="other", seed=1, limit=3)
+    assert few.reused == 0
     assert few.summary["systems"]["student@top"]["n"] == 2 * 3 * 2
 
 
-def test_bench_interrupted_goes_on_where_it_was(run: Run, suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_bench_interrupted_goes_on_where_it_was(
+    done: BenchReport, run: Run, suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Interrupted(FakeStudent):
         def generate(self, inputs: Any, commands: Any, *, seeds: Any) -> Any:
             if any("length" in command.targets and len(command.targets) == 1 for command in commands):
@@ -286,9 +285,8 @@ def test_bench_interrupted_goes_on_where_it_was(run: Run, suite: Suite, monkeypa
     resumed = bench_student(run, suite, FakeStudent(TASKS), student_key="first", name="halted")
     assert resumed.reused > 0
     assert resumed.written > 0
-    whole = bench_student(run, suite, FakeStudent(TASKS), student_key="first", name="whole")
     timed = ("latency_ms", "tokens_per_second")
-    for name, system in whole.summary["systems"].items():
+    for name, system in done.summary["systems"].items():
         other = resumed.summary["systems"][name]
         assert {k: v for k, v in system.items() if k not in timed} == {k: v for k, v in other.items() if k not in timed}
 
@@ -300,7 +298,7 @@ def test_bench_report_escapes_every_text_and_needs_no_network(done: BenchReport)
     assert "<i>" not in page
     assert html.escape(HOSTILE) in page  # as one input under three commands
     assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", page)
-    assert "{{" not in page.split('id="data">')[0]
+    assert "{{" not in page.replace("{{data}}", "")  # what stands in a text is not filled in
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
     assert {example["input"] for example in data["examples"]} >= {HOSTILE}
     assert len(data["examples"]) == 24
@@ -349,7 +347,7 @@ def test_bench_references_get_rows_and_a_matched_student_each(run: Run, suite: S
     assert set(found["parity"]["student@matched"]) == {"builtin", "teacher"}
     assert set(found["parity"]["teacher"]) == {"builtin"}
     ratio = found["parity"]["teacher"]["builtin"]
-    assert ratio["ci95"][0] <= 1 <= ratio["ci95"][1]  # two draws of one system show no difference
+    assert ratio["ratio"] == pytest.approx(1, abs=0.03)  # two draws of one system
     assert found["systems"]["teacher"]["anchored_relevance"] == {}  # no shuffled pairs, no anchor
     assert found["command_following"] == {}
 
