@@ -215,7 +215,7 @@ def test_render_writes_the_training_rows(call: Any, small_run: Path, tmp_path: P
     tokenizer = AutoTokenizer.from_pretrained(small_run / "student")
     for row in rows[:50]:
         assert row["completion"] == episodes[row["episode_id"]].completion
-        assert tokenizer.decode(row["completion_ids"][:-1]) == row["completion"]
+        assert tokenizer.decode(row["completion_ids"][:-1]).strip() == row["completion"]
         assert row["completion_ids"][-1] == tokenizer.eos_token_id
         assert sum(i >= len(tokenizer) for i in row["prompt_ids"]) == 3  # the task, relevance and length
 
@@ -301,7 +301,7 @@ def test_run_of_a_newer_version_is_refused(call: Any, tmp_path: Path) -> None:
 
 
 def test_second_writer_is_refused_and_readers_are_not(call: Any, small_run: Path) -> None:
-    with Run(small_run).writing():
+    with Run(small_run).writing():  # adds nothing to the run
         done = subprocess.run(
             [sys.executable, "-m", "udrl", "synth", "--num-inputs", "1", "--run", str(small_run)],
             capture_output=True,

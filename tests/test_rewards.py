@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -210,11 +211,10 @@ ROWS = [
 ]
 
 
-def episode(text: str, completion: str, **changed: str) -> Episode:
-    values = {"episode_id": "e", "task": "t", "input_id": "0" * 16, "teacher": "x", "sampling": "{}", **changed}
-    return Episode(  # type: ignore[arg-type]
-        input=text, completion=completion, horizon=3, seed=0, split="train", **{"origin": "teacher", **values}
-    )
+def episode(text: str, completion: str, **changed: Any) -> Episode:
+    values: dict[str, Any] = {"episode_id": "e", "task": "t", "input_id": "0" * 16, "teacher": "x", "sampling": "{}"}
+    values |= {"horizon": 3, "origin": "teacher", "seed": 0, "split": "train"}
+    return Episode(input=text, completion=completion, **{**values, **changed})
 
 
 def write_table(folder: Path, name: str) -> Path:

@@ -20,18 +20,17 @@ if TYPE_CHECKING:
 
 RUN = Path("runs/demo")
 TEACHER = "builtin"
-NUM_INPUTS = 4000
-"""Inputs a task: many inputs seen once teach copying better than few seen often (docs/results.md)."""
-SAMPLES = 2
+NUM_INPUTS = 750
+"""Inputs a task, each with SAMPLES completions: encoding them for their relevance is what bounds this."""
+SAMPLES = 4
 STUDENT = "gpt2-mini"
-STEPS = 2000
-CURRICULUM = 0.3
+STEPS = 1500
 SUITE = "relevance"
 BENCH_INPUTS = 50
 """Held-out inputs a task: what the definition of command following asks for at least."""
 
 TASK = "text-to-image"
-INPUT = "a lighthouse keeper feeding a red fox in the snow"
+INPUT = "a brass telescope in a flooded library"
 """What is shown under three commands."""
 
 
@@ -115,4 +114,4 @@ def _train(place: Run, *, fresh: bool, steps: int, seed: int) -> None:
     wanted = {"student": STUDENT, "steps": steps, "seed": seed}
     if not fresh and place.student.is_dir() and wanted.items() <= earlier.items():
         return
-    train(place.path, student=STUDENT, init="random", steps=steps, curriculum=CURRICULUM, seed=seed)
+    train(place.path, student=STUDENT, init="random", steps=steps, seed=seed)

@@ -50,6 +50,14 @@ if TYPE_CHECKING:
     multiple=True,
     help="Repeatable: rewards to be commanded in. Default: all that the episodes have. Length always is one.",
 )
+@click.option(
+    "--curriculum",
+    metavar="X",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Share of the steps that begin with high returns alone: helps small students from scratch to learn copying.",
+)
 @click.option("--encoder", metavar="NAME|PATH", help="Of the rewards that calibration measures. Default: the run's.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
@@ -67,6 +75,7 @@ def command(
     learning_rate: float | None,
     vocab_size: int | None,
     attributes: tuple[str, ...],
+    curriculum: float,
     encoder: str | None,
     device: str,
     precision: str,
@@ -91,6 +100,7 @@ def command(
             learning_rate=learning_rate,
             vocab_size=vocab_size,
             attributes=attributes,
+            curriculum=curriculum,
             encoder=encoder,
             seed=seed,
             device=device,

@@ -19,7 +19,7 @@ from udrl.student.decoding import Sampling, decode_batch
 from udrl.student.model import StudentModel, load_model
 from udrl.student.tokenizer import decode, encode, load_tokenizer
 
-SAMPLING = Sampling(temperature=0.4, top_p=0.95, no_repeat=5)
+SAMPLING = Sampling(temperature=0.2, top_p=0.95, no_repeat=5)
 """What a student ships with unless training says otherwise."""
 
 

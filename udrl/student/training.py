@@ -19,7 +19,7 @@ from udrl.progress import track
 from udrl.student.presets import PRESETS, Preset
 
 EPOCHS = 3
-CALIBRATION_INPUTS = 24
+CALIBRATION_INPUTS = 16
 """Validation inputs a task that calibration sweeps."""
 LONGEST = 1000.0
 """Declared upper end of the length attribute, in words (raised where training completions are longer)."""
