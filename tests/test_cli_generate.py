@@ -149,7 +149,7 @@ def test_generate_takes_control_strings_as_text(generate: Any) -> None:
 
 
 def test_generate_warns_of_unreachable_targets_on_stderr_only(generate: Any) -> None:
-    code, (one,), err = generate("--target-relevance", "1", "--length", "12", "a red fox")
+    code, (one,), err = generate("--target-relevance", "1", "a red fox")
     assert code == 0
     assert one["command"]["relevance"] == 1.0
     assert err.startswith("warning: target relevance=1 is beyond what this student reaches")
