@@ -252,10 +252,11 @@ def test_student_obeys_length_even_when_trained_a_little(student: Student) -> No
 
 
 def test_student_target_beyond_reach_is_clamped_with_the_range(student: Student) -> None:
-    low, high = student.reachable("text-to-image", "relevance", length=20)
+    words = sum(student.reachable("text-to-image", LENGTH)) / 2
+    low, high = student.reachable("text-to-image", "relevance", length=words)
     assert 0 <= low <= high <= 1
-    with pytest.warns(UserWarning, match=f"at 20 words, {low:.2f} to {high:.2f}"):
-        student.generate(["a red fox"], [Command("text-to-image", {"relevance": 1.0, LENGTH: 20})])
+    with pytest.warns(UserWarning, match=f"at {words:g} words, {low:.2f} to {high:.2f}"):
+        student.generate(["a red fox"], [Command("text-to-image", {"relevance": 1.0, LENGTH: words})])
     with pytest.raises(UsageError, match="outside its range"):
         student.generate(["a red fox"], [Command("text-to-image", {"relevance": 1.2})])
     with pytest.raises(UsageError, match="known: search-query, text-to-image"):
