@@ -72,7 +72,7 @@ def test_demo_student_at_the_top_comes_near_the_teacher(run: Path) -> None:
 
 
 def test_demo_student_copies_words_it_never_saw(run: Path) -> None:
-    assert relevance(run, "foreign", "student@top") >= 0.75 * relevance(run, "foreign", "teacher")
+    assert relevance(run, "foreign", "student@top") >= 0.8 * relevance(run, "foreign", "teacher")
 
 
 def test_demo_foreign_inputs_are_foreign(run: Path) -> None:

@@ -38,9 +38,9 @@ def parity_of(
         )
         per_task[task] = {**part, "caveats": caveats}
     caveats = _caveats(table[name], table[ref], whole, systems, name, ref, items, None)
-    if not _lengths_differ(table[name], table[ref]):
+    if not lengths_differ(table[name], table[ref]):
         parts = [(task, table[name]["per_task"][task], table[ref]["per_task"][task]) for task in tasks]
-        off = [task for task, ours, theirs in parts if _lengths_differ(ours, theirs)]
+        off = [task for task, ours, theirs in parts if lengths_differ(ours, theirs)]
         if off:
             caveats.append(f"lengths differ by more than 10 % in {', '.join(off)}")
     return {**whole, "caveats": caveats, "per_task": per_task}
@@ -85,7 +85,7 @@ def _caveats(
     found: list[str] = []
     if ratio["ratio"] is None:
         return ["no input was answered by both"]
-    if _lengths_differ(ours, theirs):
+    if lengths_differ(ours, theirs):
         found.append(
             f"lengths differ: {ours['length']['mean']:.1f} words against {theirs['length']['mean']:.1f}; "
             "shorter completions look more relevant"
@@ -140,7 +140,8 @@ def _completeness(entry: Mapping[str, Any], who: str) -> list[str]:
     return found
 
 
-def _lengths_differ(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+def lengths_differ(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Say whether the mean lengths of two systems' figures are more than LENGTH_MARGIN apart."""
     if not ours["length"] or not theirs["length"] or not theirs["length"]["mean"]:
         return False
     return bool(abs(ours["length"]["mean"] / theirs["length"]["mean"] - 1) > LENGTH_MARGIN)

@@ -92,7 +92,8 @@ def _verdict_list(found: Mapping[str, Any]) -> str:
         against = ""
         if verdict.against:
             points = "".join(f"<li>{escape(point)}</li>" for point in verdict.against)
-            against = f'<p class="against">What speaks against it:</p><ul class="small">{points}</ul>'
+            lead = "What speaks against it:" if verdict.passed else "Keep in mind:"
+            against = f'<p class="against">{lead}</p><ul class="small">{points}</ul>'
         detail = f'<p class="small">{escape(verdict.detail)}</p>' if verdict.detail else ""
         lines.append(f'<li class="{kind}"><strong>{escape(verdict.sentence)}</strong>{detail}{against}</li>')
     return "\n".join(lines).replace(" %", "\N{NO-BREAK SPACE}%")

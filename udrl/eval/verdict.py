@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from udrl.eval.parity import PARITY
+from udrl.eval.parity import PARITY, lengths_differ
 
 GOOD, FAIR = 0.8, 0.5
 """Within-input rank correlation from which a student is said to follow a command, or to follow it roughly."""
@@ -60,7 +60,9 @@ def _parity(summary: Mapping[str, Any]) -> list[Verdict]:
             continue
         low, high = entry["ci95"]
         within = bool(entry["within_5_percent"])
-        at = "at equal length" if "@matched" in name else f"of {name}"
+        ours, theirs = summary["systems"][name], summary["systems"][ref]
+        equal = "@matched" in name and not lengths_differ(ours, theirs)
+        at = "at equal length" if equal else f"of {name}, at another length"
         said = "yes" if within else "not shown" if high >= PARITY else "no"
         found.append(
             Verdict(
