@@ -261,23 +261,23 @@ def test_synthesis_inputs_are_distinct_and_stored(tmp_path: Path) -> None:
     [task] = load_tasks([IMAGE])
     options: dict[str, Any] = {"texts": None, "num_inputs": 600, "seed": 0, "invent": True}
     with run.writing():
-        chosen = choose_inputs(run, task, **options)
+        [chosen] = choose_inputs(run, [task], **options)
         assert len(deduplicate(chosen.inputs).kept) == 600
         assert 300 < chosen.invented < 600
         [stored] = run.inputs.iterdir()
-        assert choose_inputs(run, task, **options) == chosen
+        assert choose_inputs(run, [task], **options) == [chosen]
         content = stored.read_bytes()
         stored.unlink()
-        assert choose_inputs(run, task, **options) == chosen
+        assert choose_inputs(run, [task], **options) == [chosen]
         assert stored.read_bytes() == content
         # Asking for more goes on where the selection ended; the counts are those of one walk.
-        more = choose_inputs(run, task, **{**options, "num_inputs": 900})
+        [more] = choose_inputs(run, [task], **{**options, "num_inputs": 900})
         assert more.inputs[:600] == chosen.inputs
         stored.unlink()
-        assert choose_inputs(run, task, **{**options, "num_inputs": 900}) == more
+        assert choose_inputs(run, [task], **{**options, "num_inputs": 900}) == [more]
         stored.write_text("{}\n")
         with pytest.raises(RunError, match="is damaged"):
-            choose_inputs(run, task, **options)
+            choose_inputs(run, [task], **options)
 
 
 def test_synthesis_second_source_drops_near_duplicates_of_the_first(tmp_path: Path, echo: Echo) -> None:

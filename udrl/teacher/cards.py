@@ -13,7 +13,7 @@ from udrl.data.tasks import Task, load_tasks
 from udrl.errors import TaskError, TeacherError, UsageError, suggestion, unknown
 from udrl.resources import folder
 from udrl.teacher.base import Teacher
-from udrl.teacher.mixes import Setting, read_mix
+from udrl.teacher.mixes import INVENT, Setting, read_engine, read_mix
 
 BACKENDS = ("builtin", "openai", "transformers", "vllm")
 """What can stand behind a card; each is the module of ``udrl.teacher`` with that name."""
@@ -57,6 +57,7 @@ class Card:
 
     backend: one of BACKENDS. model, revision: what the backend loads or asks for.
     chat, mix: how it is asked, see ``Chat`` and ``udrl.teacher.mixes``; an empty mix: the backend's own settings.
+    invent: engine settings for inventing inputs.
     prices: None: not stated. base_url: where an endpoint listens. settings: by backend, checked by it.
     path: the file that the card was read from.
     """
@@ -71,6 +72,7 @@ class Card:
     path: Path
     chat: Chat = field(default_factory=Chat)
     mix: tuple[Setting, ...] = ()
+    invent: Mapping[str, float] = field(default_factory=lambda: dict(INVENT))
     prices: Prices | None = None
     base_url: str | None = None
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -179,7 +181,7 @@ def _read(path: Path) -> Card:
         data,
         where=where,
         required=("name", "title", "description", "backend", "model", "licence"),
-        optional=("revision", "chat", "sampling", "prices", "base_url", "settings"),
+        optional=("revision", "chat", "sampling", "invent", "prices", "base_url", "settings"),
     )
     backend = yamlfile.text_at(data, "backend", where=where)
     if backend not in BACKENDS:
@@ -190,7 +192,7 @@ def _read(path: Path) -> Card:
     licence = yamlfile.mapping_at(data, "licence", where=where)
     yamlfile.check_keys(licence, where=f"{where}: licence", required=("name", "outputs"))
     if backend == "builtin":
-        for key in ("chat", "sampling", "prices", "base_url", "settings"):
+        for key in ("chat", "sampling", "invent", "prices", "base_url", "settings"):
             if key in data:
                 raise TaskError(f"{where}: key '{key}': the backend 'builtin' has none, take the key out")
     elif "sampling" not in data:
@@ -208,6 +210,9 @@ def _read(path: Path) -> Card:
         path=path,
         chat=_chat(yamlfile.mapping_at(data, "chat", where=where), where=where) if "chat" in data else Chat(),
         mix=read_mix(data["sampling"], where=where) if "sampling" in data else (),
+        invent=read_engine(yamlfile.mapping_at(data, "invent", where=where), where=f"{where}: invent")
+        if "invent" in data
+        else dict(INVENT),
         prices=_prices(yamlfile.mapping_at(data, "prices", where=where), where=where) if "prices" in data else None,
         base_url=_optional_text(data, "base_url", where=where),
         settings=_settings(data, where=where),

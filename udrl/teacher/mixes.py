@@ -30,6 +30,9 @@ RANGES: Mapping[str, tuple[float, float]] = {
 }
 """What an engine can be told, with the range of each: names are those of OpenAI's and vLLM's interfaces."""
 
+INVENT: Mapping[str, float] = {"temperature": 1.0, "top_p": 0.95}
+"""What engines are told for inventing inputs, where a card does not say: variety counts more than care."""
+
 INSTRUCTION_VARIABLES = ("min_words", "max_words")
 
 _REQUEST_PARTS = ("instruction", "system", "min_words", "max_words")
@@ -71,6 +74,12 @@ def read_mix(data: Any, *, where: str) -> tuple[Setting, ...]:
             "says: take 'length', 'instruction' and 'system' out of it"
         )
     return mix
+
+
+def read_engine(data: Mapping[str, Any], *, where: str) -> dict[str, float]:
+    """Read engine settings, some of RANGES; raises TaskError, naming place and key."""
+    yamlfile.check_keys(data, where=where, optional=tuple(RANGES))
+    return {name: _number(data[name], name, where=where) for name in RANGES if name in data}
 
 
 def sampling(mix: Sequence[Setting], index: int, min_words: int, max_words: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,9 +25,10 @@ from udrl.data.ledger import SCHEMA, Ledger, LedgerRecord, request_key
 from udrl.data.run import Run
 from udrl.data.tasks import load_tasks, store_tasks, stored_tasks
 from udrl.errors import TeacherError, UsageError
-from udrl.progress import track
+from udrl.progress import Bar, track
 from udrl.teacher import cards, recorded
 from udrl.teacher.base import Reply, Request, Teacher
+from udrl.teacher.inventing import Inventor
 from udrl.teacher.mixes import messages_for
 from udrl.teacher.selection import Chosen, choose_inputs
 
@@ -42,6 +43,8 @@ class SynthReport:
     requests: completions wanted in all; already: of these, in the ledger before this start; written, failed:
     what this start added. prompt_tokens, completion_tokens, seconds: of this start.
     episodes: all of the run's, counted as ``write_episodes`` does; empty after a dry run.
+    missing: inputs that the teacher would have to invent first (dry run; ``requests`` counts their completions).
+    inventing: requests for new inputs (written, failed) and their tokens, which the tokens above hold too.
     """
 
     run: Path
@@ -62,6 +65,8 @@ class SynthReport:
     seconds: float = 0.0
     episodes: Mapping[str, int] = field(default_factory=dict)
     dry_run: bool = False
+    missing: int = 0
+    inventing: Mapping[str, int] = field(default_factory=dict)
 
 
 def synth(
@@ -118,10 +123,16 @@ def synth(
 
     def plan(*, store: bool) -> tuple[list[Chosen], SynthReport]:
         may_invent = inputs is None if invent is None else invent
-        chosen = [
-            choose_inputs(run, task, texts=texts, num_inputs=num_inputs, seed=seed, invent=may_invent, store=store)
-            for task in chosen_tasks
-        ]
+        chosen = choose_inputs(
+            run,
+            chosen_tasks,
+            texts=texts,
+            num_inputs=num_inputs,
+            seed=seed,
+            invent=may_invent,
+            inventor=None if card.backend == "builtin" else inventor,
+            store=store,
+        )
         return chosen, SynthReport(
             run=run.path,
             teacher=card.name,
@@ -133,9 +144,17 @@ def synth(
             blank=counts["blank"],
             cut=counts["cut"],
             dry_run=dry_run,
+            missing=sum(item.missing for item in chosen),
         )
 
     with closing(cards.start(card, tasks=chosen_tasks)) as writer:
+        inventing: Counter[str] = Counter()
+
+        def ask(ledger: Ledger, requests: Sequence[Request], seen: Callable[[LedgerRecord], None]) -> None:
+            with closing(track("inventing inputs", total=len(requests), unit="requests")) as bar:
+                inventing.update(_collect(ledger, writer, iter(requests), bar, seen=seen))
+
+        inventor = Inventor(writer, engine=card.invent, ask=ask, retry_failed=retry_failed)
         if dry_run:
             chosen, report = plan(store=False)
             return _count(report, chosen, writer, samples, seed, _done(run, retry_failed))
@@ -146,7 +165,13 @@ def synth(
             report = _count(report, chosen, writer, samples, seed, done)
             wanted = (request for request in _requests(chosen, writer, samples, seed) if request.key not in done)
             report = _generate(run, writer, wanted, report)
-            report = replace(report, seconds=round(time.monotonic() - started, 3))
+            report = replace(
+                report,
+                seconds=round(time.monotonic() - started, 3),
+                inventing=dict(inventing),
+                prompt_tokens=report.prompt_tokens + inventing["prompt_tokens"],
+                completion_tokens=report.completion_tokens + inventing["completion_tokens"],
+            )
             described = {"model": card.model, "licence": card.licence.name, "outputs": card.licence.outputs}
             _record(run, {card.name: described}, report, samples=samples, seed=seed)
             return replace(report, episodes=_build(run, seed=seed, rewards=tuple(rewards) if score else ()))
@@ -234,19 +259,42 @@ def _done(run: Run, retry_failed: bool) -> set[str]:
 def _count(
     report: SynthReport, chosen: Sequence[Chosen], writer: Teacher, samples: int, seed: int, done: set[str]
 ) -> SynthReport:
-    total = samples * sum(len(item.inputs) for item in chosen)
+    total = samples * sum(len(item.inputs) + item.missing for item in chosen)
     # Keys cost as much as writing by rule does; a fresh run needs none of them here.
     already = sum(request.key in done for request in _requests(chosen, writer, samples, seed)) if done else 0
     return replace(report, requests=total, already=already)
 
 
 def _generate(run: Run, writer: Teacher, wanted: Iterator[Request], report: SynthReport) -> SynthReport:
-    """Put a response to every wanted request into the ledger, as they come."""
+    """Put a response to every wanted request into the run's ledger, as they come."""
+    bar = track("synth", total=report.requests, initial=report.already, unit="completions")
+    with Ledger(run.ledger) as ledger, closing(bar):
+        tally = _collect(ledger, writer, wanted, bar)
+    return replace(
+        report,
+        written=tally["written"],
+        failed=tally["failed"],
+        prompt_tokens=tally["prompt_tokens"],
+        completion_tokens=tally["completion_tokens"],
+    )
+
+
+def _collect(
+    ledger: Ledger,
+    writer: Teacher,
+    wanted: Iterator[Request],
+    bar: Bar,
+    *,
+    seen: Callable[[LedgerRecord], None] | None = None,
+) -> Counter[str]:
+    """Put a response to every wanted request into ``ledger``, as they come, and hand each to ``seen``.
+
+    Returns how many were written and failed, and their tokens.
+    """
     asked: dict[str, Request] = {}
     tally: Counter[str] = Counter()
     error = ""
-    bar = track("synth", total=report.requests, initial=report.already, unit="completions")
-    with Ledger(run.ledger) as ledger, closing(bar), _interrupt_drains() as interrupted:
+    with _interrupt_drains() as interrupted:
 
         def feed() -> Iterator[Request]:
             for request in wanted:
@@ -259,7 +307,10 @@ def _generate(run: Run, writer: Teacher, wanted: Iterator[Request], report: Synt
             request = asked.pop(reply.key, None)
             if request is None:
                 raise TeacherError(f"teacher '{writer.name}' replied to a request that it was not given ({reply.key})")
-            ledger.append(_ledger_record(request, reply, writer))
+            record = _ledger_record(request, reply, writer)
+            ledger.append(record)
+            if seen is not None:
+                seen(record)
             tally["written" if reply.error is None else "failed"] += 1
             tally["prompt_tokens"] += reply.prompt_tokens or 0
             tally["completion_tokens"] += reply.completion_tokens or 0
@@ -271,13 +322,7 @@ def _generate(run: Run, writer: Teacher, wanted: Iterator[Request], report: Synt
         raise TeacherError(f"teacher '{writer.name}' left {len(asked)} requests without a reply: start again to go on")
     if tally["failed"] and not tally["written"]:
         raise TeacherError(f"all {tally['failed']} requests to teacher '{writer.name}' failed; the first: {error}")
-    return replace(
-        report,
-        written=tally["written"],
-        failed=tally["failed"],
-        prompt_tokens=tally["prompt_tokens"],
-        completion_tokens=tally["completion_tokens"],
-    )
+    return tally
 
 
 def _ledger_record(request: Request, reply: Reply, writer: Teacher) -> LedgerRecord:
@@ -339,6 +384,7 @@ def _record(
         samples=samples,
         inputs=dict(report.inputs),
         invented=report.invented,
+        inventing=dict(report.inventing),
         duplicates={"exact": report.exact, "near": report.near},
         responses={"earlier": report.already, "written": report.written, "failed": report.failed},
         tokens={"prompt": report.prompt_tokens, "completion": report.completion_tokens},
