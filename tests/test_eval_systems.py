@@ -95,6 +95,7 @@ class FailingTeacher:
     name = model = "failing"
     revision = None
     engine_arguments: Mapping[str, Any] = {}
+    gpus = 0
 
     def sampling(self, index: int, seed: int, min_words: int, max_words: int) -> Mapping[str, Any]:
         return {}

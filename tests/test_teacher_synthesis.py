@@ -22,12 +22,13 @@ from udrl.data.episodes import Episode, read_episodes
 from udrl.data.inputs import input_id
 from udrl.data.ledger import Ledger
 from udrl.data.run import Run
+from udrl.data.survey import survey
 from udrl.data.tasks import load_tasks, seeds
 from udrl.errors import InputError, RunError, TaskError, TeacherError, UsageError
 from udrl.teacher import cards
 from udrl.teacher.base import Reply, Request
 from udrl.teacher.selection import choose_inputs
-from udrl.teacher.synthesis import SynthReport, synth
+from udrl.teacher.synthesis import SynthReport, TooManyFailed, synth
 
 IMAGE = "text-to-image"
 
@@ -54,6 +55,7 @@ class Echo:
     model = "echo"
     revision: str | None = None
     engine_arguments: Mapping[str, Any] = {}
+    gpus = 0
 
     def __init__(self, *, fail: Iterable[str] = (), window: int = 1, seconds: float = 0.0) -> None:
         self.fail = set(fail)
@@ -191,13 +193,17 @@ def test_synthesis_dry_run_counts_and_writes_nothing(tmp_path: Path, echo: Echo)
 def test_synthesis_keeps_failures_and_retries_them_when_told(tmp_path: Path, echo: Echo) -> None:
     [task] = load_tasks([IMAGE])
     echo.fail = set(seeds(task)[:60])
-    report = small(tmp_path / "run", num_inputs=100)
-    assert report.failed > 0
-    assert report.written + report.failed == 200
-    assert len(Ledger(tmp_path / "run" / "ledger").keys(ok=False)) == report.failed
+    with pytest.raises(TooManyFailed, match=r"28\.0% of the answered requests failed, .* 5\.0% .*: 56 timeout") as caught:
+        small(tmp_path / "run", num_inputs=100)
+    report = caught.value.report
+    assert (report.written, report.failed, report.failures) == (144, 56, {"timeout": 56})
+    assert report.episodes["teacher"] == 144, "what was written became episodes before the failure was reported"
+    assert len(survey(Ledger(tmp_path / "run" / "ledger")).failed) == report.failed
     assert {e.input for e in all_episodes(tmp_path / "run")}.isdisjoint(echo.fail)
     echo.fail = set()
-    assert small(tmp_path / "run", num_inputs=100).written == 0
+    with pytest.raises(TooManyFailed, match=r"28\.0%"):
+        small(tmp_path / "run", num_inputs=100)
+    assert small(tmp_path / "run", num_inputs=100, max_failure_rate=0.28).written == 0
     again = small(tmp_path / "run", num_inputs=100, retry_failed=True)
     assert (again.written, again.already) == (report.failed, report.written)
     small(tmp_path / "at_once", num_inputs=100)
@@ -207,7 +213,7 @@ def test_synthesis_keeps_failures_and_retries_them_when_told(tmp_path: Path, ech
 def test_synthesis_fails_clearly_when_everything_failed(tmp_path: Path, echo: Echo) -> None:
     [task] = load_tasks([IMAGE])
     echo.fail = set(seeds(task))
-    with pytest.raises(TeacherError, match="all 40 requests to teacher 'echo' failed; the first: timeout: no answer"):
+    with pytest.raises(TeacherError, match="all 40 requests to teacher 'builtin' failed; the first: timeout: no answer"):
         small(tmp_path / "run")
     assert len(rows(tmp_path / "run")) == 40
 

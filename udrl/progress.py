@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Protocol
 
 
@@ -21,3 +22,10 @@ def track(description: str, *, total: int | None, unit: str, initial: int = 0) -
         total=total, initial=initial, desc=description, unit=f" {unit}", disable=None, smoothing=0.1, dynamic_ncols=True
     )
     return bar
+
+
+def note(text: str) -> None:
+    """Write a warning to standard error from any thread, above a bar where one is shown."""
+    from tqdm import tqdm
+
+    tqdm.write(f"warning: {text}", file=sys.stderr)

@@ -47,7 +47,10 @@ class Reply:
 
 
 class Teacher(Protocol):
-    """Writes completions. ``generate`` takes requests lazily and yields replies as they finish, in any order."""
+    """Writes completions. ``generate`` takes requests lazily and yields replies as they finish, in any order.
+
+    Making one is cheap: weights are loaded, and processes begun, at the first request.
+    """
 
     @property
     def name(self) -> str:
@@ -65,6 +68,10 @@ class Teacher(Protocol):
     def engine_arguments(self) -> Mapping[str, Any]:
         """Those engine arguments that change what is written; part of every ledger key."""
 
+    @property
+    def gpus(self) -> int:
+        """How many GPUs of this machine it holds; 0 before it has loaded anything, and where it writes elsewhere."""
+
     def sampling(self, index: int, seed: int, min_words: int, max_words: int) -> Mapping[str, Any]:
         """Return the settings of sample ``index`` of one input; ``seed`` is that sample's own.
 
@@ -78,4 +85,4 @@ class Teacher(Protocol):
         """Answer every request once, in any order; failures are replies with ``error``, not exceptions."""
 
     def close(self) -> None:
-        """Release what the teacher holds: processes, connections, memory."""
+        """Release what the teacher holds: processes, connections, memory. May be called twice."""

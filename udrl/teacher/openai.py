@@ -57,6 +57,7 @@ class OpenAITeacher:
     """Asks an endpoint for the model of ``card``; see ``SETTINGS``. The key comes from the environment only."""
 
     revision: str | None
+    gpus = 0
 
     def __init__(self, card: Card) -> None:
         """Check the settings; nothing is sent yet.

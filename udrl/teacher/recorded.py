@@ -82,6 +82,7 @@ class RecordedTeacher:
     name = _UNNAMED
     revision: str | None = None
     engine_arguments: Mapping[str, Any] = {}
+    gpus = 0
 
     def __init__(self, path: Path, *, tasks: Collection[str] = (), input_field: str | None = None) -> None:
         """tasks: the names that rows are taken of (none: all). In a file without the column ``task`` every row

@@ -1,4 +1,4 @@
-"""Synthesis: inputs to a teacher, its responses into the ledger, the ledger into scored episodes.
+"""Synthesis: inputs to teachers, their responses into the ledger, the ledger into scored episodes.
 
 Nothing finished is lost and nothing is done twice: a response is in the ledger before the next one is asked
 for, and what has a key there is not asked for again. Whatever ended the last start, the next one goes on.
@@ -6,73 +6,38 @@ for, and what has a key there is not asked for again. Whatever ended the last st
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from udrl.data.building import build_episodes
-from udrl.data.dataset_card import run_facts
-from udrl.data.episodes import count_episodes, write_episodes
-from udrl.data.hashing import hash_int
-from udrl.data.inputs import input_id, read_inputs
-from udrl.data.ledger import SCHEMA, Ledger, LedgerRecord, request_key
+from udrl.data.inputs import read_inputs
+from udrl.data.ledger import Ledger
 from udrl.data.run import Run
-from udrl.data.tasks import load_tasks, store_tasks, stored_tasks
-from udrl.errors import TeacherError, UsageError
-from udrl.progress import Bar, track
+from udrl.data.survey import KeySet, survey
+from udrl.data.tasks import Task, load_tasks, store_tasks
+from udrl.errors import UsageError
+from udrl.progress import track
 from udrl.teacher import cards, recorded
-from udrl.teacher.base import Reply, Request, Teacher
+from udrl.teacher.account import Account
+from udrl.teacher.budget import Budget, Limits, check_limits, estimates
 from udrl.teacher.inventing import Inventor
-from udrl.teacher.mixes import messages_for
+from udrl.teacher.outcome import SynthInterrupted, SynthReport, TooManyFailed
+from udrl.teacher.plan import Outlook, Plan, Share, read_teachers
 from udrl.teacher.selection import Chosen, choose_inputs
+from udrl.teacher.start import STAGE, Start
 
+__all__ = ["SynthInterrupted", "SynthReport", "TooManyFailed", "synth"]
 
-@dataclass(frozen=True)
-class SynthReport:
-    """What a synthesis did. Produced by ``synth``, shown by the command line.
-
-    inputs: chosen inputs by task; invented: how many of them are invented. exact, near: duplicates dropped
-    while choosing. blank, cut: inputs of the file that were empty, or longer than is read. given: inputs in
-    the file.
-    requests: completions wanted in all; already: of these, in the ledger before this start; written, failed:
-    what this start added. prompt_tokens, completion_tokens, seconds: of this start.
-    episodes: all of the run's, counted as ``write_episodes`` does; empty after a dry run.
-    missing: inputs that the teacher would have to invent first (dry run; ``requests`` counts their completions).
-    inventing: requests for new inputs (written, failed) and their tokens, which the tokens above hold too.
-    """
-
-    run: Path
-    teacher: str
-    inputs: Mapping[str, int]
-    invented: int
-    exact: int
-    near: int
-    blank: int
-    cut: int
-    given: int | None
-    requests: int = 0
-    already: int = 0
-    written: int = 0
-    failed: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    seconds: float = 0.0
-    episodes: Mapping[str, int] = field(default_factory=dict)
-    dry_run: bool = False
-    missing: int = 0
-    inventing: Mapping[str, int] = field(default_factory=dict)
+MAX_FAILURE_RATE = 0.05
 
 
 def synth(
     run: Run | Path | str,
     *,
-    teacher: str | Path = "builtin",
+    teacher: str | Path | Sequence[str | Path] = "builtin",
     tasks: Sequence[str | Path] = (),
     inputs: Path | str | None = None,
     input_field: str | None = None,
@@ -85,96 +50,186 @@ def synth(
     retry_failed: bool = False,
     dry_run: bool = False,
     base_url: str | None = None,
+    max_tokens: int | None = None,
+    max_usd: float | None = None,
+    max_minutes: float | None = None,
+    max_failure_rate: float = MAX_FAILURE_RATE,
+    announce: Callable[[SynthReport], None] = lambda _: None,
 ) -> SynthReport:
-    """Have a teacher write completions, and make scored episodes of them.
+    """Have teachers write completions, and make scored episodes of them.
 
-    teacher: name or file of a card, or ``recorded:FILE`` for completions that already exist: then inputs, tasks
-    and samples are the file's, see ``udrl.teacher.recorded``. tasks: names or files (none: all that ship).
+    teacher: name or file of a card, or several, each also as ``NAME=WEIGHT``: every completion is one teacher's, in
+    proportion to the weights (see ``udrl.teacher.plan``), and the first one invents inputs. Or ``recorded:FILE`` for
+    completions that already exist: then inputs, tasks and samples are the file's, see ``udrl.teacher.recorded``.
+    tasks: names or files (none: all that ship).
     inputs: the user's file (None: the tasks' seeds), read as ``read_inputs`` does with ``input_field``.
     num_inputs: how many inputs each task gets; which of a larger source is decided by ``seed``.
     samples: completions of each input, each with its own settings and seed; raising it later only adds.
     invent: fill up with invented inputs (None: only where no file is given).
     score: compute ``rewards``; otherwise the episodes are built without returns.
-    retry_failed: ask again for what failed before. dry_run: count, but write nothing at all.
-    base_url: ask the OpenAI-compatible endpoint there for the card's model.
+    retry_failed: ask again for what failed before. dry_run: count and estimate, but write nothing at all.
+    base_url: ask the OpenAI-compatible endpoint there for the cards' models.
+    max_tokens, max_usd, max_minutes: limits of this start, at which it stops asking, keeps what is in flight and
+    builds the episodes; ``stopped`` in the report names the limit, and the next start goes on.
+    max_failure_rate: share of the answered requests, in [0, 1], that may have failed.
+    announce: is told what is to be done, with estimates, before the first completion is asked for.
 
-    Raises KeyboardInterrupt after Ctrl-C, once what was in flight is in the ledger (a second Ctrl-C does not
-    wait); TeacherError where every request failed; else as the parts do: UsageError, TaskError, InputError,
-    RunError.
+    Raises SynthInterrupted (a KeyboardInterrupt) after Ctrl-C, once what was in flight is in the ledger (a second
+    Ctrl-C does not wait); TooManyFailed (a TeacherError) after everything is kept and built; else as the parts do:
+    UsageError, TaskError, InputError, RunError, TeacherError.
     """
     run = run if isinstance(run, Run) else Run(run)
+    started = time.monotonic()
     for name, value in (("num_inputs", num_inputs), ("samples", samples)):
         if value < 1:
             raise UsageError(f"{name} must be at least 1, found {value}")
-    started = time.monotonic()
-    if isinstance(teacher, str) and teacher.startswith(recorded.PREFIX):
-        for option, given in (("inputs", inputs), ("base_url", base_url), ("invent", invent)):
+    if not 0 <= max_failure_rate <= 1:
+        raise UsageError(f"max_failure_rate must be within [0, 1], found {max_failure_rate}")
+    limits = Limits(max_tokens, max_usd, max_minutes)
+    named = [teacher] if isinstance(teacher, str | Path) else list(teacher)
+    scored = tuple(rewards) if score else ()
+    if any(str(entry).startswith(recorded.PREFIX) for entry in named):
+        own = {"inputs": inputs, "base_url": base_url, "invent": invent, "limits": limits != Limits()}
+        for option, given in own.items():
             if given:
-                raise UsageError(f"{teacher} brings its own inputs and completions: leave {option} out")
-        file = Path(teacher.removeprefix(recorded.PREFIX))
-        paid = tuple(rewards) if score else ()
-        return _take_recorded(run, file, tasks, field=input_field, seed=seed, rewards=paid, dry_run=dry_run)
-    card = cards.load_card(teacher)
+                raise UsageError(f"{named[0]} brings its own inputs and completions: leave {option} out")
+        if len(named) > 1:
+            raise UsageError(f"recorded outputs are taken by a start of their own: name {named[0]} alone")
+        file = Path(str(named[0]).removeprefix(recorded.PREFIX))
+        return _take_recorded(
+            run, file, tasks, field=input_field, seed=seed, rewards=scored, dry_run=dry_run, started=started
+        )
+    weighted = read_teachers(named)
     if base_url is not None:
-        card = cards.at_endpoint(card, base_url)
-    chosen_tasks = load_tasks(tasks)
+        weighted = [(cards.at_endpoint(card, base_url), weight) for card, weight in weighted]
+    check_limits(limits, [card for card, _ in weighted])
     counts: Counter[str] = Counter()
     texts = None if inputs is None else list(read_inputs(inputs, field=input_field, counts=counts))
+    wanted = _Wanted(
+        tasks=load_tasks(tasks),
+        texts=texts,
+        num_inputs=num_inputs,
+        samples=samples,
+        seed=seed,
+        invent=inputs is None if invent is None else invent,
+        retry_failed=retry_failed,
+    )
+    report = SynthReport(
+        run=run.path,
+        teacher=", ".join(card.name for card, _ in weighted),
+        given=None if texts is None else len(texts),
+        blank=counts["blank"],
+        cut=counts["cut"],
+        dry_run=dry_run,
+    )
+    with ExitStack() as stack:
+        shares = [
+            Share(card, weight, stack.enter_context(closing(cards.start(card, tasks=wanted.tasks))))
+            for card, weight in weighted
+        ]
+        if dry_run:
+            return _look_ahead(run, report, wanted, shares)
+        with run.writing():
+            store_tasks(run, wanted.tasks)
+            start = Start(
+                run,
+                report,
+                teachers={share.card.name: share.described() for share in shares},
+                prices={share.writer.name: share.card.prices for share in shares},
+                budget=Budget(limits, started=started),
+                seed=seed,
+                samples=samples,
+                started=started,
+            )
+            with start.recording():
+                _write(run, start, wanted, shares, announce)
+            return start.finish(rewards=scored, max_failure_rate=max_failure_rate)
 
-    def plan(*, store: bool) -> tuple[list[Chosen], SynthReport]:
-        may_invent = inputs is None if invent is None else invent
-        chosen = choose_inputs(
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is to be written; see ``synth``."""
+
+    tasks: tuple[Task, ...]
+    texts: Sequence[str] | None
+    num_inputs: int
+    samples: int
+    seed: int
+    invent: bool
+    retry_failed: bool
+
+    def choose(self, run: Run, inventor: Inventor | None, *, store: bool) -> list[Chosen]:
+        """Choose the inputs of all tasks."""
+        return choose_inputs(
             run,
-            chosen_tasks,
-            texts=texts,
-            num_inputs=num_inputs,
-            seed=seed,
-            invent=may_invent,
-            inventor=None if card.backend == "builtin" else inventor,
+            self.tasks,
+            texts=self.texts,
+            num_inputs=self.num_inputs,
+            seed=self.seed,
+            invent=self.invent,
+            inventor=inventor,
             store=store,
         )
-        return chosen, SynthReport(
-            run=run.path,
-            teacher=card.name,
-            inputs={item.task.name: len(item.inputs) for item in chosen},
-            invented=sum(item.invented for item in chosen),
-            exact=sum(item.exact for item in chosen),
-            near=sum(item.near for item in chosen),
-            given=None if texts is None else len(texts),
-            blank=counts["blank"],
-            cut=counts["cut"],
-            dry_run=dry_run,
-            missing=sum(item.missing for item in chosen),
+
+    def plan(self, shares: Sequence[Share], chosen: Sequence[Chosen]) -> Plan:
+        """Plan the completions of the chosen inputs."""
+        return Plan(shares, chosen, samples=self.samples, seed=self.seed)
+
+
+def _look_ahead(run: Run, report: SynthReport, wanted: _Wanted, shares: Sequence[Share]) -> SynthReport:
+    """Count and estimate what is to be done, without asking or writing anything."""
+    known = survey(Ledger(run.ledger))
+    recorded = run.facts()["stages"].get(STAGE, {}) if (run.path / "run.json").exists() else {}
+    prices = {share.writer.name: share.card.prices for share in shares}
+    account = Account(recorded.get("cost", {}), prices=prices, usage=known.usage, inventing={})
+    first = shares[0]
+
+    def ask(*_: object) -> None:
+        raise AssertionError("nothing is asked where nothing is stored")
+
+    inventor = Inventor(first.writer, engine=first.card.invent, ask=ask)
+    chosen = wanted.choose(run, None if first.card.backend == "builtin" else inventor, store=False)
+    plan = wanted.plan(shares, chosen)
+    return _count(report, chosen, plan.outlook(known, retry_failed=wanted.retry_failed), account)
+
+
+def _write(
+    run: Run, start: Start, wanted: _Wanted, shares: Sequence[Share], announce: Callable[[SynthReport], None]
+) -> None:
+    """Choose inputs, and have the teachers write, one after another: each has the machine to itself."""
+    first = shares[0]
+    inventor = None
+    if first.card.backend != "builtin":
+        inventor = start.inventor(
+            first.writer, first.card.invent, backend=first.card.backend, retry=wanted.retry_failed
         )
+    chosen = wanted.choose(run, inventor, store=True)
+    plan = wanted.plan(shares, chosen)
+    outlook = plan.outlook(start.known, retry_failed=wanted.retry_failed)
+    start.report = _count(start.report, chosen, outlook, start.account)
+    announce(start.report)
+    by_name = {task.name: task for task in wanted.tasks}
+    bar = track("synth", total=outlook.requests, initial=outlook.already, unit="completions")
+    with closing(bar):
+        for share in shares:
+            requests = plan.requests(share, start.known, retry_failed=wanted.retry_failed)
+            start.ask(share.writer, requests, bar=bar, backend=share.card.backend, tasks=by_name)
+            share.writer.close()
 
-    with closing(cards.start(card, tasks=chosen_tasks)) as writer:
-        inventing: Counter[str] = Counter()
 
-        def ask(ledger: Ledger, requests: Sequence[Request], seen: Callable[[LedgerRecord], None]) -> None:
-            with closing(track("inventing inputs", total=len(requests), unit="requests")) as bar:
-                inventing.update(_collect(ledger, writer, iter(requests), bar, seen=seen))
-
-        inventor = Inventor(writer, engine=card.invent, ask=ask, retry_failed=retry_failed)
-        if dry_run:
-            chosen, report = plan(store=False)
-            return _count(report, chosen, writer, samples, seed, _done(run, retry_failed))
-        with run.writing():
-            store_tasks(run, chosen_tasks)
-            chosen, report = plan(store=True)
-            done = _done(run, retry_failed)
-            report = _count(report, chosen, writer, samples, seed, done)
-            wanted = (request for request in _requests(chosen, writer, samples, seed) if request.key not in done)
-            report = _generate(run, writer, wanted, report)
-            report = replace(
-                report,
-                seconds=round(time.monotonic() - started, 3),
-                inventing=dict(inventing),
-                prompt_tokens=report.prompt_tokens + inventing["prompt_tokens"],
-                completion_tokens=report.completion_tokens + inventing["completion_tokens"],
-            )
-            described = {"model": card.model, "licence": card.licence.name, "outputs": card.licence.outputs}
-            _record(run, {card.name: described}, report, samples=samples, seed=seed)
-            return replace(report, episodes=_build(run, seed=seed, rewards=tuple(rewards) if score else ()))
+def _count(report: SynthReport, chosen: Sequence[Chosen], outlook: Outlook, account: Account) -> SynthReport:
+    return replace(
+        report,
+        inputs={item.task.name: len(item.inputs) for item in chosen},
+        invented=sum(item.invented for item in chosen),
+        missing=sum(item.missing for item in chosen),
+        exact=sum(item.exact for item in chosen),
+        near=sum(item.near for item in chosen),
+        requests=outlook.requests,
+        already=outlook.already,
+        already_failed=outlook.failed,
+        estimates=estimates(outlook, prices=account.prices, usage=account.usage, pace=account.pace()),
+    )
 
 
 def _take_recorded(
@@ -186,219 +241,50 @@ def _take_recorded(
     seed: int,
     rewards: tuple[str, ...],
     dry_run: bool,
+    started: float,
 ) -> SynthReport:
     """Put the completions of a file into the ledger, and make scored episodes of them."""
-    started = time.monotonic()
     files = [entry for entry in tasks if str(entry).endswith((".yaml", ".yml")) or "/" in str(entry)]
     defined = load_tasks(files) if files else ()
     names = [*(task.name for task in defined), *(str(entry) for entry in tasks if entry not in files)]
     with closing(recorded.RecordedTeacher(file, tasks=names, input_field=field)) as writer:
-        survey = writer.survey()
+        found = writer.survey()
         report = SynthReport(
             run=run.path,
-            teacher=", ".join(sorted(survey.licences)),
-            inputs=survey.inputs,
-            invented=0,
-            exact=0,
-            near=0,
-            blank=survey.blank,
-            cut=survey.cut,
-            given=survey.rows,
-            requests=survey.rows,
+            teacher=", ".join(sorted(found.licences)),
+            inputs=found.inputs,
+            blank=found.blank,
+            cut=found.cut,
+            given=found.rows,
+            requests=found.rows,
             dry_run=dry_run,
         )
-        with nullcontext() if dry_run else run.writing():
-            done = _done(run, False)
-            if done:
-                report = replace(report, already=sum(request.key in done for request in writer.requests()))
-            if dry_run:
-                return report
-            store_tasks(run, recorded.define_tasks(run, survey, given=defined, source=file))
-            wanted = (request for request in writer.requests() if request.key not in done)
-            report = _generate(run, writer, wanted, report)
-            report = replace(report, seconds=round(time.monotonic() - started, 3))
-            described = {
-                model: {
-                    "model": model,
-                    "licence": ", ".join(sorted(licences)) or "not stated",
-                    "outputs": f"recorded in {file.name}",
-                }
-                for model, licences in sorted(survey.licences.items())
+        if dry_run:
+            return replace(report, already=_held(writer, survey(Ledger(run.ledger)).good))
+        described = {
+            model: {
+                "model": model,
+                "licence": ", ".join(sorted(licences)) or "not stated",
+                "outputs": f"recorded in {file.name}",
             }
-            _record(run, described, report, samples=None, seed=seed)
-            return replace(report, episodes=_build(run, seed=seed, rewards=rewards))
+            for model, licences in sorted(found.licences.items())
+        }
+        with run.writing():
+            defined = recorded.define_tasks(run, found, given=defined, source=file)
+            store_tasks(run, defined)
+            start = Start(
+                run, report, teachers=described, prices={}, budget=Budget(), seed=seed, samples=None, started=started
+            )
+            start.report = replace(report, already=_held(writer, start.known.good))
+            with (
+                start.recording(),
+                closing(track("synth", total=report.requests, initial=start.report.already, unit="completions")) as bar,
+            ):
+                wanted = (request for request in writer.requests() if request.key not in start.known.good)
+                start.ask(writer, wanted, bar=bar, backend="recorded", tasks={task.name: task for task in defined})
+            return start.finish(rewards=rewards, max_failure_rate=1.0)
 
 
-def _requests(chosen: Iterable[Chosen], writer: Teacher, samples: int, seed: int) -> Iterator[Request]:
-    """Yield every request there is, by task, input and sample; each is a function of what it asks for
-    alone."""
-    for item in chosen:
-        task = item.task
-        for text in item.inputs:
-            identity = input_id(text)
-            for sample in range(samples):
-                # 31 bits: what every engine takes for a seed.
-                sample_seed = hash_int(seed, task.name, identity, sample, bits=31)
-                settings = writer.sampling(sample, sample_seed, task.min_words, task.max_words)
-                messages, sampling = messages_for(task, text, settings)
-                key = request_key(
-                    model=writer.model,
-                    revision=writer.revision,
-                    engine_arguments=writer.engine_arguments,
-                    messages=messages,
-                    sampling=sampling,
-                    seed=sample_seed,
-                )
-                yield Request(key, task.name, identity, text, messages, sampling, sample_seed, sample)
-
-
-def _done(run: Run, retry_failed: bool) -> set[str]:
-    return Ledger(run.ledger).keys(ok=True if retry_failed else None)
-
-
-def _count(
-    report: SynthReport, chosen: Sequence[Chosen], writer: Teacher, samples: int, seed: int, done: set[str]
-) -> SynthReport:
-    total = samples * sum(len(item.inputs) + item.missing for item in chosen)
-    # Keys cost as much as writing by rule does; a fresh run needs none of them here.
-    already = sum(request.key in done for request in _requests(chosen, writer, samples, seed)) if done else 0
-    return replace(report, requests=total, already=already)
-
-
-def _generate(run: Run, writer: Teacher, wanted: Iterator[Request], report: SynthReport) -> SynthReport:
-    """Put a response to every wanted request into the run's ledger, as they come."""
-    bar = track("synth", total=report.requests, initial=report.already, unit="completions")
-    with Ledger(run.ledger) as ledger, closing(bar):
-        tally = _collect(ledger, writer, wanted, bar)
-    return replace(
-        report,
-        written=tally["written"],
-        failed=tally["failed"],
-        prompt_tokens=tally["prompt_tokens"],
-        completion_tokens=tally["completion_tokens"],
-    )
-
-
-def _collect(
-    ledger: Ledger,
-    writer: Teacher,
-    wanted: Iterator[Request],
-    bar: Bar,
-    *,
-    seen: Callable[[LedgerRecord], None] | None = None,
-) -> Counter[str]:
-    """Put a response to every wanted request into ``ledger``, as they come, and hand each to ``seen``.
-
-    Returns how many were written and failed, and their tokens.
-    """
-    asked: dict[str, Request] = {}
-    tally: Counter[str] = Counter()
-    error = ""
-    with _interrupt_drains() as interrupted:
-
-        def feed() -> Iterator[Request]:
-            for request in wanted:
-                if interrupted.is_set():
-                    return
-                asked[request.key] = request
-                yield request
-
-        for reply in writer.generate(feed()):
-            request = asked.pop(reply.key, None)
-            if request is None:
-                raise TeacherError(f"teacher '{writer.name}' replied to a request that it was not given ({reply.key})")
-            record = _ledger_record(request, reply, writer)
-            ledger.append(record)
-            if seen is not None:
-                seen(record)
-            tally["written" if reply.error is None else "failed"] += 1
-            tally["prompt_tokens"] += reply.prompt_tokens or 0
-            tally["completion_tokens"] += reply.completion_tokens or 0
-            error = error or reply.error or ""
-            bar.update()
-    if interrupted.is_set():
-        raise KeyboardInterrupt
-    if asked:
-        raise TeacherError(f"teacher '{writer.name}' left {len(asked)} requests without a reply: start again to go on")
-    if tally["failed"] and not tally["written"]:
-        raise TeacherError(f"all {tally['failed']} requests to teacher '{writer.name}' failed; the first: {error}")
-    return tally
-
-
-def _ledger_record(request: Request, reply: Reply, writer: Teacher) -> LedgerRecord:
-    return LedgerRecord(
-        schema=SCHEMA,
-        key=request.key,
-        status="ok" if reply.error is None else "failed",
-        error=reply.error,
-        attempts=reply.attempts,
-        task=request.task,
-        input_id=request.input_id,
-        input=request.input,
-        messages=request.messages,
-        completion=reply.completion,
-        finish_reason=reply.finish_reason,
-        teacher=reply.teacher or writer.name,
-        revision=writer.revision,
-        sampling=request.sampling,
-        seed=request.seed,
-        sample=request.sample,
-        prompt_tokens=reply.prompt_tokens,
-        completion_tokens=reply.completion_tokens,
-        started=reply.started,
-        seconds=reply.seconds,
-    )
-
-
-@contextmanager
-def _interrupt_drains() -> Iterator[threading.Event]:
-    """Make the first Ctrl-C set the event, so that what is in flight is finished; the second one
-    interrupts."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event  # signals reach the main thread only
-        return
-
-    def first(_signal: int, _frame: object) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        # Not print: a handler may run in the middle of another print.
-        os.write(2, b"\nfinishing the requests in flight; press Ctrl-C again to stop at once\n")
-
-    before = signal.signal(signal.SIGINT, first)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _record(
-    run: Run, teachers: Mapping[str, Mapping[str, str]], report: SynthReport, *, samples: int | None, seed: int
-) -> None:
-    earlier = run.facts()["stages"].get("synth", {})
-    run.record(
-        "synth",
-        teachers={**earlier.get("teachers", {}), **teachers},
-        tasks=[task.name for task in stored_tasks(run)],
-        seed=seed,
-        samples=samples,
-        inputs=dict(report.inputs),
-        invented=report.invented,
-        inventing=dict(report.inventing),
-        duplicates={"exact": report.exact, "near": report.near},
-        responses={"earlier": report.already, "written": report.written, "failed": report.failed},
-        tokens={"prompt": report.prompt_tokens, "completion": report.completion_tokens},
-        seconds=report.seconds,
-    )
-
-
-def _build(run: Run, *, seed: int, rewards: tuple[str, ...]) -> Mapping[str, int]:
-    """Make the run's episodes from all of its ledger; return their counts."""
-    if rewards:
-        from udrl.rewards.scoring import score
-
-        score(run, rewards=rewards, seed=seed)
-        return count_episodes(run.episodes)
-    with Ledger(run.ledger) as ledger:
-        episodes = build_episodes(ledger, stored_tasks(run), seed=seed)
-        return write_episodes(run.episodes, episodes, card_facts=run_facts(run))
+def _held(writer: recorded.RecordedTeacher, keys: KeySet) -> int:
+    """Return how many of the file's completions the ledger has already."""
+    return sum(request.key in keys for request in writer.requests()) if len(keys) else 0

@@ -73,6 +73,11 @@ class TransformersTeacher:
         self._ends: frozenset[int] = frozenset()
         self._arguments: frozenset[str] = frozenset()
 
+    @property
+    def gpus(self) -> int:
+        """One where the model is loaded on a GPU."""
+        return int(self._network is not None and self._network.device.type == "cuda")
+
     def sampling(self, index: int, seed: int, min_words: int, max_words: int) -> Mapping[str, Any]:
         """Return the entries of the card's mix in turn."""
         return mixes.sampling(self._card.mix, index, min_words, max_words)

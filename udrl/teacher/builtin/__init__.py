@@ -6,9 +6,11 @@ import math
 import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
-from udrl.data.tasks import Task, seeds
+from udrl.data.hashing import hash_hex
+from udrl.data.tasks import Lexicon, Task, seeds
 from udrl.errors import TaskError, unknown
 from udrl.teacher.base import Reply, Request
 from udrl.teacher.builtin.inventor import invent, made_up_word, vocabulary
@@ -16,10 +18,15 @@ from udrl.teacher.builtin.phrases import content_phrases
 from udrl.teacher.builtin.writer import write
 from udrl.words import count_words
 
-__all__ = ["BuiltinTeacher", "content_phrases", "invent", "made_up_word", "vocabulary", "write"]
+__all__ = ["BuiltinTeacher", "content_phrases", "invent", "lexicon_hash", "made_up_word", "vocabulary", "write"]
 
 VERSION = "1"
 """Part of every ledger key: raised whenever the rules change what is written."""
+
+
+def lexicon_hash(lexicon: Lexicon) -> str:
+    """Return what of a task decides the words that this teacher writes: part of the keys of the task's requests."""
+    return hash_hex(*astuple(lexicon))
 
 
 class BuiltinTeacher:
@@ -29,6 +36,7 @@ class BuiltinTeacher:
     model = "builtin"
     revision: str | None = VERSION
     engine_arguments: Mapping[str, Any] = {}
+    gpus = 0
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self._tasks = {task.name: task for task in tasks}
