@@ -53,12 +53,15 @@ class FaultServer:
     """``with FaultServer(plan) as server``: listens at ``server.url`` until the end of the block.
 
     seconds: what a good answer takes. capacity: more requests at once than that get a 429.
+    write: from a request's body to the text of a good answer. delay: from it to further seconds.
     """
 
     plan: Plan = lambda number, body: "ok"
     seconds: float = 0.0
     capacity: int | None = None
     retry_after: str = "0.05"
+    write: Callable[[dict[str, Any]], str] = written
+    delay: Callable[[dict[str, Any]], float] = lambda body: 0.0
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     answered: list[int] = field(default_factory=list)  # seeds of the good answers that were sent whole
@@ -141,9 +144,9 @@ class FaultServer:
                 await asyncio.sleep(0.02)
             self.dropped += 1
             return False
-        if self.seconds and what == "ok":
-            await asyncio.sleep(self.seconds)
-        text = written(body)
+        if what == "ok" and (seconds := self.seconds + self.delay(body)):
+            await asyncio.sleep(seconds)
+        text = self.write(body)
         good = {
             "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 7, "completion_tokens": 5},

@@ -49,7 +49,7 @@ _FIRST_ROUND = 8
 _LEAST_YIELD = 0.1
 _TOKENS_PER_INPUT = 64
 _MARK = re.compile(
-    r"(?:[-*+•–—·>]\s+|\(?\d{1,4}\s*[.):\]]\s*|(?:idea|request|wish|need|query|input|prompt|example|item)\s*#?\d+\s*[.):]\s*)+",
+    r"(?:[-*+•–—·>]\s+|\(?\d{1,4}\s*[.):\]](?!\d)\s*|(?:idea|request|wish|need|query|input|prompt|example|item)\s*#?\d+\s*[.):]\s*)+",
     re.IGNORECASE,
 )
 _PAIRS = (("**", "**"), ("__", "__"), ('"', '"'), ("“", "”"), ("„", "“"), ("«", "»"), ("'", "'"), ("`", "`"))
@@ -99,13 +99,8 @@ def fill(run: Run, inventions: Sequence[Invention], inventor: Inventor, *, num_i
     The run must be held for writing. Raises TeacherError where nothing is answered, and what ``ask`` raises.
     """
     working = [item for item in inventions if len(item.inputs) < num_inputs and _can(item, inventor, num_inputs)]
-    if not working:
-        return
     with Ledger(run.ledger / FOLDER) as ledger:
-        answers: dict[str, LedgerRecord] = {}
-        for _, record in ledger.entries():
-            if record.status == "ok" or not (inventor.retry_failed or record.key in answers):
-                answers[record.key] = record
+        answers = _answers(ledger, inventor) if working else {}
         while working:
             rounds = [(item, _round(item, inventor, num_inputs=num_inputs, seed=seed)) for item in working]
             wanted = [request for _, requests in rounds for request in requests if request.key not in answers]
@@ -117,6 +112,14 @@ def fill(run: Run, inventions: Sequence[Invention], inventor: Inventor, *, num_i
     for item in inventions:
         if item.exhausted and len(item.inputs) < num_inputs:
             _warn_exhausted(item, num_inputs)
+
+
+def _answers(ledger: Ledger, inventor: Inventor) -> dict[str, LedgerRecord]:
+    answers: dict[str, LedgerRecord] = {}
+    for _, record in ledger.entries():
+        if record.status == "ok" or not (inventor.retry_failed or record.key in answers):
+            answers[record.key] = record
+    return answers
 
 
 def missing(invention: Invention, inventor: Inventor, num_inputs: int) -> int:
