@@ -11,22 +11,26 @@ import click
 from udrl.cli.common import common_options, emit, only_results_on_stdout
 
 if TYPE_CHECKING:
+    from udrl.teacher.budget import Estimate
     from udrl.teacher.synthesis import SynthReport
 
 
 @click.command("synth", short_help="Have a teacher write completions; ends with scored episodes.")
 @click.option(
     "--teacher",
-    metavar="NAME|FILE|recorded:FILE",
-    default="builtin",
+    "teachers",
+    metavar="NAME|FILE[=WEIGHT]|recorded:FILE",
+    multiple=True,
+    default=("builtin",),
     show_default=True,
-    help="Who writes (udrl teachers); recorded:FILE takes completions that already exist: a table "
-    "(.jsonl, .csv, .parquet, each also .gz) with the columns input, output and, if you like, task, model.",
+    help="Who writes (udrl teachers). Repeatable: each completion is one teacher's, in proportion to the weights. "
+    "recorded:FILE takes completions that already exist: a table (.jsonl, .csv, .parquet, each also .gz) with the "
+    "columns input, output and, if you like, task, model.",
 )
 @click.option(
     "--base-url",
     metavar="URL",
-    help="Ask the OpenAI-compatible endpoint there for the teacher's model, such as "
+    help="Ask the OpenAI-compatible endpoint there for the teachers' models, such as "
     "http://localhost:8000/v1. Its key comes from the environment (OPENAI_API_KEY).",
 )
 @click.option("--task", "tasks", metavar="NAME|FILE", multiple=True, help="Repeatable. Default: all that ship.")
@@ -74,13 +78,34 @@ if TYPE_CHECKING:
 )
 @click.option("--score/--no-score", default=True, help="Score the episodes at the end.")
 @click.option("--retry-failed", is_flag=True, help="Ask again for what failed before.")
-@click.option("--dry-run", is_flag=True, help="Count what would be asked for; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Count requests, tokens, time and money; ask and write nothing.")
+@click.option("--max-tokens", metavar="N", type=click.IntRange(min=1), help="Stop this start cleanly at N tokens.")
+@click.option(
+    "--max-usd",
+    metavar="X",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Stop this start cleanly at X US dollars, by the prices in the teacher's card.",
+)
+@click.option(
+    "--max-minutes",
+    metavar="X",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Stop this start cleanly after X minutes.",
+)
+@click.option(
+    "--max-failure-rate",
+    metavar="X",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    show_default=True,
+    help="Exit 1, with everything kept and built, where a larger share of the answered requests failed.",
+)
 @common_options()
 def command(
     *,
     run: Path,
     seed: int,
-    teacher: str,
+    teachers: tuple[str, ...],
     base_url: str | None,
     tasks: tuple[str, ...],
     inputs: Path | None,
@@ -92,36 +117,58 @@ def command(
     score: bool,
     retry_failed: bool,
     dry_run: bool,
+    max_tokens: int | None,
+    max_usd: float | None,
+    max_minutes: float | None,
+    max_failure_rate: float,
     as_json: bool,
 ) -> None:
-    """Have a teacher write completions for many inputs, and make scored episodes of them.
+    """Have teachers write completions for many inputs, and make scored episodes of them.
 
     Every response is kept in the run's ledger as it comes: what is there is never asked for again, and an
-    interrupted call continues where it was.
+    interrupted call continues where it was. A limit (--max-tokens, --max-usd, --max-minutes) holds for one start.
     """
-    from udrl.teacher.cards import load_card
+    from udrl.teacher.plan import read_teachers
     from udrl.teacher.recorded import PREFIX
-    from udrl.teacher.synthesis import synth
+    from udrl.teacher.synthesis import SynthInterrupted, TooManyFailed, synth
 
-    if not teacher.startswith(PREFIX) and (card := load_card(teacher)).backend != "builtin":
-        click.echo(f"{card.title}: licence {card.licence.name}: {card.licence.outputs}", err=True)
-    with only_results_on_stdout():
-        report = synth(
-            run,
-            teacher=teacher,
-            base_url=base_url,
-            tasks=tasks,
-            inputs=inputs,
-            input_field=input_field,
-            num_inputs=num_inputs,
-            samples=samples,
-            seed=seed,
-            invent=invent,
-            score=score,
-            rewards=rewards,
-            retry_failed=retry_failed,
-            dry_run=dry_run,
-        )
+    paid = False
+    if not any(teacher.startswith(PREFIX) for teacher in teachers):
+        for card, _ in read_teachers(teachers):
+            if card.backend != "builtin":
+                paid = True
+                click.echo(f"{card.title}: licence {card.licence.name}: {card.licence.outputs}", err=True)
+
+    def announce(report: SynthReport) -> None:
+        if paid and report.estimates:
+            click.echo("\n".join(_expected(report)), err=True)
+
+    try:
+        with only_results_on_stdout():
+            report = synth(
+                run,
+                teacher=teachers,
+                base_url=base_url,
+                tasks=tasks,
+                inputs=inputs,
+                input_field=input_field,
+                num_inputs=num_inputs,
+                samples=samples,
+                seed=seed,
+                invent=invent,
+                score=score,
+                rewards=rewards,
+                retry_failed=retry_failed,
+                dry_run=dry_run,
+                max_tokens=max_tokens,
+                max_usd=max_usd,
+                max_minutes=max_minutes,
+                max_failure_rate=max_failure_rate,
+                announce=announce,
+            )
+    except (SynthInterrupted, TooManyFailed) as ended:
+        emit(ended.report, as_json=as_json, text=describe(ended.report))
+        raise
     emit(report, as_json=as_json, text=describe(report))
 
 
@@ -134,18 +181,70 @@ def describe(report: SynthReport) -> str:
     if report.cut:
         lines.append(f"{report.cut:,} inputs were cut at the longest length that is read")
     if report.dry_run:
-        asked = report.requests - report.already
-        lines.append(f"{asked:,} of {report.requests:,} completions would be asked of {report.teacher}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *_expected(report)])
+    if any(report.inventing.values()):
+        lines.append(f"{_list(report.inventing)}: requests for new inputs")
     lines.append(
         f"{report.written:,} completions written by {report.teacher} in {report.seconds:,.0f} s, "
         f"{report.already:,} were there before, {report.failed:,} failed"
     )
-    if report.failed:
+    if report.failures:
+        lines.append(f"failed: {_list(report.failures)}")
+    if report.already_failed:
+        lines.append(f"{report.already_failed:,} of those that were there had failed")
+    if report.failed or report.already_failed:
         lines.append("ask again for those that failed with --retry-failed")
-    lines.append(f"episodes in {report.run / 'episodes'}: {_list(report.episodes)}")
-    lines.append(f"next: udrl train --run {report.run}")
+    if spent := _spent(report):
+        lines.append(spent)
+    if report.stopped:
+        left = report.requests - report.already - report.written - report.failed
+        lines.append(f"stopped ({report.stopped}) with {left:,} completions to go: the same command goes on")
+    if report.episodes:
+        lines.append(f"episodes in {report.run / 'episodes'}: {_list(report.episodes)}")
+        lines.append(f"next: udrl train --run {report.run}")
+    else:
+        lines.append(f"no episodes were built: udrl score --run {report.run} builds them from what there is")
     return "\n".join(lines)
+
+
+def _expected(report: SynthReport) -> list[str]:
+    """Return what is still to be asked, and what it will take, a line for each teacher."""
+    asked = report.requests - report.already
+    lines = [f"{asked:,} of {report.requests:,} completions are to be asked of {report.teacher}"]
+    if report.missing:
+        lines.append(f"{report.missing:,} inputs have to be invented first, which takes requests of its own")
+    return lines + [_line(estimate) for estimate in report.estimates]
+
+
+def _line(estimate: Estimate) -> str:
+    tokens = estimate.prompt_tokens + estimate.completion_tokens
+    ground = "as it wrote before" if estimate.measured else "by the length bounds"
+    took = "time not known before some are written" if estimate.seconds is None else f"about {_time(estimate.seconds)}"
+    money = "no prices in its card" if estimate.usd is None else f"${estimate.usd:,.2f} at its card's prices"
+    return (
+        f"{estimate.teacher}: {estimate.requests:,} requests, about {tokens:,} tokens {ground} "
+        f"({estimate.prompt_tokens:,} read, {estimate.completion_tokens:,} written, "
+        f"{estimate.most_completion_tokens:,} at most), {took}, {money}"
+    )
+
+
+def _spent(report: SynthReport) -> str:
+    """Return what all starts cost together; empty where nothing was paid for."""
+    cost = report.cost
+    if not cost or not (cost["usd"] or cost["gpu_hours"]):
+        return ""
+    tokens = cost["tokens"]
+    parts = [f"{tokens['prompt']:,} tokens read, {tokens['completion']:,} written", f"{_time(cost['seconds'])}"]
+    if cost["gpu_hours"]:
+        parts.append(f"{cost['gpu_hours']:,.2f} GPU-hours")
+    if cost["usd"] is not None:
+        parts.append(f"${cost['usd']:,.2f}")
+    return f"all starts of this run: {', '.join(parts)}"
+
+
+def _time(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{seconds:,.0f} s" if minutes < 2 else f"{minutes:,.0f} min" if minutes < 120 else f"{minutes / 60:,.1f} h"
 
 
 def _list(counts: Mapping[str, int]) -> str:
