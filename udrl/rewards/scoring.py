@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -23,6 +24,7 @@ from udrl.progress import Bar, track
 from udrl.rewards import canaries, load_reward
 from udrl.rewards.base import Reward, RewardFacts, compute
 from udrl.rewards.columns import Column, columns_of_file, columns_of_ledger, parse_field
+from udrl.rewards.spread import Spread, SpreadMeter, advice
 
 CHUNK = 2048
 """Episodes that are held and scored at a time: some 20 seconds of one core, between two steps of the bar."""
@@ -37,6 +39,8 @@ class ScoreReport:
 
     rewards: what was computed, with ranges. episodes: counts by origin, split and ``rejected:RULE``, and the
     ``total``. means: mean return by reward and origin. unscored: kept episodes without a value, by reward.
+    within_inputs: share of each reward's variance that lies within inputs (``udrl.rewards.spread``); a small one is
+    also a warning.
     canaries: mean reward of completions that deserve none, by reward and canary (``udrl.rewards.canaries``).
     encoder: name, revision and precision, where a reward uses one. truncated: distinct texts longer than what
     it reads. seconds: all of it; texts are encoded once, so that a second scoring takes less.
@@ -47,6 +51,7 @@ class ScoreReport:
     episodes: Mapping[str, int]
     means: Mapping[str, Mapping[str, float]]
     unscored: Mapping[str, int]
+    within_inputs: Mapping[str, Spread]
     canaries: Mapping[str, Mapping[str, float]]
     encoder: Mapping[str, str] | None
     truncated: int
@@ -125,6 +130,7 @@ def score(
             rewards=tuple(facts),
             episodes=dict(counts),
             means=scorer.means(),
+            within_inputs=scorer.spread.spreads(),
             unscored={fact.name: scorer.unscored[fact.name] for fact in facts},
             canaries={reward.name: canaries(reward, tested) for reward in functions.values() if tested},
             encoder=_identity(eye),
@@ -135,6 +141,8 @@ def score(
         recorded = asdict(report)
         del recorded["run"]
         run.record("score", **recorded, shares={"mismatched": mismatched, "truncated": truncated})
+    for warning in advice(report.within_inputs):
+        warnings.warn(warning, stacklevel=2)
     return report
 
 
@@ -146,6 +154,7 @@ class _Scorer:
         self._columns = columns
         self._sums: dict[tuple[str, str], tuple[float, int]] = {}
         self.unscored: Counter[str] = Counter()
+        self.spread = SpreadMeter()
         self.inputs: dict[str, dict[str, None]] = {}  # the first few of each task, for the canaries
 
     def label(self, episodes: Iterable[Episode], bar: Bar) -> Iterator[Episode]:
@@ -179,6 +188,7 @@ class _Scorer:
         return [{name: values[i] for name, values in by_name.items()} for i in range(len(kept))]
 
     def _count(self, episode: Episode, values: Mapping[str, float | None]) -> None:
+        self.spread.add(episode, values)
         of_task = self.inputs.setdefault(episode.task, {})
         if len(of_task) < CANARY_INPUTS:
             of_task[episode.input] = None
