@@ -190,3 +190,21 @@ def test_teacher_recorded_real_outputs_of_five_tasks(tmp_path: Path, shared_data
     assert (report.requests, report.failed) == (8027, 0)
     rejected = sum(count for name, count in report.episodes.items() if name.startswith("rejected:"))
     assert rejected < 0.15 * 8027, "bounds fit what was recorded"
+
+
+def test_teacher_recorded_bounds_stay_when_a_teacher_writes_later(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    take(run, jsonl(tmp_path / "own.jsonl", rows()))
+    (before,) = (task for task in stored_tasks(Run(run)) if task.name == "text-to-video")
+    report = synth(run, tasks=["text-to-video"], num_inputs=5, samples=2, score=False)
+    (after,) = (task for task in stored_tasks(Run(run)) if task.name == "text-to-video")
+    (shipped,) = load_tasks(["text-to-video"])
+    assert (after.min_words, after.max_words) == (before.min_words, before.max_words) == (shipped.min_words, 129)
+    assert (report.written, report.episodes.get("rejected:length", 0)) == (10, 0)
+    origins = read_episodes(run / "episodes", splits=("train", "validation", "test"), origins=("teacher",))
+    assert Counter(e.teacher for e in origins) == {"gpt-4o": 20, "human": 10, "builtin": 10}
+    own = tmp_path / "text-to-video.yaml"
+    own.write_bytes(shipped.path.read_bytes())
+    synth(run, tasks=[own], num_inputs=5, samples=2, score=False)
+    (after,) = (task for task in stored_tasks(Run(run)) if task.name == "text-to-video")
+    assert after.max_words == shipped.max_words, "a file of the user's says what it says"

@@ -44,6 +44,12 @@ def read_mapping(path: Path, *, kind: str, versioned: bool = True) -> dict[str, 
     return data
 
 
+def written(data: Mapping[str, Any]) -> bytes:
+    """Return the contents of a file that ``read_mapping`` reads as ``data``."""
+    text: str = yaml.safe_dump({"schema": SCHEMA, **data}, sort_keys=False, allow_unicode=True)
+    return text.encode("utf-8")
+
+
 def check_keys(
     data: Mapping[str, Any], *, where: str, required: Collection[str] = (), optional: Collection[str] = ()
 ) -> None:

@@ -90,6 +90,9 @@ def describe(report: ScoreReport) -> str:
         lines.append(f"{fact.name} [{fact.low:g}, {fact.high:g}]: mean {_means(report.means.get(fact.name, {}))}")
         if report.canaries.get(fact.name):
             lines.append(f"  for what deserves nothing: {_means(report.canaries[fact.name])}")
+        spread = report.within_inputs.get(fact.name)
+        if spread is not None and spread.overall is not None:
+            lines.append(f"  {spread.overall:.0%} of its variance lies within inputs")
         if missing := report.unscored.get(fact.name):
             lines.append(f"  {missing:,} episodes have no value")
     if report.truncated:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from udrl import yamlfile
+from udrl.data.cleaning import RULES
 from udrl.data.inputs import read_inputs
 from udrl.data.run import Run, atomic_write
 from udrl.errors import RunError, TaskError, UsageError, suggestion, unknown
@@ -55,6 +56,7 @@ class Task:
     invent: the template of a request for new inputs, with ``{examples}`` and ``{count}``; or None.
     min_words, max_words: bounds of a completion's length in words, both inclusive.
     lexicon: None: the built-in teacher cannot write this task.
+    allow: cleaning rules that do not hold for this task, of ``udrl.data.cleaning.RULES``.
     path: the file that the task was read from.
     """
 
@@ -68,6 +70,7 @@ class Task:
     examples: tuple[Example, ...]
     lexicon: Lexicon | None
     path: Path
+    allow: tuple[str, ...] = ()
 
     def request(self, text: str) -> str:
         """Return what a teacher is asked for the input ``text``, as one conversation turn."""
@@ -87,7 +90,7 @@ def load_task(path: Path | str) -> Task:
         data,
         where=where,
         required=("name", "title", "description", "instruction", "length"),
-        optional=("invent", "examples", "lexicon"),
+        optional=("invent", "examples", "lexicon", "allow"),
     )
     name = yamlfile.text_at(data, "name", where=where)
     if not NAME.fullmatch(name):
@@ -109,6 +112,7 @@ def load_task(path: Path | str) -> Task:
         examples=_examples(data.get("examples", []), where=where),
         lexicon=_lexicon(yamlfile.mapping_at(data, "lexicon", where=where), where=where) if "lexicon" in data else None,
         path=path,
+        allow=_allow(yamlfile.texts_at(data, "allow", where=where), where=where) if "allow" in data else (),
     )
 
 
@@ -140,13 +144,29 @@ def load_tasks(names_or_files: Sequence[str | Path] = ()) -> tuple[Task, ...]:
 
 
 def store_tasks(run: Run, tasks: Sequence[Task]) -> None:
-    """Copy the files of ``tasks`` into the run, so that later stages need no ``--task FILE`` again."""
+    """Copy the files of ``tasks`` into the run, so that later stages need no ``--task FILE`` again.
+
+    A task that ships keeps the wider bounds that the run has for it (recorded outputs needed them): with narrower ones
+    their episodes would be rejected.
+    """
     for task in tasks:
         target = run.path / "tasks" / f"{task.name}.yaml"
         content = task.path.read_bytes()
+        if target.is_file() and task.path == shipped_tasks().get(task.name):
+            content = _widened(task, load_task(target)) or content
         if not target.is_file() or target.read_bytes() != content:
             target.parent.mkdir(exist_ok=True)
             atomic_write(target, content)
+
+
+def _widened(task: Task, other: Task) -> bytes | None:
+    """Return the file of ``task`` with bounds that hold those of ``other`` too; None where its own do."""
+    low, high = min(task.min_words, other.min_words), max(task.max_words, other.max_words)
+    if (low, high) == (task.min_words, task.max_words):
+        return None
+    data = yamlfile.read_mapping(task.path, kind="task")
+    data["length"] = {"min": low, "max": high}
+    return yamlfile.written(data)
 
 
 def stored_tasks(run: Run) -> tuple[Task, ...]:
@@ -219,6 +239,16 @@ def _examples(data: Any, *, where: str) -> tuple[Example, ...]:
         texts = (yamlfile.text_at(item, key, where=place).strip() for key in ("input", "completion"))
         examples.append(Example(*texts))
     return tuple(examples)
+
+
+def _allow(names: tuple[str, ...], *, where: str) -> tuple[str, ...]:
+    for name in names:
+        if name not in RULES:
+            raise TaskError(
+                f"{where}: key 'allow': unknown cleaning rule '{name}'{suggestion(name, RULES)}; known: "
+                f"{', '.join(RULES)}"
+            )
+    return names
 
 
 def _lexicon(data: dict[str, Any], *, where: str) -> Lexicon:

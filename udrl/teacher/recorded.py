@@ -22,8 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from udrl import yamlfile
 from udrl.data.hashing import hash_hex, hash_int
 from udrl.data.inputs import DEFAULT_FIELDS, cut_input, input_id, read_rows
@@ -241,8 +239,7 @@ def define_tasks(run: Run, survey: Survey, *, given: Iterable[Task] = (), source
                     "length": {"min": low, "max": high},
                 }
             target.parent.mkdir(exist_ok=True)
-            text = yaml.safe_dump({"schema": yamlfile.SCHEMA, **data}, sort_keys=False, allow_unicode=True)
-            atomic_write(target, text)
+            atomic_write(target, yamlfile.written(data))
         own[name] = load_task(target)
     return tuple(own[name] for name in sorted(survey.lengths))
 
