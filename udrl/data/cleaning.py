@@ -1,12 +1,40 @@
-"""Which responses are kept out of training, and why: every rule has a name that stands in ``rejected_by``."""
+"""Which responses are kept out of training, and why: every rule has a name that stands in ``rejected_by``.
+
+Nothing is repaired: what a teacher wrote is kept as it is, or rejected under a name, and ``udrl synth
+--show-rejected`` shows it. A rule that does not suit a task is switched off in the task's file (``allow``).
+docs/cleaning.md says how often each is wrong on real outputs.
+"""
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from udrl.data.ledger import LedgerRecord
-from udrl.data.tasks import Task
+from udrl.data.language import is_foreign
+from udrl.data.leakage import echoes, has_role_name, is_fenced, is_preamble, is_quoted, is_refusal
 from udrl.words import WORD, folded_words
+
+if TYPE_CHECKING:
+    from udrl.data.ledger import LedgerRecord
+    from udrl.data.tasks import Task
+
+RULES: Mapping[str, str] = {
+    "empty": "no word in it",
+    "unfinished": "the teacher ran into its token limit",
+    "refusal": "it begins by declining",
+    "role_name": "it begins with a speaker (Assistant:) or holds a token of a chat template",
+    "preamble": "it begins or ends with words to whoever asked (Here is your prompt: ...)",
+    "fenced": "it begins or ends with a markdown fence",
+    "quoted": "all of it stands in one pair of quotation marks",
+    "echo": "it repeats 12 words or more of the request",
+    "language": "it, or a passage of it, is in another language than the request",
+    "under_length": "shorter than half of the task's lower bound",
+    "over_length": "longer than one and a half times the task's upper bound",
+    "loop": "1 to 8 words stand at least 4 times in direct succession, 6 words or more in all",
+    "duplicate": "another completion of the input says the same, word for word",
+}
+"""The rules in the order in which they are tried; the first one that holds gives its name."""
 
 SLACK = (0.5, 1.5)
 """A completion may be this much shorter or longer than the task's bounds before it is rejected."""
@@ -19,20 +47,27 @@ _LOOP_WORDS = 6
 def rejected_by(record: LedgerRecord, task: Task) -> str | None:
     """Return the name of the first rule that rejects the response, or None where it is kept.
 
-    empty: no word in it; unfinished: the teacher ran into its token limit; under_length, over_length: outside
-    the task's bounds by more than SLACK; loop: see ``is_loop``. The rule ``duplicate`` needs the input's
-    other completions and lies with episode building.
+    Rules that the task allows are left out. ``duplicate`` needs the input's other completions and lies with episode
+    building.
     """
-    words = folded_words(record.completion or "")
-    if not words:
-        return "empty"
-    if record.finish_reason == "length":
-        return "unfinished"
-    if len(words) < SLACK[0] * task.min_words:
-        return "under_length"
-    if len(words) > SLACK[1] * task.max_words:
-        return "over_length"
-    return "loop" if is_loop(words) else None
+    text = record.completion or ""
+    words = folded_words(text)
+    request = "\n".join(message["content"] for message in record.messages)
+    checks: tuple[tuple[str, Callable[[], bool]], ...] = (
+        ("empty", lambda: not words),
+        ("unfinished", lambda: record.finish_reason == "length"),
+        ("refusal", lambda: is_refusal(text)),
+        ("role_name", lambda: has_role_name(text)),
+        ("preamble", lambda: is_preamble(text)),
+        ("fenced", lambda: is_fenced(text)),
+        ("quoted", lambda: is_quoted(text)),
+        ("echo", lambda: echoes(words, messages=record.messages, given=record.input)),
+        ("language", lambda: is_foreign(text, words=words, request=request, given=record.input)),
+        ("under_length", lambda: len(words) < SLACK[0] * task.min_words),
+        ("over_length", lambda: len(words) > SLACK[1] * task.max_words),
+        ("loop", lambda: is_loop(words)),
+    )
+    return next((name for name, holds in checks if name not in task.allow and holds()), None)
 
 
 def is_loop(words: list[str]) -> bool:

@@ -1,29 +1,116 @@
-"""What is said about an answer instead of being the answer: refusals, preambles, labels."""
+"""What is said about an answer instead of being the answer: refusals, preambles, labels, role names, markup.
+
+The patterns look at how a text begins and ends, where chat models speak to whoever asked them; what stands in the
+middle may well be what was asked for (a system prompt that says what to refuse, a brief with a label on it).
+docs/cleaning.md says how often they are wrong on real outputs.
+"""
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Mapping, Sequence
 
-_REFUSAL = re.compile(
-    r"(?:i(?:'m| am)? (?:very |truly |so )?(?:sorry|afraid)\b.{0,80}\b(?:can(?:'t|not)|unable|won't|not able|couldn't)"
-    r"|(?:sorry|apologies|unfortunately),? (?:but )?(?:i|as an)\b.{0,60}\b(?:can(?:'t|not)|unable|won't|not able)"
-    r"|i (?:can(?:'t|not)|won't|am unable to|am not able to|must decline)\b.{0,40}"
-    r"\b(?:help|assist|fulfil|fulfill|comply|create|generate|provide|write|continue|engage|discuss|answer|respond)"
-    r"|as an? (?:ai|artificial intelligence|(?:large )?language model)\b)",
-    re.IGNORECASE | re.DOTALL,
+from udrl.words import folded_words
+
+ECHO_WORDS = 12
+"""So many words in a row of the request, outside of the input, are no coincidence."""
+
+_ARTEFACT = (
+    r"(?:prompt|query|queries|brief|instruction|description|rewrite|version|expansion|completion|caption|idea)s?"
 )
-_PREAMBLE = re.compile(
-    r"(?:(?:sure|certainly|of course|absolutely|okay|ok|great)\b[,!. ]"
-    r"|here (?:is|are|'s)\b|here's\b|below (?:is|are)\b|let me know\b|i hope (?:this|these)\b|feel free\b)",
+_NOT_ABLE = r"(?:can't|cannot|can not|unable|won't|not able|couldn't|not comfortable|not allowed)"
+_SORRY = re.compile(
+    rf"(?:i(?:'m| am) (?:very |truly |really |so )?(?:sorry|afraid)\b[^.\n]{{0,80}}?\b{_NOT_ABLE}"
+    r"|(?:sorry|my apologies|i apologi[sz]e|unfortunately)\b[^.\n]{0,60}?\bi(?:'m| am)?\b[^.\n]{0,20}?"
+    rf"\b{_NOT_ABLE}"
+    r"|i(?:'m| am)? (?:can't|cannot|can not|won't|unable to|not able to|must decline|will not)\b[^.\n]{0,30}?"
+    r"\b(?:help|assist|fulfil|comply|create|generate|provide|write|continue|engage|discuss|answer|respond|produce|"
+    r"complete|satisfy)"
+    r"|the (?:model|assistant|user|input|prompt) (?:is unable to|cannot|can't|(?:has|did) not provide)"
+    r"|as an? (?:ai|artificial intelligence|(?:large )?language model)\b[^.\n]{0,60}?\b(?:i|my)\b)",
     re.IGNORECASE,
 )
+_HERE = re.compile(
+    r"(?:(?:sure|certainly|of course|absolutely|okay|ok|got it|understood|great|no problem)\b(?: thing)?[!,.:]"
+    r"|(?:here (?:is|are)|here's|below (?:is|are)|the following is)\b[^\n]{0,120}?:(?=\s|$)"
+    rf"|here(?: is|'s| are) (?:your|the|an?|my|one|some) (?:[\w-]+ ){{0,4}}{_ARTEFACT}\b)",
+    re.IGNORECASE,
+)
+_LABEL = re.compile(
+    r"[*_#\s]*(?:(?:the|your|my|a|final|full|new|expanded|rewritten|enhanced|revised|refined|improved|optimi[sz]ed|"
+    r"detailed|output|text-to-(?:image|video)|image|video|search|edit|design|system)\s+)*"
+    rf"(?:{_ARTEFACT}|output|answer|response|result|completion)\s*[*_]*\s*:[*_]*\s",
+    re.IGNORECASE,
+)
+_AFTER = re.compile(
+    r"(?:(?:^|[\n.!?)\"”*]\s*)\(?[*_]*(?:(?:please )?let me know (?:if|whether)|i hope (?:this|that|these|you)|"
+    r"feel free to (?:ask|let|modify|adjust|change|reach)|would you like me to|is there anything else)"
+    r"|\n\s*\n\s*[(*_]*(?:note|word count|explanation)\s*[*_]*:)[^\n]*\Z",
+    re.IGNORECASE,
+)
+_ROLE = re.compile(r"[*_#\s<\[]*(?:assistant|user|human|system|chatbot|ai|bot|model|gpt)[>\]]?\s*[*_]*:", re.IGNORECASE)
+_TURN = re.compile(
+    r"<\|[a-z_]{2,24}\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|\A\s*</?think>|^### ?Response:\s*$",
+    re.MULTILINE,
+)
+_MARKS = {'"': '"', "“": "”", "«": "»", "„": "“", "`": "`", "'": "'", "「": "」"}
 
 
 def is_refusal(text: str) -> bool:
     """Tell whether ``text`` begins by declining to write."""
-    return _REFUSAL.match(text.lstrip().replace("’", "'")) is not None
+    return _SORRY.match(_start(text)) is not None
 
 
 def is_preamble(text: str) -> bool:
-    """Tell whether ``text`` is spoken to whoever asked, around the answer: "Here are 20 new ideas"."""
-    return _PREAMBLE.match(text.lstrip().replace("’", "'")) is not None
+    """Tell whether ``text`` begins or ends with words to whoever asked: "Here is your prompt:", "I hope this helps"."""
+    start = _start(text)
+    return bool(_HERE.match(start) or _LABEL.match(start) or _AFTER.search(text.rstrip()[-300:].replace("’", "'")))
+
+
+def has_role_name(text: str) -> bool:
+    """Tell whether ``text`` begins with a speaker ("Assistant:") or holds a token of a chat template."""
+    return _ROLE.match(_start(text)) is not None or _TURN.search(text) is not None
+
+
+def is_fenced(text: str) -> bool:
+    """Tell whether ``text`` begins or ends with a markdown fence; fences within it may be what was asked for."""
+    text = text.strip()
+    return text.startswith(("```", "~~~")) or (text.endswith("```") and text.count("```") == 1)
+
+
+def is_quoted(text: str) -> bool:
+    """Tell whether all of ``text`` stands in one pair of quotation marks."""
+    text = text.strip()
+    close = _MARKS.get(text[:1])
+    if close is None or len(text) < 3 or text[-1] != close:
+        return False
+    inside = text[1:-1]
+    if text[0] == "'":  # an apostrophe is no end, unless it closes a word: 'red' and 'blue'
+        return re.search(r"'(?!\w)", inside) is None
+    return text[0] not in inside and close not in inside
+
+
+def echoes(words: Sequence[str], *, messages: Sequence[Mapping[str, str]], given: str) -> bool:
+    """Tell whether ECHO_WORDS words in a row of ``messages`` stand in a completion.
+
+    words: the completion's, folded. given: the input, which may be copied.
+    """
+    if len(words) < ECHO_WORDS:
+        return False
+    asked: set[tuple[str, ...]] = set()
+    for message in messages:
+        for part in message["content"].split(given) if given else [message["content"]]:
+            asked |= _runs(part)
+    return not asked.isdisjoint(zip(*(words[n:] for n in range(ECHO_WORDS)), strict=False))
+
+
+@functools.lru_cache(maxsize=256)
+def _runs(text: str) -> frozenset[tuple[str, ...]]:
+    # What stands before and after the input is the same in most requests of a task.
+    words = folded_words(text)
+    return frozenset(zip(*(words[n:] for n in range(ECHO_WORDS)), strict=False))
+
+
+def _start(text: str) -> str:
+    return text.lstrip().lstrip("*_\"“'> ")[:300].replace("’", "'")
