@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import tracemalloc
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from udrl.data.inputs import input_id
 from udrl.data.ledger import FIELDS, Ledger, LedgerRecord, request_key
+from udrl.data.survey import KeySet, survey
 from udrl.errors import RunError
 
 
@@ -68,7 +70,7 @@ def test_ledger_returns_what_was_appended(tmp_path: Path) -> None:
 def test_ledger_of_a_new_run_is_empty(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "no")
     assert list(ledger) == []
-    assert ledger.keys() == set()
+    assert survey(ledger).responses == 0
     assert not (tmp_path / "no").exists()
 
 
@@ -79,9 +81,13 @@ def test_ledger_keys_by_status(tmp_path: Path) -> None:
         ledger.append(record(2, status="failed", error="timed out", completion=None))
         ledger.append(record(2, attempts=2))
         keys = [record(number).key for number in range(3)]
-        assert ledger.keys() == set(keys)
-        assert ledger.keys(ok=True) == {keys[0], keys[2]}
-        assert ledger.keys(ok=False) == {keys[1]}
+        found = survey(ledger)
+    assert found.responses == 3
+    assert [key in found.good for key in keys] == [True, False, True]
+    assert [key in found.failed for key in keys] == [False, True, False], "what failed first and was good later is good"
+    assert record(3).key not in found.good
+    usage = found.usage["builtin", "text-to-image"]
+    assert (usage.good, usage.failed, usage.counted, usage.prompt_tokens, usage.completion_tokens) == (2, 2, 2, 12, 20)
 
 
 def test_ledger_begins_a_new_shard_at_its_size(tmp_path: Path) -> None:
@@ -136,7 +142,7 @@ def test_ledger_refuses_a_newer_schema_and_strange_lines(tmp_path: Path) -> None
     path = tmp_path / "part-00000.jsonl"
     path.write_text('{"schema": 2, "key": "x"}\n')
     with pytest.raises(RunError, match="line 1: has schema 2, this udrl reads up to 1"):
-        Ledger(tmp_path).keys()
+        survey(Ledger(tmp_path))
     path.write_text('{"schema": 1, "key": "x", "status": "ok"}\n')
     with pytest.raises(RunError, match="is no line of a ledger"):
         list(Ledger(tmp_path))
@@ -204,3 +210,19 @@ def test_ledger_key_depends_on_all_that_decides_and_on_nothing_else() -> None:
     assert key(sampling={"top_p": 0.9, "n": 4, "temperature": 0.7}) == key()
     assert key(engine_arguments={"quantization": None, "dtype": "bf16"}) == key()
     assert key() == "da9b8dee84f51d9476a7da3ae86ddb58", "keys are for ever: ledgers of earlier versions hold them"
+
+
+def test_ledger_keys_take_eight_bytes_each() -> None:
+    count = 200_000
+    tracemalloc.start()
+    try:
+        keys = KeySet.of(f"{number:032x}" for number in range(count))
+        _, peak = tracemalloc.get_traced_memory()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 8.1 * count, "eight bytes a key"
+    assert peak < 60 * count
+    assert len(keys) == count
+    assert all(f"{number:032x}" in keys for number in range(0, count, 997))
+    assert not any(f"{number:032x}" in keys for number in range(count, 2 * count, 997))

@@ -23,6 +23,7 @@ from udrl.data.dedup import deduplicate
 from udrl.data.episodes import Episode, read_episodes
 from udrl.data.ledger import Ledger
 from udrl.data.run import Run
+from udrl.data.survey import survey
 from udrl.data.tasks import load_tasks, seeds
 from udrl.errors import TeacherError
 from udrl.teacher.builtin import made_up_word
@@ -280,7 +281,7 @@ def test_inventing_goes_on_without_what_failed_and_retries_when_told(task_file: 
         report = small(task_file, tmp_path, server, num_inputs=GIVEN + 100)
         assert report.inputs == {TASK: GIVEN + 100}
         assert report.inventing["failed"] > 0
-        failed = Ledger(tmp_path / "run" / "ledger" / FOLDER).keys(ok=False)
+        failed = survey(Ledger(tmp_path / "run" / "ledger" / FOLDER)).failed
         assert len(failed) == report.inventing["failed"]
 
 

@@ -117,19 +117,6 @@ class Ledger:
     def __iter__(self) -> Iterator[LedgerRecord]:
         return (record for _, record in self.entries())
 
-    def keys(self, *, ok: bool | None = None) -> set[str]:
-        """Return the keys of all responses (ok=None), of the good ones (True) or of the failed ones (False).
-
-        A key that failed first and was good later is good. Holds about 150 bytes a key, never a text.
-        """
-        good: set[str] = set()
-        failed: set[str] = set()
-        for _, data in self.rows():
-            (good if data.get("status") == "ok" else failed).add(str(data.get("key")))
-        if ok is None:
-            return good | failed
-        return good if ok else failed - good
-
     def entries(self) -> Iterator[tuple[Place, LedgerRecord]]:
         """Yield every response in the order of the files, with its place, one at a time.
 
