@@ -100,6 +100,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Exit 1, with everything kept and built, where a larger share of the answered requests failed.",
 )
+@click.option(
+    "--show-rejected",
+    metavar="[RULE]",
+    is_flag=False,
+    flag_value="all",
+    help="Only show what cleaning rejected or repaired in this run, with examples (of RULE, or of all).",
+)
 @common_options()
 def command(
     *,
@@ -121,6 +128,7 @@ def command(
     max_usd: float | None,
     max_minutes: float | None,
     max_failure_rate: float,
+    show_rejected: str | None,
     as_json: bool,
 ) -> None:
     """Have teachers write completions for many inputs, and make scored episodes of them.
@@ -128,6 +136,11 @@ def command(
     Every response is kept in the run's ledger as it comes: what is there is never asked for again, and an
     interrupted call continues where it was. A limit (--max-tokens, --max-usd, --max-minutes) holds for one start.
     """
+    if show_rejected is not None:
+        from udrl.cli.show_rejected import show
+
+        show(run, show_rejected, as_json=as_json)
+        return
     from udrl.teacher.plan import read_teachers
     from udrl.teacher.recorded import PREFIX
     from udrl.teacher.synthesis import SynthInterrupted, TooManyFailed, synth

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from udrl.data.cleaning import first_words, rejected_by
+from udrl.data.cleaning import clean, first_words
 from udrl.data.episodes import Episode
 from udrl.data.hashing import hash_hex, hash_unit
 from udrl.data.index import LedgerIndex
@@ -61,9 +61,9 @@ def build_episodes(
     for rows in index.groups():
         seen: set[str] = set()
         for row in rows:
-            record = ledger.read(index.place(row))
-            task = known[record.task]
-            reason = rejected_by(record, task)
+            raw = ledger.read(index.place(row))
+            task = known[raw.task]
+            record, reason = clean(raw, task)
             if reason is None and record.completion in seen:
                 reason = "duplicate"
             seen.add(record.completion or "")
@@ -111,8 +111,8 @@ def _mismatched(
         other = index.draw(row, seed, "partner", record.key, attempt)
         if index.input_id[other] == index.input_id[row]:
             continue
-        partner = ledger.read(index.place(other))
-        if partner.completion == record.completion or rejected_by(partner, task) is not None:
+        partner, reason = clean(ledger.read(index.place(other)), task)
+        if partner.completion == record.completion or reason is not None:
             continue
         yield replace(
             _episode(partner, None),

@@ -1,23 +1,28 @@
 """Which responses are kept out of training, and why: every rule has a name that stands in ``rejected_by``.
 
-Nothing is repaired: what a teacher wrote is kept as it is, or rejected under a name, and ``udrl synth
---show-rejected`` shows it. A rule that does not suit a task is switched off in the task's file (``allow``).
-docs/cleaning.md says how often each is wrong on real outputs.
+Talk around an answer is taken off where its border is certain (``repaired``); the ledger keeps what was written, the
+episode's ``sampling`` names what was repaired, and the counts say how often. Everything else is kept as it is, or
+rejected under a name. ``udrl synth --show-rejected`` shows both. A rule that does not suit a task is switched off in
+the task's file (``allow``). docs/cleaning.md says how often each is wrong on real outputs.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from udrl.data.language import is_foreign
-from udrl.data.leakage import echoes, has_role_name, is_fenced, is_preamble, is_quoted, is_refusal
+from udrl.data.leakage import echoes, has_role_name, is_fenced, is_preamble, is_quoted, is_refusal, repaired
 from udrl.words import WORD, folded_words
 
 if TYPE_CHECKING:
     from udrl.data.ledger import LedgerRecord
     from udrl.data.tasks import Task
+
+REPAIRED = "repaired"
+"""Key of an episode's sampling that names what was taken off its completion."""
 
 RULES: Mapping[str, str] = {
     "empty": "no word in it",
@@ -42,6 +47,20 @@ SLACK = (0.5, 1.5)
 _PERIODS = range(1, 9)
 _REPEATS = 4
 _LOOP_WORDS = 6
+
+
+def clean(record: LedgerRecord, task: Task) -> tuple[LedgerRecord, str | None]:
+    """Return the response as episodes are made of it, and the rule that rejects it (None: kept).
+
+    A repaired one has the repaired text, and in ``sampling`` the key ``repaired`` with the names of what was repaired;
+    one that is rejected all the same stays as it was written.
+    """
+    text, repairs = repaired(record.completion or "", allow=task.allow)
+    fixed = record
+    if repairs:
+        fixed = replace(record, completion=text, sampling={**record.sampling, REPAIRED: ", ".join(repairs)})
+    reason = rejected_by(fixed, task)
+    return (fixed if reason is None else record), reason
 
 
 def rejected_by(record: LedgerRecord, task: Task) -> str | None:

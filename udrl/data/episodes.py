@@ -21,15 +21,17 @@ Column table, in order (``EPISODE_SCHEMA`` is the truth):
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from udrl import __version__
+from udrl.data.cleaning import REPAIRED
 from udrl.data.dataset_card import dataset_card
 from udrl.data.inputs import Split
 from udrl.data.run import disk_errors
@@ -82,8 +84,8 @@ def write_episodes(
     reward_names: the fields of ``returns``; none: ``relevance``, null throughout (Parquet knows no empty
     struct).
     card_facts: lines of the card's table (``licence`` becomes the dataset's licence).
-    Returns counts by origin, ``SPLIT`` and ``rejected:RULE``, and the ``total``. Raises RewardError for a
-    return that is not among the names, RunError where the disk is full.
+    Returns counts by origin, ``SPLIT``, ``rejected:RULE`` and ``repaired:RULE`` (the teacher's own), and
+    the ``total``. Raises RewardError for a return that is not among the names, RunError where the disk is full.
     """
     import pyarrow.parquet as pq
 
@@ -105,7 +107,7 @@ def write_episodes(
             for episode in episodes:
                 buffer = buffers[episode.split]
                 buffer.append(_row(episode, names))
-                _count(counts, episode.split, episode.origin, episode.rejected_by)
+                _count(counts, episode.split, episode.origin, episode.rejected_by, episode.sampling)
                 if len(buffer) >= ROW_GROUP:
                     writers[episode.split].write_table(_table(buffer, schema))
                     buffer.clear()
@@ -130,10 +132,20 @@ def read_episodes(
     kept: only those that no rule rejected. origins: only these (None: all).
     Raises RunError where there are none, or they have a newer schema or other columns.
     """
+    return list(iterate_episodes(folder, splits=splits, kept=kept, origins=origins))
+
+
+def iterate_episodes(
+    folder: Path,
+    *,
+    splits: Collection[str] = SPLITS,
+    kept: bool = True,
+    origins: Collection[str] | None = None,
+) -> Iterator[Episode]:
+    """Yield what ``read_episodes`` returns, reading ROW_GROUP episodes at a time."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    episodes: list[Episode] = []
     for split in SPLITS:
         if split not in splits:
             continue
@@ -143,8 +155,7 @@ def read_episodes(
                     batch = batch.filter(pc.is_null(batch.column("rejected_by")))
                 if origins is not None:
                     batch = batch.filter(pc.is_in(batch.column("origin"), value_set=pa.array(sorted(origins))))
-                episodes.extend(_from_row(row) for row in batch.to_pylist())
-    return episodes
+                yield from map(_from_row, batch.to_pylist())
 
 
 def count_episodes(folder: Path) -> Counter[str]:
@@ -153,9 +164,9 @@ def count_episodes(folder: Path) -> Counter[str]:
     counts: Counter[str] = Counter()
     for split in SPLITS:
         with _open(folder, split) as file:
-            for batch in file.iter_batches(batch_size=ROW_GROUP, columns=["origin", "rejected_by"]):
+            for batch in file.iter_batches(batch_size=ROW_GROUP, columns=["origin", "rejected_by", "sampling"]):
                 for row in batch.to_pylist():
-                    _count(counts, split, row["origin"], row["rejected_by"])
+                    _count(counts, split, row["origin"], row["rejected_by"], row["sampling"])
     return counts
 
 
@@ -202,8 +213,10 @@ def _from_row(row: dict[str, Any]) -> Episode:
     return Episode(**row)
 
 
-def _count(counts: Counter[str], split: str, origin: str, rejected_by: str | None) -> None:
+def _count(counts: Counter[str], split: str, origin: str, rejected_by: str | None, sampling: str) -> None:
     counts.update(("total", split, origin))
+    if origin == "teacher" and f'"{REPAIRED}"' in sampling:
+        counts.update(f"repaired:{rule}" for rule in json.loads(sampling).get(REPAIRED, "").split(", "))
     if rejected_by is not None:
         counts[f"rejected:{rejected_by}"] += 1
 

@@ -106,6 +106,7 @@ def _language(words: Sequence[str]) -> tuple[str | None, int]:
 
 @functools.lru_cache(maxsize=1024)
 def _of(text: str) -> str | None:
-    """Return the language of a text that holds at least two function words of it."""
-    found, count = _language(folded_words(text))
-    return found if count > 1 else None
+    """Return the language of a text that holds at least three different function words of it, and of no other as many."""
+    words = set(folded_words(text))
+    counts = sorted(((len(words & known), name) for name, known in _LANGUAGES.items()), reverse=True)
+    return counts[0][1] if counts[0][0] > max(2, counts[1][0]) else None

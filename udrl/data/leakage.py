@@ -3,15 +3,17 @@
 The patterns look at how a text begins and ends, where chat models speak to whoever asked them; what stands in the
 middle may well be what was asked for (a system prompt that says what to refuse, a brief with a label on it).
 docs/cleaning.md says how often they are wrong on real outputs.
+
+Where the border between talk and answer is certain, ``repaired`` takes the talk off; the rules judge what is left.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
-from udrl.words import folded_words
+from udrl.words import WORD, folded_words
 
 ECHO_WORDS = 12
 """So many words in a row of the request, outside of the input, are no coincidence."""
@@ -46,7 +48,8 @@ _LABEL = re.compile(
 _AFTER = re.compile(
     r"(?:(?:^|[\n.!?)\"”*]\s*)\(?[*_]*(?:(?:please )?let me know (?:if|whether)|i hope (?:this|that|these|you)|"
     r"feel free to (?:ask|let|modify|adjust|change|reach)|would you like me to|is there anything else)"
-    r"|\n\s*\n\s*[(*_]*(?:note|word count|explanation)\s*[*_]*:)[^\n]*\Z",
+    r"|\n\s*\n\s*[(*_]*(?:word count\b|note\s*[*_]*:[*_]*\s*(?:i\b|this (?:prompt|query|brief|description|instruction)|"
+    r"the (?:prompt|above|completion))))[^\n]*\Z",
     re.IGNORECASE,
 )
 _ROLE = re.compile(r"[*_#\s<\[]*(?:assistant|user|human|system|chatbot|ai|bot|model|gpt)[>\]]?\s*[*_]*:", re.IGNORECASE)
@@ -54,7 +57,35 @@ _TURN = re.compile(
     r"<\|[a-z_]{2,24}\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|\A\s*</?think>|^### ?Response:\s*$",
     re.MULTILINE,
 )
+_QUOTED_THEN = re.compile(r"\s*(?:\"[^\"\n]+\"|“[^”\n]+”)[.]?\s*\n\s*\n")
+_INTRODUCTION = re.compile(r"[^\n]{0,200}?:(?:[*_]*)(?:[ \t]*\n+|[ \t]+)")
+_SPEAKER = re.compile(r"[*_#\s]*(?:assistant|chatbot|ai|bot|model)\s*[*_]*:[*_]*\s+", re.IGNORECASE)
+_END_TOKENS = re.compile(r"(?:\s*(?:</s>|<\|(?:eot_id|im_end|end|end_of_text|endoftext)\|>|<end_of_turn>))+\s*\Z")
+_FENCE = re.compile(r"(```|~~~)[\w-]*[ \t]*\n(.*?)\n?[ \t]*\1\s*", re.DOTALL)
+_REPAIRS = 6
 _MARKS = {'"': '"', "“": "”", "«": "»", "„": "“", "`": "`", "'": "'", "「": "」"}
+
+
+def repaired(text: str, *, allow: Collection[str] = ()) -> tuple[str, tuple[str, ...]]:
+    """Return ``text`` without what stands around the answer, and the names of the rules that would have rejected it.
+
+    Taken off, as often as they follow each other: an introduction up to its colon, a label, the name of the speaker, a
+    fence or quotation marks around all of it, end tokens of a chat template, a last paragraph of courtesies. allow:
+    rules that are not to be applied. What is left always holds a word.
+    """
+    done: list[str] = []
+    for _ in range(_REPAIRS):
+        before = text
+        for rule, attempt in _ATTEMPTS:
+            if rule in allow:
+                continue
+            found = attempt(text).strip()
+            if found != text.strip() and WORD.search(found):
+                text = found
+                done.append(rule)
+        if text == before:
+            break
+    return text, tuple(dict.fromkeys(done))
 
 
 def is_refusal(text: str) -> bool:
@@ -65,7 +96,9 @@ def is_refusal(text: str) -> bool:
 def is_preamble(text: str) -> bool:
     """Tell whether ``text`` begins or ends with words to whoever asked: "Here is your prompt:", "I hope this helps"."""
     start = _start(text)
-    return bool(_HERE.match(start) or _LABEL.match(start) or _AFTER.search(text.rstrip()[-300:].replace("’", "'")))
+    if _HERE.match(start) or _LABEL.match(start) or _QUOTED_THEN.match(text):
+        return True
+    return _AFTER.search(text.rstrip()[-300:].replace("’", "'")) is not None
 
 
 def has_role_name(text: str) -> bool:
@@ -114,3 +147,42 @@ def _runs(text: str) -> frozenset[tuple[str, ...]]:
 
 def _start(text: str) -> str:
     return text.lstrip().lstrip("*_\"“'> ")[:300].replace("’", "'")
+
+
+def _without_end_tokens(text: str) -> str:
+    return _END_TOKENS.sub("", text)
+
+
+def _without_speaker(text: str) -> str:
+    return _SPEAKER.sub("", text, count=1) if _SPEAKER.match(text) else text
+
+
+def _without_introduction(text: str) -> str:
+    text = text.lstrip()
+    plain = text.replace("’", "'")
+    end = _INTRODUCTION.match(text) if _HERE.match(plain) else _LABEL.match(plain)
+    return text[end.end() :] if end else text
+
+
+def _without_courtesies(text: str) -> str:
+    head, gap, last = text.rstrip().rpartition("\n\n")
+    return head if gap and _AFTER.match(f"\n\n{last}".replace("’", "'")) else text
+
+
+def _without_fence(text: str) -> str:
+    found = _FENCE.fullmatch(text.strip())
+    return found[2] if found and "```" not in found[2] else text
+
+
+def _without_quotes(text: str) -> str:
+    return text.strip()[1:-1] if is_quoted(text) else text
+
+
+_ATTEMPTS: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("role_name", _without_end_tokens),
+    ("role_name", _without_speaker),
+    ("preamble", _without_courtesies),
+    ("preamble", _without_introduction),
+    ("fenced", _without_fence),
+    ("quoted", _without_quotes),
+)
