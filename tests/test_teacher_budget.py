@@ -424,7 +424,6 @@ def test_failures_are_counted_by_kind_and_allowed_up_to_a_rate(
 
 def test_watchdog_names_a_silent_teacher_ever_more_rarely() -> None:
     told: list[tuple[float, str]] = []
-    before = threading.active_count()
     started = time.monotonic()
     with Watchdog(
         "tiny", "openai", patience=0.2, tell=lambda text: told.append((time.monotonic() - started, text))
@@ -434,7 +433,7 @@ def test_watchdog_names_a_silent_teacher_ever_more_rarely() -> None:
         for _ in range(3):
             dog.asked()
         time.sleep(1.2)
-    assert threading.active_count() == before
+    assert own_threads() == []
     assert 2 <= len(told) <= 3, "after 0.2, 0.4 and 0.8 s"
     assert "teacher 'tiny' has not replied for 0 s, 3 requests are in flight: look at the server's log" in told[0][1]
 
@@ -451,14 +450,17 @@ def test_watchdog_is_quiet_while_replies_come() -> None:
     assert told == []
 
 
+def own_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("udrl")]
+
+
 def test_watchdog_watches_a_synthesis_and_ends_with_it(
     make: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(watchdog, "PATIENCE", 0.1)
     monkeypatch.setattr(cards, "start", lambda card, *, tasks: Paid(card, seconds=0.5, window=2))
-    before = threading.active_count()
     make(num_inputs=1)
-    assert threading.active_count() == before
+    assert own_threads() == []
     assert "warning: teacher 'a' has not replied for" in capsys.readouterr().err
 
     def breaks(self: Paid, request: Request) -> Reply:
@@ -467,7 +469,7 @@ def test_watchdog_watches_a_synthesis_and_ends_with_it(
     monkeypatch.setattr(Paid, "_reply", breaks)
     with pytest.raises(TeacherError, match="engine is dead"):
         make()
-    assert threading.active_count() == before
+    assert own_threads() == []
 
 
 # --- keys of the built-in teacher
