@@ -3,9 +3,17 @@ is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 
 from udrl.data.run import Run
+
+HUB_LICENCES = (
+    "apache-2.0 mit cc0-1.0 cc-by-4.0 cc-by-3.0 cc-by-sa-4.0 cc-by-sa-3.0 cc-by-nc-4.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 "
+    "bsd-2-clause bsd-3-clause gpl-3.0 lgpl-3.0 agpl-3.0 mpl-2.0 odc-by odbl openrail bigscience-openrail-m "
+    "creativeml-openrail-m cdla-permissive-2.0 llama2 llama3 llama3.1 llama3.2 llama3.3 gemma unlicense unknown"
+).split()
+"""Those of the hub's licence identifiers that teachers and recorded outputs come with."""
 
 _HEADER = """---
 pretty_name: udrl episodes
@@ -65,7 +73,7 @@ def dataset_card(*, counts: Mapping[str, int], reward_names: Sequence[str], fact
     counts: as ``write_episodes`` returns them. facts: a line each; ``licence`` (an identifier such as
     apache-2.0) also goes into the header, where the hub reads it.
     """
-    licence = f"license: {facts['licence']}\n" if facts.get("licence") else ""
+    licence = licence_header({str(facts["licence"])} if facts.get("licence") else set())
     # datasets refuses a split without rows, so the header leaves it out.
     splits = "".join(
         f"  - split: {split}\n    path: {split}.parquet\n"
@@ -78,6 +86,19 @@ def dataset_card(*, counts: Mapping[str, int], reward_names: Sequence[str], fact
         counts="| | episodes |\n|---|---|\n" + "".join(f"| {k} | {v} |\n" for k, v in sorted(counts.items())),
         rewards=", ".join(reward_names),
     )
+
+
+def licence_header(licences: Collection[str]) -> str:
+    """Return the lines of a card's header that say the licence, as the hub reads them; none for several licences.
+
+    The hub knows a list of identifiers; any other licence is ``other`` there, with its name beside it.
+    """
+    if len(licences) != 1:
+        return ""
+    [licence] = licences
+    if licence in HUB_LICENCES:
+        return f"license: {licence}\n"
+    return f"license: other\nlicense_name: {json.dumps(licence)}\n"
 
 
 def run_facts(run: Run) -> dict[str, object]:

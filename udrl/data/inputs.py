@@ -28,6 +28,9 @@ T = TypeVar("T")
 DEFAULT_FIELDS = ("text", "input", "prompt", "caption")
 """Where inputs are looked for when no field is named: the first of these that the file has."""
 
+REFERENCE = "reference"
+"""The column of a good answer to the input, which teachers may be shown."""
+
 FORMATS = (".jsonl", ".csv", ".txt", ".parquet")
 
 MAX_INPUT_WORDS = 2000
@@ -95,6 +98,28 @@ def read_inputs(path: Path | str, *, field: str | None = None, counts: Counter[s
             warnings.warn(f"{path}: {tally['blank']} blank inputs dropped", stacklevel=2)
         if tally["cut"]:
             warnings.warn(f"{path}: {tally['cut']} inputs cut at {MAX_INPUT_WORDS} words", stacklevel=2)
+
+
+def read_references(path: Path | str, *, field: str | None = None) -> dict[str, str]:
+    """Return, by input id, what stands in the column ``reference`` of a file of inputs; empty where it has none.
+
+    Of an input that stands in the file several times the first reference counts. Raises as ``read_inputs`` does.
+    """
+    path = Path(path)
+    references: dict[str, str] = {}
+    if _kind(path) == ".txt":
+        return references
+    for place, row in read_rows(path):
+        reference = row.get(REFERENCE)
+        if reference is None:
+            if REFERENCE not in row and not references:
+                return references
+            continue
+        text = _text_of(path, row.get(_field_of(path, row, field, place)), field or "", place).strip()
+        shown = _text_of(path, reference, REFERENCE, place).strip()
+        if text and shown:
+            references.setdefault(input_id(cut_input(text)[0]), shown)
+    return references
 
 
 def read_rows(path: Path | str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from udrl.words import folded_words
@@ -70,6 +71,11 @@ _FUNCTION_WORDS = {
 }
 _LANGUAGES = {name: frozenset(words.split()) for name, words in _FUNCTION_WORDS.items()}
 
+_LANGUAGES_OF = {
+    word: tuple(name for name, known in _LANGUAGES.items() if word in known)
+    for word in sorted(frozenset().union(*_LANGUAGES.values()))
+}
+
 
 def is_foreign(text: str, *, words: Sequence[str], request: str, given: str) -> bool:
     """Tell whether ``text``, or a passage of it, is in a language that neither ``request`` nor ``given`` is in.
@@ -99,14 +105,13 @@ def is_foreign(text: str, *, words: Sequence[str], request: str, given: str) -> 
 
 def _language(words: Sequence[str]) -> tuple[str | None, int]:
     """Return the language with the most function words among ``words``, and how many; None where there is none."""
-    counts = {name: sum(map(known.__contains__, words)) for name, known in _LANGUAGES.items()}
-    found = max(counts, key=lambda name: counts[name])
-    return (found, counts[found]) if counts[found] else (None, 0)
+    counts = Counter(name for word in words for name in _LANGUAGES_OF.get(word, ()))
+    return counts.most_common(1)[0] if counts else (None, 0)
 
 
 @functools.lru_cache(maxsize=1024)
 def _of(text: str) -> str | None:
-    """Return the language of a text that holds at least three different function words of it, and of no other as many."""
+    """Return the language of which a text holds at least three different function words, and of no other as many."""
     words = set(folded_words(text))
     counts = sorted(((len(words & known), name) for name, known in _LANGUAGES.items()), reverse=True)
     return counts[0][1] if counts[0][0] > max(2, counts[1][0]) else None

@@ -8,9 +8,10 @@ from typing import Any
 
 from udrl import __version__
 from udrl.commands import CommandSpace
+from udrl.data.dataset_card import licence_header
 
 CARD = """---
-library_name: transformers
+{licence_header}library_name: transformers
 pipeline_tag: text-generation
 tags: [udrl, upside-down-rl, gpt2]
 ---
@@ -24,7 +25,8 @@ desired return is an input, the completion that achieved it was the target.
 - **Commands**: {attributes}
 - **Episodes**: {episodes:,} kept ones of the training split, written by {teachers}; {steps:,} steps, seed {seed}
 - **Validation loss**: {loss}
-- **Licence**: {licence}
+- **Licence**: that of the starting weights and of what the teachers wrote:
+{licences}
 
 ```python
 import udrl
@@ -43,7 +45,8 @@ first the task, then one id an attribute). Text can never encode to them.
 def write_card(folder: Path, *, space: CommandSpace, report: Mapping[str, Any], run_facts: Mapping[str, Any]) -> None:
     """Write README.md into the checkpoint ``folder`` from what the training reported and what the run knows."""
     synth = run_facts.get("stages", {}).get("synth", {})
-    teachers = synth.get("teacher", "unknown")
+    teachers = synth.get("teachers", {})
+    licences = licence_lines(teachers)
     ranges = [f"{a.name} [{a.low:g}, {a.high:g}]{' ' + a.unit if a.unit else ''}" for a in space.attributes]
     loss = report["validation_loss"]
     text = CARD.format(
@@ -53,14 +56,20 @@ def write_card(folder: Path, *, space: CommandSpace, report: Mapping[str, Any], 
         tasks=", ".join(space.tasks),
         attributes=", ".join(ranges),
         episodes=report["episodes"],
-        teachers=teachers if isinstance(teachers, str) else ", ".join(map(str, teachers)),
+        teachers=", ".join(teachers) or "unknown",
         steps=report["steps"],
         seed=report["seed"],
         loss="not measured"
         if loss is None
         else f"{loss:.3f} nats a token, {report['loss_gap']:+.3f} with others' commands",
-        licence=synth.get("licence", "that of the teacher's outputs and of the starting weights"),
+        licence_header=licence_header({teacher["licence"] for teacher in teachers.values()}),
+        licences="\n".join(f"  - {line}" for line in licences) or "  - no teacher is recorded in the run",
         folder=report["folder"],
         task=space.tasks[0],
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def licence_lines(teachers: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return what each teacher's licence says about training on what it wrote. teachers: as run.json records them."""
+    return [f"{name} ({item['model']}), {item['licence']}: {item['outputs']}" for name, item in teachers.items()]

@@ -13,7 +13,7 @@ from typing import Any
 
 from udrl.data.survey import Usage
 from udrl.teacher.base import Reply, Teacher
-from udrl.teacher.budget import Tokens, cost
+from udrl.teacher.budget import Pace, Tokens, cost
 from udrl.teacher.cards import Prices
 
 
@@ -68,10 +68,18 @@ class Account:
         self.seconds[writer.name] += seconds  # type: ignore[assignment]
         self.gpu_seconds[writer.name] += seconds * writer.gpus  # type: ignore[assignment]
 
-    def pace(self) -> dict[str, float]:
-        """Return responses a second in earlier starts, by teacher."""
-        earlier = self._recorded.get("teachers", {})
-        return {name: part["responses"] / part["seconds"] for name, part in earlier.items() if part["seconds"] > 1}
+    def gpu_usd(self) -> float:
+        """Return what the GPU-hours of this start cost."""
+        hours = {name: seconds / 3600 for name, seconds in self.gpu_seconds.items()}
+        return sum(prices.gpu_hour * hours.get(name, 0.0) for name, prices in self.prices.items() if prices is not None)
+
+    def pace(self) -> dict[str, Pace]:
+        """Return how fast teachers wrote in earlier starts, by name."""
+        return {
+            name: Pace(part["responses"] / part["seconds"], 3600 * part["gpu_hours"] / part["seconds"])
+            for name, part in self._recorded.get("teachers", {}).items()
+            if part["seconds"] > 1 and part["responses"]
+        }
 
     def facts(self) -> dict[str, Any]:
         """Return the sums for run.json: ``starts``, ``tokens``, ``seconds``, ``gpu_hours``, ``usd``, ``teachers``.
@@ -99,12 +107,16 @@ class Account:
             "prompt": sum(part.prompt_tokens for part in parts),
             "completion": sum(part.completion_tokens for part in parts),
         }
-        usd = cost(self.prices.get(name), Tokens(**tokens)) if name in self.prices else earlier.get("usd")
+        gpu_hours = earlier.get("gpu_hours", 0.0) + self.gpu_seconds[name] / 3600
+        prices = self.prices.get(name)
+        usd = cost(prices, Tokens(**tokens)) if name in self.prices else earlier.get("usd")
+        if prices is not None and usd is not None:
+            usd += prices.gpu_hour * gpu_hours
         return {
             "responses": sum(part.good for part in parts),
             "failed": sum(part.failed for part in parts),
             "tokens": tokens,
             "seconds": round(earlier.get("seconds", 0.0) + self.seconds[name], 3),
-            "gpu_hours": round(earlier.get("gpu_hours", 0.0) + self.gpu_seconds[name] / 3600, 6),
+            "gpu_hours": round(gpu_hours, 6),
             "usd": None if usd is None else round(usd, 6),
         }

@@ -13,7 +13,7 @@ from udrl.data.tasks import Task, load_tasks
 from udrl.errors import TaskError, TeacherError, UsageError, suggestion, unknown
 from udrl.resources import folder
 from udrl.teacher.base import Teacher
-from udrl.teacher.mixes import INVENT, Setting, read_engine, read_mix
+from udrl.teacher.mixes import INVENT, Setting, read_engine, read_mix, read_priming
 
 BACKENDS = ("builtin", "openai", "transformers", "vllm")
 """What can stand behind a card; each is the module of ``udrl.teacher`` with that name."""
@@ -45,10 +45,11 @@ class Chat:
 
 @dataclass(frozen=True)
 class Prices:
-    """US dollars per million tokens, read (prompt) and written (completion)."""
+    """US dollars per million tokens, read (prompt) and written (completion), and per hour of one GPU."""
 
     prompt: float
     completion: float
+    gpu_hour: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -124,11 +125,12 @@ def teacher(name_or_file: str | Path, *, tasks: Sequence[Task] | None = None, ba
 def at_endpoint(card: Card, base_url: str) -> Card:
     """Return ``card`` with its model asked for at the OpenAI-compatible endpoint ``base_url``, whatever its backend.
 
+    Its revision is left open: which one an endpoint serves is not known here.
     Raises UsageError for the built-in teacher, which has no model that an endpoint could serve.
     """
     if card.backend == "builtin":
         raise UsageError("the built-in teacher writes by itself: name another --teacher, or leave --base-url out")
-    return replace(card, backend="openai", base_url=base_url)
+    return replace(card, backend="openai", base_url=base_url, revision=None)
 
 
 def start(card: Card, *, tasks: Sequence[Task]) -> Teacher:
@@ -181,7 +183,7 @@ def _read(path: Path) -> Card:
         data,
         where=where,
         required=("name", "title", "description", "backend", "model", "licence"),
-        optional=("revision", "chat", "sampling", "invent", "prices", "base_url", "settings"),
+        optional=("revision", "chat", "sampling", "priming", "invent", "prices", "base_url", "settings"),
     )
     backend = yamlfile.text_at(data, "backend", where=where)
     if backend not in BACKENDS:
@@ -192,7 +194,7 @@ def _read(path: Path) -> Card:
     licence = yamlfile.mapping_at(data, "licence", where=where)
     yamlfile.check_keys(licence, where=f"{where}: licence", required=("name", "outputs"))
     if backend == "builtin":
-        for key in ("chat", "sampling", "invent", "prices", "base_url", "settings"):
+        for key in ("chat", "sampling", "priming", "invent", "prices", "base_url", "settings"):
             if key in data:
                 raise TaskError(f"{where}: key '{key}': the backend 'builtin' has none, take the key out")
     elif "sampling" not in data:
@@ -209,7 +211,7 @@ def _read(path: Path) -> Card:
         ),
         path=path,
         chat=_chat(yamlfile.mapping_at(data, "chat", where=where), where=where) if "chat" in data else Chat(),
-        mix=read_mix(data["sampling"], where=where) if "sampling" in data else (),
+        mix=read_mix(data["sampling"], where=where, priming=_priming(data, where=where)) if "sampling" in data else (),
         invent=read_engine(yamlfile.mapping_at(data, "invent", where=where), where=f"{where}: invent")
         if "invent" in data
         else dict(INVENT),
@@ -217,6 +219,10 @@ def _read(path: Path) -> Card:
         base_url=_optional_text(data, "base_url", where=where),
         settings=_settings(data, where=where),
     )
+
+
+def _priming(data: Mapping[str, Any], *, where: str) -> dict[str, str]:
+    return read_priming(yamlfile.mapping_at(data, "priming", where=where), where=where) if "priming" in data else {}
 
 
 def _optional_text(data: Mapping[str, Any], key: str, *, where: str) -> str | None:
@@ -242,11 +248,11 @@ def _chat(data: dict[str, Any], *, where: str) -> Chat:
 
 def _prices(data: dict[str, Any], *, where: str) -> Prices:
     where = f"{where}: prices"
-    yamlfile.check_keys(data, where=where, required=("prompt", "completion"))
+    yamlfile.check_keys(data, where=where, required=("prompt", "completion"), optional=("gpu_hour",))
     for key, value in data.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e6:
-            raise TaskError(f"{where}: key '{key}' must be US dollars per million tokens, found {value!r}")
-    return Prices(float(data["prompt"]), float(data["completion"]))
+            raise TaskError(f"{where}: key '{key}' must be US dollars, found {value!r}")
+    return Prices(**{key: float(value) for key, value in data.items()})
 
 
 def _settings(data: Mapping[str, Any], *, where: str) -> dict[str, dict[str, Any]]:

@@ -100,13 +100,23 @@ def read_teachers(given: Sequence[str | Path]) -> list[tuple[Card, float]]:
 class Plan:
     """Everything that a synthesis wants written: ``samples`` completions of each chosen input."""
 
-    def __init__(self, shares: Sequence[Share], chosen: Sequence[Chosen], *, samples: int, seed: int) -> None:
+    def __init__(
+        self,
+        shares: Sequence[Share],
+        chosen: Sequence[Chosen],
+        *,
+        samples: int,
+        seed: int,
+        references: Mapping[str, str] | None = None,
+    ) -> None:
+        """references: by input id, completions that a teacher may be shown (see ``udrl.teacher.mixes``)."""
         self.shares = tuple(shares)
         self._by_name = sorted(shares, key=lambda share: share.card.name)
         self._total = math.fsum(share.weight for share in self._by_name)
         self._chosen = chosen
         self._samples = samples
         self._seed = seed
+        self._references = references or {}
 
     def places(self) -> Iterator[Place]:
         """Yield every place, by task, input and sample."""
@@ -133,7 +143,7 @@ class Plan:
         # 31 bits: what every engine takes for a seed.
         seed = hash_int(self._seed, task.name, place.input_id, place.sample, bits=31)
         settings = writer.sampling(place.sample, seed, task.min_words, task.max_words)
-        messages, sampling = messages_for(task, place.input, settings)
+        messages, sampling = messages_for(task, place.input, settings, reference=self._references.get(place.input_id))
         key = request_key(
             model=writer.model,
             revision=writer.revision,

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from udrl.data.inputs import read_inputs
+from udrl.data.inputs import read_inputs, read_references
 from udrl.data.ledger import Ledger
 from udrl.data.run import Run
 from udrl.data.survey import KeySet, survey
@@ -24,6 +24,7 @@ from udrl.teacher import cards, recorded
 from udrl.teacher.account import Account
 from udrl.teacher.budget import Budget, Limits, check_limits, estimates
 from udrl.teacher.inventing import Inventor
+from udrl.teacher.mixes import check_references
 from udrl.teacher.outcome import SynthInterrupted, SynthReport, TooManyFailed
 from udrl.teacher.plan import Outlook, Plan, Share, read_teachers
 from udrl.teacher.selection import Chosen, choose_inputs
@@ -62,7 +63,8 @@ def synth(
     proportion to the weights (see ``udrl.teacher.plan``), and the first one invents inputs. Or ``recorded:FILE`` for
     completions that already exist: then inputs, tasks and samples are the file's, see ``udrl.teacher.recorded``.
     tasks: names or files (none: all that ship).
-    inputs: the user's file (None: the tasks' seeds), read as ``read_inputs`` does with ``input_field``.
+    inputs: the user's file (None: the tasks' seeds), read as ``read_inputs`` does with ``input_field``; what stands in
+    its column ``reference``, if it has one, is shown to teachers by settings that prime them with a reference.
     num_inputs: how many inputs each task gets; which of a larger source is decided by ``seed``.
     samples: completions of each input, each with its own settings and seed; raising it later only adds.
     invent: fill up with invented inputs (None: only where no file is given).
@@ -113,7 +115,11 @@ def synth(
         seed=seed,
         invent=inputs is None if invent is None else invent,
         retry_failed=retry_failed,
+        references={} if inputs is None else read_references(inputs, field=input_field),
     )
+    for card, _ in weighted:
+        if not wanted.references:
+            check_references(card.mix[:samples], wanted.tasks, where=str(card.path))
     report = SynthReport(
         run=run.path,
         teacher=", ".join(card.name for card, _ in weighted),
@@ -157,6 +163,7 @@ class _Wanted:
     seed: int
     invent: bool
     retry_failed: bool
+    references: Mapping[str, str]
 
     def choose(self, run: Run, inventor: Inventor | None, *, store: bool) -> list[Chosen]:
         """Choose the inputs of all tasks."""
@@ -173,7 +180,7 @@ class _Wanted:
 
     def plan(self, shares: Sequence[Share], chosen: Sequence[Chosen]) -> Plan:
         """Plan the completions of the chosen inputs."""
-        return Plan(shares, chosen, samples=self.samples, seed=self.seed)
+        return Plan(shares, chosen, samples=self.samples, seed=self.seed, references=self.references)
 
 
 def _look_ahead(run: Run, report: SynthReport, wanted: _Wanted, shares: Sequence[Share]) -> SynthReport:
