@@ -158,6 +158,19 @@ def test_budget_minutes_stop_a_start(make: Any, started: dict[str, Paid], monkey
     assert make(max_minutes=10, num_inputs=10).stopped is None
 
 
+def test_budget_usd_counts_gpu_hours(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = card_file(tmp_path, "own", prices=(0.0, 0.0))
+    card.write_text(card.read_text().replace("prices:", "prices:\n  gpu_hour: 3600.0"))  # a dollar a second
+    monkeypatch.setattr(cards, "start", lambda card, *, tasks: Paid(card, gpus=2, seconds=0.05))
+    assert make(teacher=card, dry_run=True).estimates[0].usd is None, "no pace, no price"
+    report = make(teacher=card, max_usd=4.0)
+    assert report.stopped == "--max-usd 4"
+    assert 0 < report.written <= 40 + 4, "two dollars a second, twenty completions a second, four in flight"
+    assert report.cost["usd"] == pytest.approx(2 * report.cost["seconds"], rel=0.01)
+    (estimate,) = make(teacher=card, dry_run=True).estimates
+    assert estimate.usd == pytest.approx(report.cost["usd"] * estimate.requests / report.written, rel=0.01)
+
+
 def test_budget_without_token_counts_takes_what_was_expected(
     make: Any, started: dict[str, Paid], monkeypatch: pytest.MonkeyPatch
 ) -> None:

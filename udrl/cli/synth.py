@@ -233,7 +233,7 @@ def _line(estimate: Estimate) -> str:
     tokens = estimate.prompt_tokens + estimate.completion_tokens
     ground = "as it wrote before" if estimate.measured else "by the length bounds"
     took = "time not known before some are written" if estimate.seconds is None else f"about {_time(estimate.seconds)}"
-    money = "no prices in its card" if estimate.usd is None else f"${estimate.usd:,.2f} at its card's prices"
+    money = "money not known" if estimate.usd is None else f"${estimate.usd:,.2f} at its card's prices"
     return (
         f"{estimate.teacher}: {estimate.requests:,} requests, about {tokens:,} tokens {ground} "
         f"({estimate.prompt_tokens:,} read, {estimate.completion_tokens:,} written, "

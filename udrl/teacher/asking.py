@@ -77,7 +77,8 @@ class Session:
                 for request in requests:
                     task = tasks[request.task] if tasks is not None else None
                     tokens = expected(request, task, usage.get((writer.name, request.task)))
-                    self.stopped = self.stopped or budget.allows(request, tokens, prices)
+                    lap()
+                    self.stopped = self.stopped or budget.allows(request, tokens, prices, gpu_usd=account.gpu_usd())
                     if self.stopped:
                         return
                     asked[request.key] = request

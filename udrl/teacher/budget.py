@@ -36,6 +36,13 @@ class Tokens(NamedTuple):
     completion: float
 
 
+class Pace(NamedTuple):
+    """How fast a teacher wrote in earlier starts: responses a second, on so many GPUs of this machine."""
+
+    responses: float
+    gpus: float
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one start may cost at most; None: no limit. usd: US dollars at the card's prices."""
@@ -50,7 +57,8 @@ class Estimate:
     """What is left for one teacher. Produced by ``estimates``, shown before the first request.
 
     most_completion_tokens: if every completion were cut at its longest. seconds: at the pace of earlier starts, None
-    where there was none. usd: at the card's prices, None where it states none. measured: the tokens rest on what
+    where there was none. usd: at the card's prices, None where it states none, or one for GPU-hours while the pace is
+    not known. measured: the tokens rest on what
     this teacher wrote before, for every task that is left.
     """
 
@@ -72,15 +80,16 @@ def check_limits(limits: Limits, given: Sequence[Card]) -> None:
     if limits.usd is None:
         return
     for card in given:
-        if card.prices is None or card.prices.prompt + card.prices.completion == 0:
+        prices = card.prices
+        if prices is None or prices.prompt + prices.completion + prices.gpu_hour == 0:
             raise UsageError(
-                f"max_usd cannot hold, because {card.path} states no prices above 0: write what the endpoint asks "
-                "under 'prices' in a copy of the card (udrl init), or leave the limit out"
+                f"max_usd cannot hold, because {card.path} states no prices above 0: write what the endpoint or the "
+                "machine costs under 'prices' in a copy of the card (udrl init), or leave the limit out"
             )
 
 
 def cost(prices: Prices | None, tokens: Tokens) -> float | None:
-    """Return US dollars, or None where there are no prices."""
+    """Return the US dollars that ``tokens`` cost, or None where there are no prices."""
     if prices is None:
         return None
     return (prices.prompt * tokens.prompt + prices.completion * tokens.completion) / 1e6
@@ -110,11 +119,11 @@ def estimates(
     *,
     prices: Mapping[str, Prices | None],
     usage: Mapping[tuple[str, str], Usage],
-    pace: Mapping[str, float],
+    pace: Mapping[str, Pace],
 ) -> tuple[Estimate, ...]:
     """Return what is left for each teacher that has something left, in the order of ``prices``.
 
-    prices: by teacher; usage: by teacher and task; pace: responses a second by teacher, where known.
+    prices: by teacher; usage: by teacher and task; pace: by teacher, where known.
     """
     found = []
     for teacher, asks in prices.items():
@@ -133,6 +142,11 @@ def estimates(
                 prompt += scale * tokens.prompt
                 completion += scale * tokens.completion
                 most += scale * max(tokens.completion, float(request.sampling.get("max_tokens", 0)))
+        speed = pace.get(teacher)
+        seconds = None if speed is None else requests / speed.responses
+        usd = cost(asks, Tokens(prompt, completion))
+        if asks is not None and usd is not None and asks.gpu_hour:
+            usd = None if speed is None or seconds is None else usd + asks.gpu_hour * speed.gpus * seconds / 3600
         found.append(
             Estimate(
                 teacher=teacher,
@@ -140,8 +154,8 @@ def estimates(
                 prompt_tokens=round(prompt),
                 completion_tokens=round(completion),
                 most_completion_tokens=round(most),
-                seconds=requests / pace[teacher] if pace.get(teacher) else None,
-                usd=cost(asks, Tokens(prompt, completion)),
+                seconds=seconds,
+                usd=usd,
                 measured=measured,
             )
         )
@@ -163,13 +177,16 @@ class Budget:
         self._usd = 0.0
         self._flying: dict[str, tuple[Tokens, float]] = {}
 
-    def allows(self, request: Request, tokens: Tokens, prices: Prices | None) -> str | None:
-        """Reserve what ``request`` is expected to take; or return the limit that it would pass."""
+    def allows(self, request: Request, tokens: Tokens, prices: Prices | None, *, gpu_usd: float = 0.0) -> str | None:
+        """Reserve what ``request`` is expected to take; or return the limit that it would pass.
+
+        gpu_usd: what this start's GPU-hours cost so far.
+        """
         limits, usd = self._limits, cost(prices, tokens) or 0.0
         reserved = sum(tokens) + self._tokens
         if limits.tokens is not None and reserved > limits.tokens:
             return f"--max-tokens {limits.tokens:,}"
-        if limits.usd is not None and self._usd + usd > limits.usd:
+        if limits.usd is not None and self._usd + usd + gpu_usd > limits.usd:
             return f"--max-usd {limits.usd:g}"
         if limits.minutes is not None and time.monotonic() - self._started >= 60 * limits.minutes:
             return f"--max-minutes {limits.minutes:g}"
