@@ -27,13 +27,13 @@ LEAST_LETTERS = 0.01
 """A passage in another script counts where its letters are this share of the text."""
 
 _SCRIPTS = {
-    "han": ("\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af", 3),
-    "cyrillic": ("\u0400-\u04ff", 6),
-    "arabic": ("\u0600-\u06ff", 6),
-    "hebrew": ("\u0590-\u05ff", 6),
-    "indic": ("\u0900-\u0dff", 6),
-    "thai": ("\u0e00-\u0e7f", 6),
-    "greek": ("\u0370-\u03ff", 6),
+    "han": ("\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af", 5),
+    "cyrillic": ("\u0400-\u04ff", 12),
+    "arabic": ("\u0600-\u06ff", 12),
+    "hebrew": ("\u0590-\u05ff", 12),
+    "indic": ("\u0900-\u0dff", 12),
+    "thai": ("\u0e00-\u0e7f", 12),
+    "greek": ("\u0370-\u03ff", 12),
 }
 """Letters of a script, and how many in a row (with spaces between) are more than a symbol. Japanese and Korean letters
 count with the Chinese ones."""

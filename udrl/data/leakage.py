@@ -34,7 +34,8 @@ _SORRY = re.compile(
     re.IGNORECASE,
 )
 _HERE = re.compile(
-    r"(?:(?:sure|certainly|of course|absolutely|okay|ok|got it|understood|great|no problem)\b(?: thing)?[!,.:]"
+    r"(?:(?:sure|certainly|of course|absolutely|okay|got it|understood|no problem)\b(?: thing)?[!,.:]"
+    r"|(?:ok|great|perfect)\b[!,.:] (?:here|let|i|this)\b"
     r"|(?:here (?:is|are)|here's|below (?:is|are)|the following is)\b[^\n]{0,120}?:(?=\s|$)"
     rf"|here(?: is|'s| are) (?:your|the|an?|my|one|some) (?:[\w-]+ ){{0,4}}{_ARTEFACT}\b)",
     re.IGNORECASE,
@@ -60,7 +61,11 @@ _TURN = re.compile(
     r"<\|[a-z_]{2,24}\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|\A\s*</?think>|^### ?Response:\s*$",
     re.MULTILINE,
 )
-_QUOTED_THEN = re.compile(r"\s*(?:\"[^\"\n]+\"|“[^”\n]+”)[.]?\s*\n\s*\n")
+_QUOTED_THEN = re.compile(
+    r"\s*(?:\"[^\"\n]+\"|“[^”\n]+”)[.]?\s*\n\s*\n\s*"
+    r"[(*_]*(?:this|these|the above|in this|in the|note|explanation|i|here)\b",
+    re.IGNORECASE,
+)
 _INTRODUCTION = re.compile(r"[^\n]{0,200}?:(?:[*_]*)(?:[ \t]*\n+|[ \t]+)")
 _SPEAKER = re.compile(r"[*_#\s]*(?:assistant|chatbot|ai|bot|model)\s*[*_]*:[*_]*\s+", re.IGNORECASE)
 _END_TOKENS = re.compile(r"(?:\s*(?:</s>|<\|(?:eot_id|im_end|end|end_of_text|endoftext)\|>|<end_of_turn>))+\s*\Z")
