@@ -213,7 +213,7 @@ def test_ledger_key_depends_on_all_that_decides_and_on_nothing_else() -> None:
 
 
 def test_ledger_keys_take_eight_bytes_each() -> None:
-    count = 200_000
+    count = 50_000
     tracemalloc.start()
     try:
         keys = KeySet.of(f"{number:032x}" for number in range(count))
@@ -221,8 +221,8 @@ def test_ledger_keys_take_eight_bytes_each() -> None:
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert held < 8.1 * count, "eight bytes a key"
+    assert held < 8 * count + 4096, "eight bytes a key"
     assert peak < 60 * count
     assert len(keys) == count
-    assert all(f"{number:032x}" in keys for number in range(0, count, 997))
-    assert not any(f"{number:032x}" in keys for number in range(count, 2 * count, 997))
+    assert all(f"{number:032x}" in keys for number in range(0, count, 97))
+    assert not any(f"{number:032x}" in keys for number in range(count, 2 * count, 97))
