@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from udrl.cli.synth import describe
 from udrl.data.episodes import read_episodes
 from udrl.data.ledger import Ledger
 from udrl.data.run import Run
@@ -24,6 +26,7 @@ from udrl.errors import TeacherError, UsageError
 from udrl.teacher import asking, cards, watchdog
 from udrl.teacher.base import Reply, Request
 from udrl.teacher.budget import TOKENS_PER_WORD, Budget, Limits
+from udrl.teacher.builtin import made_up_word
 from udrl.teacher.cards import Card, Prices
 from udrl.teacher.plan import read_teachers
 from udrl.teacher.synthesis import SynthReport, TooManyFailed, synth
@@ -181,6 +184,26 @@ def test_budget_without_token_counts_takes_what_was_expected(
     report = make(max_tokens=6000)
     assert report.stopped == "--max-tokens 6,000"
     assert 0 < report.written < 60
+
+
+def test_budget_limits_hold_while_inputs_are_invented(
+    make: Any, started: dict[str, Paid], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lines(self: Paid, request: Request) -> Reply:
+        text = "\n".join(f"a {made_up_word(random.Random(f'{request.key}/{n}'))} by a lake" for n in range(20))
+        return Reply(request.key, text, "stop", 100, 400, 0.0, 0.0)
+
+    monkeypatch.setattr(Paid, "_reply", lines)
+    report = make(invent=True, num_inputs=1000, max_tokens=5000)
+    assert (report.stopped, report.requests, report.written, report.episodes) == ("--max-tokens 5,000", 0, 0, {})
+    assert 2 <= report.inventing["written"] <= 10
+    assert report.prompt_tokens + report.completion_tokens == 500 * report.inventing["written"] <= 5000
+    assert "stopped (--max-tokens 5,000) while inputs were chosen: the same command goes on" in describe(report)
+    asked = len(started["a"].asked)
+    again = make(invent=True, num_inputs=200, samples=1, max_tokens=100_000)
+    assert again.inputs == {IMAGE: 200}
+    assert again.cost["tokens"]["prompt"] == 100 * len(started["a"].asked), "of both ledgers, over both starts"
+    assert len({request.key for request in started["a"].asked}) == len(started["a"].asked) > asked
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,8 @@ def describe(report: SynthReport) -> str:
         lines.append(spent)
     if report.stopped:
         left = report.requests - report.already - report.written - report.failed
-        lines.append(f"stopped ({report.stopped}) with {left:,} completions to go: the same command goes on")
+        rest = f"with {left:,} completions to go" if report.requests else "while inputs were chosen"
+        lines.append(f"stopped ({report.stopped}) {rest}: the same command goes on")
     if report.episodes:
         lines.append(f"episodes in {report.run / 'episodes'}: {_list(report.episodes)}")
         lines.append(f"next: udrl train --run {report.run}")
