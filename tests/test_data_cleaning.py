@@ -267,9 +267,9 @@ def test_cleaning_shows_what_it_rejected_and_repaired(tmp_path: Path) -> None:
 
 
 def test_cleaning_leaves_the_builtin_teacher_alone(tmp_path: Path) -> None:
-    report = synth(tmp_path / "run", num_inputs=60, samples=4, score=False)
+    report = synth(tmp_path / "run", num_inputs=20, samples=4, score=False)
     found = {name for name, count in report.episodes.items() if name.startswith(("rejected:", "repaired:")) and count}
-    assert report.episodes["teacher"] == 60 * 4 * len(load_tasks())
+    assert report.episodes["teacher"] == 20 * 4 * len(load_tasks())
     assert found <= {"rejected:duplicate"}
 
 
@@ -300,11 +300,11 @@ def test_cleaning_of_real_prompts_rejects_next_to_nothing_wrongly(shared_data: P
 def test_cleaning_of_real_answers_takes_their_wrapping_off(shared_data: Path) -> None:
     """Seven models were asked for JSON alone: most say "Here is the solution:", fence it, or leak end tokens."""
     task = replace(TASK, min_words=1, max_words=10_000)
-    rows = real(shared_data, "recorded_gsm8k")
+    rows = real(shared_data, "recorded_gsm8k")[::5]
     bare = before = 0
     for row in rows:
         kept, reason = clean(record(row["output"], text=row["input"], task=task), task)
         before += row["output"].strip().startswith("{")
         bare += reason is None and str(kept.completion).lstrip().startswith(("{", "["))
     assert before < 0.25 * len(rows)
-    assert bare > 0.85 * len(rows)
+    assert bare > 0.9 * len(rows)

@@ -215,6 +215,8 @@ def describe(report: SynthReport) -> str:
         lines.append(f"stopped ({report.stopped}) {rest}: the same command goes on")
     if report.episodes:
         lines.append(f"episodes in {report.run / 'episodes'}: {_list(report.episodes)}")
+        if any(name.startswith(("rejected:", "repaired:")) for name in report.episodes):
+            lines.append(f"see what was rejected or repaired: udrl synth --run {report.run} --show-rejected")
         lines.append(f"next: udrl train --run {report.run}")
     else:
         lines.append(f"no episodes were built: udrl score --run {report.run} builds them from what there is")
