@@ -184,6 +184,9 @@ def test_cleaning_takes_an_answer_in_the_inputs_language_for_right() -> None:
     assert clean(record(german, text="ein Fuchs unter dem Apfelbaum, der schläft"), TASK)[1] is None
     assert clean(record(german, text="a fox, answer in German please"), TASK)[1] is None
     assert clean(record("рыжая лиса спит под старой яблоней", text="лиса спит"), TASK)[1] is None
+    assert clean(record("рыжая лиса спит под старой яблоней", text="a fox, Russian caption"), TASK)[1] is None
+    assert clean(record("рыжая лиса спит под старой яблоней", text="a German shepherd"), TASK)[1] == "language"
+    assert clean(record(german, text="french toast on a plate"), TASK)[1] == "language"
 
 
 def test_cleaning_may_repeat_the_input_but_not_the_request() -> None:

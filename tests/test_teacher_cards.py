@@ -122,6 +122,14 @@ def test_cards_of_users_work_the_same(tmp_path: Path) -> None:
     assert "may not be used to improve any other" in text
 
 
+def test_cards_in_the_docs_are_valid(tmp_path: Path) -> None:
+    page = Path(__file__).parents[1] / "docs" / "teachers" / "endpoints.md"
+    [block] = re.findall(r"```yaml\n(schema: .*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    path = tmp_path / "ollama.yaml"
+    path.write_text(block)
+    assert load_card(path).base_url == "http://localhost:11434/v1"
+
+
 def test_cards_licence_reaches_the_students_card(small_run: Path) -> None:
     text = (small_run / "student" / "README.md").read_text(encoding="utf-8")
     assert text.startswith("---\nlicense: apache-2.0\n")

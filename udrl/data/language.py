@@ -47,13 +47,15 @@ _QUOTED = re.compile(
     r"\"[^\"\n]{1,80}\"|“[^”\n]{1,80}”|«[^»\n]{1,80}»|「[^」\n]{1,80}」|'[^'\n]{1,80}'|\([^)\n]{1,80}\)"
 )
 
-_NAMED = re.compile(
-    r"\b(?:translat|multiling|biling|languages?\b|chinese|mandarin|cantonese|japanese|korean|arabic|hebrew|russian|"
-    r"ukrainian|greek|hindi|thai|german|french|spanish|italian|portuguese|dutch|polish|swedish|turkish|indonesian|"
-    r"vietnamese)",
-    re.IGNORECASE,
-)
-"""Inputs that name a language may be answered in it."""
+_ASKS_FOR = re.compile(r"\b(?:translat|multiling|biling|languages?\b)", re.IGNORECASE)
+_NAMES = {
+    "han": ("chinese", "mandarin", "cantonese", "japanese", "korean", "kanji", "hiragana", "katakana", "hangul"),
+    "cyrillic": ("russian", "ukrainian", "bulgarian", "serbian", "cyrillic"),
+    "arabic": ("arabic", "persian", "farsi", "urdu"),
+    "indic": ("hindi", "bengali", "tamil", "telugu", "marathi", "sanskrit"),
+}
+"""What else names a script; other scripts and languages are named by their own names. An input that names one may be
+answered in it."""
 
 _FUNCTION_WORDS = {
     "english": "the and of to is that with for are as this it be by at from or his her its their an which was you",
@@ -84,23 +86,28 @@ def is_foreign(text: str, *, words: Sequence[str], request: str, given: str) -> 
     counts where a run of its letters stands outside of quotation marks and brackets and the request has none of it; a
     language of the Latin script by LEAST_WORDS, LEAST_SHARE and LEAST_LEAD.
     """
-    if _NAMED.search(given):
+    if _ASKS_FOR.search(given):
         return False
     if not text.isascii():
         bare = _QUOTED.sub(" ", text)
         for script, run in _RUNS.items():
             found_letters = len(_LETTER[script].findall(bare)) if run.search(bare) else 0
             if found_letters >= LEAST_LETTERS * len(bare) > 0 and not _LETTER[script].search(request):
-                return True
+                return not _is_named(script, given)
     found, count = _language(words)
     if found is None or count < max(LEAST_WORDS, LEAST_SHARE * len(words)):
         return False
-    if not given.isascii() or not _LANGUAGES[found].isdisjoint(folded_words(given)):
+    if not given.isascii() or _is_named(found, given) or not _LANGUAGES[found].isdisjoint(folded_words(given)):
         return False  # a short input tells its language poorly: the benefit of the doubt
-    expected = {_of(request)} - {None}
-    if not expected or found in expected:
+    expected = _of(request)
+    if expected is None or found == expected:
         return False
-    return all(count >= LEAST_LEAD * sum(word in _LANGUAGES[name] for word in words) for name in expected if name)
+    return count >= LEAST_LEAD * sum(word in _LANGUAGES[expected] for word in words)
+
+
+def _is_named(name: str, given: str) -> bool:
+    folded = given.casefold()
+    return any(word in folded for word in _NAMES.get(name, (name,)))
 
 
 def _language(words: Sequence[str]) -> tuple[str | None, int]:
