@@ -7,14 +7,14 @@ import json
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from udrl.data.tasks import Task, load_tasks, seeds
 from udrl.resources import folder
 from udrl.teacher.base import Request
 from udrl.teacher.builtin import BuiltinTeacher, content_phrases, invent
-from udrl.teacher.builtin.phrases import content_words, template_of
+from udrl.teacher.builtin.phrases import MAX_PASSAGE_WORDS, content_words, passages, template_of
 from udrl.words import count_words, words
 
 TASKS = load_tasks()
@@ -61,6 +61,39 @@ def test_builtin_phrases_cover_every_content_word(tokens: list[str]) -> None:
     pieces, slots = template_of(text)
     assert " ".join(pieces) == text
     assert all(slot < len(pieces) for slot in slots)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a red fox sleeping in the snow", ["a red fox sleeping", "the snow"]),
+        ("How do I clean my cast iron skillet?", ["clean my cast iron skillet"]),
+        ("flyer for piano removals, we carry anything", ["flyer for piano removals", "carry anything"]),
+        ("what is it?", ["what is it"]),
+        ("???", ["???"]),
+    ],
+)
+def test_builtin_passages_read_as_the_input_does(text: str, expected: list[str]) -> None:
+    assert passages(text) == expected
+
+
+@given(st.lists(st.sampled_from("the a red fox of in , . ships old and glass tower".split()), min_size=1, max_size=30))
+@settings(max_examples=200, deadline=None)
+def test_builtin_passages_are_runs_of_the_input_and_hold_its_content(tokens: list[str]) -> None:
+    text = " ".join(tokens)
+    found = passages(text)
+    assume(content_words(text))
+    assert all(passage in text and count_words(passage) <= MAX_PASSAGE_WORDS for passage in found)
+    assert set(content_words(text)) <= {w for passage in found for w in words(passage)}
+
+
+def test_builtin_fidelity_is_the_share_of_words_that_is_kept() -> None:
+    task = TASKS[0]
+    text = "a red fox, an old lighthouse, seven paper ships, the frozen canal"
+    for fidelity in (0.2, 0.5, 0.8):
+        sampling = {"fidelity": fidelity, "words": task.max_words}
+        kept = [len(set(words(c)) & set(content_words(text))) for c in write_all(task, [text] * 200, sampling)]
+        assert abs(sum(kept) / len(kept) / len(content_words(text)) - fidelity) < 0.12
 
 
 def test_builtin_very_long_input_is_written_within_the_bounds() -> None:

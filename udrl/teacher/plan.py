@@ -39,10 +39,15 @@ class Share:
     writer: Teacher
 
     def described(self) -> dict[str, Any]:
-        """Return what run.json says of the teacher; cards of datasets and students name its licence."""
+        """Return what run.json says of the teacher; cards of datasets and students name its licence, and a benchmark
+        asks it again: by the card's file where it is the user's, at the endpoint where it had one."""
         card = self.card
         facts = {"model": card.model, "licence": card.licence.name, "outputs": card.licence.outputs}
-        return {**facts, "revision": self.writer.revision, "weight": self.weight}
+        if card.path != cards.shipped_cards().get(card.name):
+            facts["card"] = str(card.path.absolute())
+        if card.base_url is not None:
+            facts["base_url"] = card.base_url
+        return {**facts, "backend": card.backend, "revision": self.writer.revision, "weight": self.weight}
 
 
 class Place(NamedTuple):
@@ -202,7 +207,7 @@ class Plan:
 def _engine_arguments(writer: Teacher, task: Task) -> Mapping[str, Any]:
     # The built-in teacher's instruction is the task's lexicon, of which its messages say nothing.
     if isinstance(writer, BuiltinTeacher) and task.lexicon is not None:
-        return {**writer.engine_arguments, "lexicon": lexicon_hash(task.lexicon)}
+        return {**writer.engine_arguments, "lexicon": lexicon_hash(task)}
     return writer.engine_arguments
 
 

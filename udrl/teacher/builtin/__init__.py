@@ -10,23 +10,24 @@ from dataclasses import astuple
 from typing import Any
 
 from udrl.data.hashing import hash_hex
-from udrl.data.tasks import Lexicon, Task, seeds
+from udrl.data.tasks import Task, seeds
 from udrl.errors import TaskError, unknown
 from udrl.teacher.base import Reply, Request
 from udrl.teacher.builtin.inventor import invent, made_up_word, vocabulary
-from udrl.teacher.builtin.phrases import content_phrases
+from udrl.teacher.builtin.phrases import content_phrases, passages
 from udrl.teacher.builtin.writer import write
 from udrl.words import count_words
 
 __all__ = ["BuiltinTeacher", "content_phrases", "invent", "lexicon_hash", "made_up_word", "vocabulary", "write"]
 
-VERSION = "1"
+VERSION = "2"
 """Part of every ledger key: raised whenever the rules change what is written."""
 
 
-def lexicon_hash(lexicon: Lexicon) -> str:
+def lexicon_hash(task: Task) -> str:
     """Return what of a task decides the words that this teacher writes: part of the keys of the task's requests."""
-    return hash_hex(*astuple(lexicon))
+    words = () if task.lexicon is None else astuple(task.lexicon)
+    return hash_hex(*words, *seeds(task))
 
 
 class BuiltinTeacher:
@@ -46,7 +47,7 @@ class BuiltinTeacher:
         """Spread fidelity evenly over the samples of an input, and length (log-uniform) over the lower half of the
         task's bounds: what this teacher adds beyond is style alone."""
         rng = random.Random(f"sampling/{seed}")
-        low, high = ((1.0, 1.0), (0.6, 0.95), (0.25, 0.6), (0.0, 0.25))[index % 4]
+        low, high = ((1.0, 1.0), (0.65, 0.95), (0.3, 0.65), (0.0, 0.3))[index % 4]
         words = math.exp(rng.uniform(math.log(min_words), math.log((min_words + max_words) / 2)))
         return {"fidelity": round(rng.uniform(low, high), 3), "words": round(words)}
 
@@ -71,7 +72,7 @@ class BuiltinTeacher:
                 fidelity=float(request.sampling["fidelity"]),
                 words=request.sampling["words"],
                 bounds=(task.min_words, task.max_words),
-                foreign=self._foreign_phrases(task),
+                foreign=self._foreign_passages(task),
                 rng=random.Random(request.seed),
             )
             yield Reply(
@@ -87,8 +88,8 @@ class BuiltinTeacher:
     def close(self) -> None:
         """Nothing is held."""
 
-    def _foreign_phrases(self, task: Task) -> list[str]:
-        """Phrases of the seeds, which stand in for "another input" where a phrase is swapped."""
+    def _foreign_passages(self, task: Task) -> list[str]:
+        """Passages of the seeds, which stand in for "another input" where a passage is swapped."""
         if task.name not in self._foreign:
-            self._foreign[task.name] = [phrase for text in seeds(task) for phrase in content_phrases(text)]
+            self._foreign[task.name] = [passage for text in seeds(task) for passage in passages(text)]
         return self._foreign[task.name]

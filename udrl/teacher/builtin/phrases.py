@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterator
 
 from udrl.words import WORD
 
 MAX_PHRASE_WORDS = 4
 """Longest run of content words in one phrase; longer runs are split evenly."""
+
+MAX_PASSAGE_WORDS = 6
+"""Longest passage of an input that is taken over in one piece."""
 
 DETERMINERS = frozenset(
     (
@@ -51,6 +55,54 @@ def content_phrases(text: str) -> list[str]:
     characters, so that every input that is not blank has at least one phrase.
     """
     return [" ".join(tokens[start:end]) for tokens, start, end in _spans(text)] or _fallback(text)
+
+
+def passages(text: str) -> list[str]:
+    """Return ``text`` as passages of two to ``MAX_PASSAGE_WORDS`` words in order: what a completion is built around.
+
+    A passage lies between punctuation marks and neither begins nor ends with a function word; a long stretch is cut
+    in even parts, where possible before a function word ("a brass telescope" / "in a flooded library"). The words in
+    between stay as they are, so that what is taken over reads as English. As `content_phrases` for texts without
+    content words.
+    """
+    found: list[str] = []
+    tokens = _TOKEN.findall(text)
+    for is_words, group in itertools.groupby(tokens, key=lambda token: bool(WORD.fullmatch(token))):
+        if is_words:
+            found += [" ".join(part) for part in _parts(list(group)) if part]
+    return list(dict.fromkeys(found)) or _fallback(text)
+
+
+def shortened(passage: str, words: int) -> str:
+    """Return the first ``words`` words of a passage, without function words at its end; may be empty."""
+    return " ".join(_trimmed(passage.split(" ")[:words]))
+
+
+def _parts(stretch: list[str]) -> Iterator[list[str]]:
+    """Cut a stretch of words without punctuation into passages."""
+    stretch = _trimmed(stretch)
+    count = -(-len(stretch) // MAX_PASSAGE_WORDS)
+    for left in range(count, 0, -1):
+        cut = -(-len(stretch) // left)
+        if left > 1:
+            near = [c for c in range(max(2, cut - 2), min(cut + 2, len(stretch) - 1)) if _is_function(stretch[c])]
+            cut = min(near, key=lambda c: abs(c - cut), default=cut)
+        yield _trimmed(stretch[:cut])
+        stretch = stretch[cut:]
+
+
+def _trimmed(words: list[str]) -> list[str]:
+    """Return ``words`` without the function words at both ends and the determiners at the end."""
+    start, end = 0, len(words)
+    while start < end and _is_function(words[start]):
+        start += 1
+    while start < end and (_is_function(words[end - 1]) or words[end - 1].casefold() in DETERMINERS):
+        end -= 1
+    return words[start:end]
+
+
+def _is_function(word: str) -> bool:
+    return word.casefold() in FUNCTION_WORDS
 
 
 def template_of(text: str) -> tuple[list[str], list[int]]:
