@@ -22,6 +22,9 @@ from udrl.student.model import StudentModel
 CANDIDATES = 64
 """Most tokens that sampling chooses from; at the temperatures of use the rest has no share worth the sorting."""
 
+GROWTH = 32
+"""Places that the cache grows by when it is full."""
+
 COMPACT = 0.75
 """Finished rows are dropped from the cache once no more than this share is still writing: moving it has a price."""
 
@@ -93,7 +96,7 @@ def decode_batch(
     alive = set(rows)
     runs = [_Runs(sampling.no_repeat) for _ in prompts]
     with torch.inference_mode():
-        session, logits = _start(student, prompts, longest, dtype)
+        session, logits = _start(student, prompts, dtype)
         for step in range(longest):
             uniform = None if draws is None else torch.from_numpy(draws[rows, step]).to(device)
             if sampling.no_repeat:
@@ -159,9 +162,7 @@ def _ban(logits: Tensor, banned: Sequence[Sequence[int]]) -> None:
         logits[rows, [token for ids in banned for token in ids]] = float("-inf")
 
 
-def _start(
-    student: StudentModel, prompts: Sequence[Sequence[int]], room: int, dtype: torch.dtype
-) -> tuple[Session, Tensor]:
+def _start(student: StudentModel, prompts: Sequence[Sequence[int]], dtype: torch.dtype) -> tuple[Session, Tensor]:
     device = student.rows.weight.device
     longest = max(map(len, prompts))
     ids = torch.zeros(len(prompts), longest, dtype=torch.long)
@@ -171,22 +172,23 @@ def _start(
         real[row, longest - len(prompt) :] = True
     ids, real = ids.to(device), real.to(device)
     positions = (real.cumsum(1) - 1).clamp(min=0)
-    session = (_PackedSession if student.packed else _GenericSession)(student, real, room, dtype)
+    session: _PackedSession | _GenericSession = (_PackedSession if student.packed else _GenericSession)(
+        student, real, dtype
+    )
     return session, session.run(student.embed(ids), positions)
 
 
 class _PackedSession:
-    """GPT-2 with one preallocated cache."""
+    """GPT-2 with one cache, which grows as the completions do: most end long before their limit."""
 
-    def __init__(self, student: StudentModel, real: Tensor, room: int, dtype: torch.dtype) -> None:
+    def __init__(self, student: StudentModel, real: Tensor, dtype: torch.dtype) -> None:
         config = student.model.config
         rows, longest = real.shape
         size = config.n_embd // config.n_head
         self.student, self.filled = student, 0
-        self.cache = torch.zeros(
-            (config.n_layer, 2, rows, config.n_head, longest + room, size), dtype=dtype, device=real.device
-        )
-        self.visible = F.pad(real, (0, room), value=True)
+        shape = (config.n_layer, 2, rows, config.n_head, longest + GROWTH, size)
+        self.cache = torch.empty(shape, dtype=dtype, device=real.device)
+        self.visible = F.pad(real, (0, GROWTH), value=True)
         self.lengths = real.sum(1)
         self.weights = cast_weights(student.model, dtype, student.space.base)
 
@@ -198,22 +200,31 @@ class _PackedSession:
         return logits
 
     def step(self, ids: Tensor) -> Tensor:
+        if self.filled == self.cache.shape[4]:
+            self.cache = _room(self.cache, self.filled, GROWTH)
+            self.visible = F.pad(self.visible, (0, GROWTH), value=True)
         logits = self.run(self.student.embed(ids)[:, None], self.lengths[:, None])
         self.lengths = self.lengths + 1
         return logits
 
     def keep(self, rows: Tensor) -> None:
-        self.cache, self.visible, self.lengths = (
-            self.cache[:, :, rows],
-            self.visible[rows],
-            self.lengths[rows],
-        )
+        spare = self.cache.shape[4] - self.filled
+        self.cache = _room(self.cache[:, :, rows, :, : self.filled], self.filled, spare)
+        self.visible, self.lengths = self.visible[rows], self.lengths[rows]
+
+
+def _room(cache: Tensor, filled: int, spare: int) -> Tensor:
+    """Return the ``filled`` places of ``cache`` with ``spare`` more behind them, whose content is undefined."""
+    layers, two, rows, heads, _, size = cache.shape
+    larger = cache.new_empty((layers, two, rows, heads, filled + spare, size))
+    larger[..., :filled, :] = cache[..., :filled, :]
+    return larger
 
 
 class _GenericSession:
     """Any other causal language model, through its own forward and cache."""
 
-    def __init__(self, student: StudentModel, real: Tensor, room: int, dtype: torch.dtype) -> None:
+    def __init__(self, student: StudentModel, real: Tensor, dtype: torch.dtype) -> None:
         self.student, self.dtype, self.past, self.mask, self.lengths = (
             student,
             dtype,

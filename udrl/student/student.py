@@ -143,7 +143,7 @@ class Student:
         seeds: Sequence[int] | int = 0,
         sampling: Sampling | None = None,
         calibrated: bool = True,
-        batch_size: int = 64,
+        batch_size: int = 128,
         progress: Callable[[int], object] | None = None,
     ) -> list[Generation]:
         """Write one completion for each input under the command beside it.
@@ -171,7 +171,7 @@ class Student:
         *,
         seeds: Sequence[int] | int = 0,
         sampling: Sampling | None = None,
-        batch_size: int = 64,
+        batch_size: int = 128,
         progress: Callable[[int], object] | None = None,
         on_token: Callable[[int, int], None] | None = None,
     ) -> list[Generation]:
