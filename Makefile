@@ -1,7 +1,8 @@
 # Every target sets up what it needs: a machine with Python 3.11-3.13 and nothing else is enough.
 #
 #   make demo      the whole flow: teacher, training, benchmark, three commands on one input
-#   make test      all tests              make check   linters, types, CLI docs
+#   make test      all tests but those that need the demo or a vLLM engine    make check   linters, types, CLI docs
+#   make test-demo the demo at full size against what it must reach
 #   make bench     everything in benchmarks/           make docs    regenerate docs/cli.md
 #
 #   PYTHON=python3.12   which Python makes the virtual environment        (default: python3)
@@ -17,13 +18,16 @@ STAMP := $(VENV)/.udrl-ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 PYTEST_ARGS ?=
 
-.PHONY: demo test check bench docs setup clean
+.PHONY: demo test test-demo check bench docs setup clean
 
 demo: setup
 	$(BIN)/udrl demo
 
 test: setup
-	$(BIN)/python -m pytest -x -q --durations=25 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -x -q --durations=25 --ignore tests/demo --ignore tests/vllm $(PYTEST_ARGS)
+
+test-demo: setup
+	$(BIN)/python -m pytest -x -q tests/demo
 
 check: setup
 	$(BIN)/ruff check .

@@ -1,7 +1,6 @@
-"""The demo at full size: what a new user sees has to obey. Slow (about 20 minutes on two cores).
+"""The demo at full size: what a new user sees has to obey. A folder of its own, since it takes as long as all the rest.
 
-The floors here guard what docs/results.md measured, with a margin for other machines' rounding. They are not the
-project's targets (0.8 for relevance, 0.9 of the teacher's relevance at the top), which the student does not reach yet.
+Run it with ``make test-demo``. The floors are the project's targets, measured as docs/results.md says.
 """
 
 from __future__ import annotations
@@ -60,15 +59,15 @@ def test_demo_has_enough_episodes_of_all_tasks(run: Path) -> None:
 
 
 def test_demo_student_follows_length(run: Path) -> None:
-    assert following(run, "length")["spearman_within_input"] >= 0.87
+    assert following(run, "length")["spearman_within_input"] >= 0.9
 
 
 def test_demo_student_follows_relevance(run: Path) -> None:
-    assert following(run, "relevance")["spearman_within_input"] >= 0.68
+    assert following(run, "relevance")["spearman_within_input"] >= 0.8
 
 
 def test_demo_student_at_the_top_comes_near_the_teacher(run: Path) -> None:
-    assert relevance(run, "relevance", "student@top") >= 0.78 * relevance(run, "relevance", "teacher")
+    assert relevance(run, "relevance", "student@top") >= 0.9 * relevance(run, "relevance", "teacher")
 
 
 def test_demo_student_copies_words_it_never_saw(run: Path) -> None:
