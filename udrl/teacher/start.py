@@ -49,6 +49,7 @@ class Start:
         earlier = run.facts()["stages"].get(STAGE, {})
         self._run = run
         self._teachers = {**earlier.get("teachers", {}), **teachers}
+        self._tasks = [task.name for task in stored_tasks(run)]
         self._seed, self._samples, self._started = seed, samples, started
         self._tally, self._inventing = Tally(), Tally()
         self.account = Account(
@@ -133,7 +134,7 @@ class Start:
         self._run.record(
             STAGE,
             teachers=self._teachers,
-            tasks=[task.name for task in stored_tasks(self._run)],
+            tasks=self._tasks,
             seed=self._seed,
             samples=self._samples,
             inputs=dict(report.inputs),
