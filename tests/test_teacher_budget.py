@@ -403,6 +403,7 @@ def test_teachers_go_on_after_a_stop_in_the_middle(make: Any, started: dict[str,
         (["builtin=much"], "its weight must be a number above 0"),
         (["builtin=nan"], "its weight must be a number above 0"),
         (["builtin", "llama3", "builtin=2"], "teacher 'builtin' is named twice"),
+        ([], "no teacher is named"),
         (["bultin=2"], r"unknown teacher 'bultin' \(did you mean builtin\?\)"),
     ],
 )
@@ -575,7 +576,7 @@ def test_synth_command_reports_when_it_is_interrupted(tmp_path: Path) -> None:
     assert process.returncode == 130, err
     report = json.loads(out)
     assert report["stopped"] == "interrupted"
-    assert report["written"] == sum(writers(tmp_path / "run").values()) > 16
+    assert 800 > report["written"] == sum(writers(tmp_path / "run").values()) >= 16, "all that was in flight"
     assert report["episodes"] == {}
     assert "finishing the requests in flight" in err
     assert "interrupted: what was finished is kept" in err

@@ -63,7 +63,12 @@ def test_teacher_recorded_rows_become_ledger_rows_and_episodes(tmp_path: Path) -
     assert len(episodes) == 30
     assert Counter(e.teacher for e in episodes) == {"gpt-4o": 20, "human": 10}
     teachers = Run(tmp_path / "run").facts()["stages"]["synth"]["teachers"]
-    assert teachers["gpt-4o"] == {"model": "gpt-4o", "licence": "mit", "outputs": "recorded in own.jsonl"}
+    assert teachers["gpt-4o"] == {
+        "model": "gpt-4o",
+        "backend": "recorded",
+        "licence": "mit",
+        "outputs": "recorded in own.jsonl",
+    }
 
 
 def test_teacher_recorded_takes_undefined_tasks_from_the_file(tmp_path: Path) -> None:

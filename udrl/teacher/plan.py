@@ -80,18 +80,15 @@ class Outlook:
     failed: int = 0
     parts: dict[tuple[str, str], Part] = field(default_factory=dict)
 
-    @property
-    def left(self) -> int:
-        """How many requests are still to be made."""
-        return sum(part.requests for part in self.parts.values())
-
 
 def read_teachers(given: Sequence[str | Path]) -> list[tuple[Card, float]]:
     """Return the cards of ``NAME``, ``FILE``, ``NAME=WEIGHT`` or ``FILE=WEIGHT``, each with its weight (default 1).
 
-    Raises UsageError for a weight that is not above 0 and finite, and where two cards have one name; else as
-    ``cards.load_card`` does.
+    Raises UsageError where none is given, for a weight that is not above 0 and finite, and where two cards have one
+    name; else as ``cards.load_card`` does.
     """
+    if not given:
+        raise UsageError("no teacher is named: name at least one, such as builtin")
     found: list[tuple[Card, float]] = []
     for entry in given:
         name, weight = _weighted(entry)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from udrl.data.inputs import read_inputs, read_references
 from udrl.data.ledger import Ledger
@@ -51,6 +52,8 @@ def synth(
     retry_failed: bool = False,
     dry_run: bool = False,
     base_url: str | None = None,
+    backend: str | None = None,
+    engine_arguments: Mapping[str, Any] | None = None,
     max_tokens: int | None = None,
     max_usd: float | None = None,
     max_minutes: float | None = None,
@@ -71,6 +74,7 @@ def synth(
     score: compute ``rewards``; otherwise the episodes are built without returns.
     retry_failed: ask again for what failed before. dry_run: count and estimate, but write nothing at all.
     base_url: ask the OpenAI-compatible endpoint there for the cards' models.
+    backend, engine_arguments: run the cards by another backend, and with these of vLLM's engine; see ``cards.adjusted``.
     max_tokens, max_usd, max_minutes: limits of this start, at which it stops asking, keeps what is in flight and
     builds the episodes; ``stopped`` in the report names the limit, and the next start goes on.
     max_failure_rate: share of the answered requests, in [0, 1], that may have failed.
@@ -91,7 +95,14 @@ def synth(
     named = [teacher] if isinstance(teacher, str | Path) else list(teacher)
     scored = tuple(rewards) if score else ()
     if any(str(entry).startswith(recorded.PREFIX) for entry in named):
-        own = {"inputs": inputs, "base_url": base_url, "invent": invent, "limits": limits != Limits()}
+        own = {
+            "inputs": inputs,
+            "base_url": base_url,
+            "backend": backend,
+            "engine_arguments": engine_arguments,
+            "invent": invent,
+            "limits": limits != Limits(),
+        }
         for option, given in own.items():
             if given:
                 raise UsageError(f"{named[0]} brings its own inputs and completions: leave {option} out")
@@ -102,8 +113,13 @@ def synth(
             run, file, tasks, field=input_field, seed=seed, rewards=scored, dry_run=dry_run, started=started
         )
     weighted = read_teachers(named)
+    if base_url is not None and backend is not None:
+        raise UsageError(f"an endpoint is asked by the backend 'openai', not '{backend}': leave one of the two out")
     if base_url is not None:
         weighted = [(cards.at_endpoint(card, base_url), weight) for card, weight in weighted]
+    weighted = [
+        (cards.adjusted(card, backend=backend, engine_arguments=engine_arguments), weight) for card, weight in weighted
+    ]
     check_limits(limits, [card for card, _ in weighted])
     counts: Counter[str] = Counter()
     texts = None if inputs is None else list(read_inputs(inputs, field=input_field, counts=counts))
@@ -186,9 +202,9 @@ class _Wanted:
 def _look_ahead(run: Run, report: SynthReport, wanted: _Wanted, shares: Sequence[Share]) -> SynthReport:
     """Count and estimate what is to be done, without asking or writing anything."""
     known = survey(Ledger(run.ledger))
-    recorded = run.facts()["stages"].get(STAGE, {}) if (run.path / "run.json").exists() else {}
+    earlier = run.facts()["stages"].get(STAGE, {}) if (run.path / "run.json").exists() else {}
     prices = {share.writer.name: share.card.prices for share in shares}
-    account = Account(recorded.get("cost", {}), prices=prices, usage=known.usage, inventing={})
+    account = Account(earlier.get("cost", {}), prices=prices, usage=known.usage, inventing={})
     first = shares[0]
 
     def ask(*_: object) -> None:
@@ -271,6 +287,7 @@ def _take_recorded(
         described = {
             model: {
                 "model": model,
+                "backend": "recorded",
                 "licence": ", ".join(sorted(licences)) or "not stated",
                 "outputs": f"recorded in {file.name}",
             }
