@@ -9,13 +9,17 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from udrl.cli.main import COMMANDS, DEBUG
 from udrl.config import Key, load_config
 from udrl.data.run import DEFAULT
+
+if TYPE_CHECKING:
+    from udrl.data.hygiene import Hygiene
+    from udrl.data.pii import PiiMode
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -140,3 +144,48 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         "  ".join([*(cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)), row[-1]]).rstrip()
         for row in rows
     )
+
+
+def hygiene_options(function: Function) -> Function:
+    """Add the options on benchmark inputs and personal data, which ``hygiene`` reads."""
+    options = [
+        click.option(
+            "--decontaminate",
+            "suites",
+            metavar="SUITE|FILE",
+            multiple=True,
+            help="Repeatable: benchmark suites whose inputs are kept out of training. Default: as before in this run, "
+            "else all that ship.",
+        ),
+        click.option("--no-decontaminate", is_flag=True, help="Train on inputs that benchmark suites ask, too."),
+        click.option(
+            "--pii",
+            type=click.Choice(["off", "mask", "reject"]),
+            help="What happens to e-mail addresses, phone numbers, IBANs, card numbers, IP addresses and credentials "
+            "in URLs in episodes; the ledger stays as it is. Default: as before in this run, else off.",
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def hygiene(suites: Sequence[str], no_decontaminate: bool, pii: PiiMode | None) -> Hygiene:
+    """Return what the options of ``hygiene_options`` say; raises UsageError where they contradict each other."""
+    from udrl.data.hygiene import Hygiene
+
+    if no_decontaminate and suites:
+        raise click.UsageError("--decontaminate and --no-decontaminate exclude each other")
+    return Hygiene(() if no_decontaminate else tuple(suites) or None, pii)
+
+
+def said_of_hygiene(facts: Mapping[str, Any]) -> list[str]:
+    """Return lines about what run.json records of it, for people."""
+    found = facts.get("decontamination") or {}
+    if not found.get("suites"):
+        return []
+    by = ", ".join(f"{count:,} by {how}" for how, count in found["counts"].items())
+    return [
+        f"{found['contaminated']:,} of {found['inputs']:,} inputs are in the benchmark suites "
+        f"{', '.join(found['suites'])}{f' ({by})' if by else ''} and are kept out of training"
+    ]

@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from udrl.cli.common import common_options, emit, only_results_on_stdout
+from udrl.cli.common import (
+    common_options,
+    emit,
+    hygiene,
+    hygiene_options,
+    only_results_on_stdout,
+    said_of_hygiene,
+)
 
 if TYPE_CHECKING:
+    from udrl.data.pii import PiiMode
     from udrl.rewards.scoring import ScoreReport
 
 
@@ -47,6 +55,7 @@ if TYPE_CHECKING:
 @click.option("--truncated", metavar="X", type=click.FloatRange(0, 1), help="Share of episodes with cut completions.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@hygiene_options
 @common_options(default_seed=None)
 def command(
     *,
@@ -60,6 +69,9 @@ def command(
     truncated: float | None,
     device: str,
     precision: str,
+    suites: tuple[str, ...],
+    no_decontaminate: bool,
+    pii: PiiMode | None,
     as_json: bool,
 ) -> None:
     """Build the run's episodes anew from its ledger, with these rewards. Nothing is generated again.
@@ -78,6 +90,7 @@ def command(
             seed=seed,
             device=device,
             precision=precision,
+            hygiene=hygiene(suites, no_decontaminate, pii),
             **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
         )
     emit(report, as_json=as_json, text=describe(report))
@@ -95,6 +108,7 @@ def describe(report: ScoreReport) -> str:
             lines.append(f"  {spread.overall:.0%} of its variance lies within inputs")
         if missing := report.unscored.get(fact.name):
             lines.append(f"  {missing:,} episodes have no value")
+    lines += said_of_hygiene(report.hygiene)
     if report.truncated:
         lines.append(f"{report.truncated:,} texts were longer than the encoder reads")
     lines.append(f"next: udrl train --run {report.run}")

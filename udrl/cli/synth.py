@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from udrl.cli.common import common_options, emit, only_results_on_stdout
+from udrl.cli.common import common_options, emit, hygiene, hygiene_options, only_results_on_stdout
 
 if TYPE_CHECKING:
+    from udrl.data.pii import PiiMode
     from udrl.teacher.budget import Estimate
     from udrl.teacher.synthesis import SynthReport
 
@@ -107,6 +108,7 @@ if TYPE_CHECKING:
     flag_value="all",
     help="Only show what cleaning rejected or repaired in this run, with examples (of RULE, or of all).",
 )
+@hygiene_options
 @common_options()
 def command(
     *,
@@ -129,6 +131,9 @@ def command(
     max_minutes: float | None,
     max_failure_rate: float,
     show_rejected: str | None,
+    suites: tuple[str, ...],
+    no_decontaminate: bool,
+    pii: PiiMode | None,
     as_json: bool,
 ) -> None:
     """Have teachers write completions for many inputs, and make scored episodes of them.
@@ -177,6 +182,7 @@ def command(
                 max_usd=max_usd,
                 max_minutes=max_minutes,
                 max_failure_rate=max_failure_rate,
+                hygiene=hygiene(suites, no_decontaminate, pii),
                 announce=announce,
             )
     except (SynthInterrupted, TooManyFailed) as ended:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from udrl.data.cleaning import clean, first_words
@@ -28,6 +28,9 @@ MISMATCHED = 0.10
 TRUNCATED = 0.10
 """Share of the teacher's episodes from which one whose completion is cut off is derived."""
 
+Screening = Callable[[LedgerRecord, str | None], tuple[LedgerRecord, str | None]]
+"""What comes after cleaning, see ``udrl.data.hygiene.Screen``: may change texts, or reject."""
+
 _PARTNER_TRIES = 16
 _CUT_SHARES = (0.2, 0.8)
 
@@ -39,6 +42,7 @@ def build_episodes(
     seed: int = 0,
     mismatched: float = MISMATCHED,
     truncated: float = TRUNCATED,
+    screen: Screening = lambda record, reason: (record, reason),
 ) -> Iterator[Episode]:
     """Yield the ledger's responses as episodes without returns, each followed by those derived from it.
 
@@ -47,6 +51,7 @@ def build_episodes(
     ``mismatched`` (the input with a completion of another input of the task and split) and ``truncated`` (the
     completion cut off after 20 to 80 % of its words, not under half of the task's lower bound).
 
+    screen: is given every response after cleaning, with the rule that rejected it.
     mismatched, truncated: shares in [0, 1] of the teacher's episodes. Raises UsageError outside of that,
     RunError for a response to a task that is not among ``tasks``. Memory: about 40 bytes a response.
     """
@@ -63,7 +68,7 @@ def build_episodes(
         for row in rows:
             raw = ledger.read(index.place(row))
             task = known[raw.task]
-            record, reason = clean(raw, task)
+            record, reason = screen(*clean(raw, task))
             if reason is None and record.completion in seen:
                 reason = "duplicate"
             seen.add(record.completion or "")
@@ -72,7 +77,9 @@ def build_episodes(
             if reason is not None:
                 continue
             if hash_unit(seed, "mismatched", record.key) < mismatched:
-                yield from _mismatched(episode, record, row, index=index, ledger=ledger, task=task, seed=seed)
+                yield from _mismatched(
+                    episode, record, row, index=index, ledger=ledger, task=task, seed=seed, screen=screen
+                )
             if hash_unit(seed, "truncated", record.key) < truncated:
                 yield from _truncated(episode, record, task=task, seed=seed)
 
@@ -104,6 +111,7 @@ def _mismatched(
     ledger: Ledger,
     task: Task,
     seed: int,
+    screen: Screening,
 ) -> Iterator[Episode]:
     """Yield the episode with a completion of another input; nothing where no partner is found in a few
     draws."""
@@ -111,7 +119,7 @@ def _mismatched(
         other = index.draw(row, seed, "partner", record.key, attempt)
         if index.input_id[other] == index.input_id[row]:
             continue
-        partner, reason = clean(ledger.read(index.place(other)), task)
+        partner, reason = screen(*clean(ledger.read(index.place(other)), task))
         if partner.completion == record.completion or reason is not None:
             continue
         yield replace(

@@ -34,6 +34,7 @@ from udrl import __version__
 from udrl.data.cleaning import REPAIRED
 from udrl.data.dataset_card import dataset_card
 from udrl.data.inputs import Split
+from udrl.data.pii import MASKED
 from udrl.data.run import disk_errors
 from udrl.errors import RewardError, RunError
 
@@ -84,8 +85,8 @@ def write_episodes(
     reward_names: the fields of ``returns``; none: ``relevance``, null throughout (Parquet knows no empty
     struct).
     card_facts: lines of the card's table (``licence`` becomes the dataset's licence).
-    Returns counts by origin, ``SPLIT``, ``rejected:RULE`` and ``repaired:RULE`` (the teacher's own), and
-    the ``total``. Raises RewardError for a return that is not among the names, RunError where the disk is full.
+    Returns counts by origin, ``SPLIT``, ``rejected:RULE`` and ``repaired:RULE`` (the teacher's own), ``masked:KIND``,
+    and the ``total``. Raises RewardError for a return that is not among the names, RunError where the disk is full.
     """
     import pyarrow.parquet as pq
 
@@ -217,6 +218,8 @@ def _count(counts: Counter[str], split: str, origin: str, rejected_by: str | Non
     counts.update(("total", split, origin))
     if origin == "teacher" and f'"{REPAIRED}"' in sampling:
         counts.update(f"repaired:{rule}" for rule in json.loads(sampling).get(REPAIRED, "").split(", "))
+    if f'"{MASKED}"' in sampling:
+        counts.update(f"masked:{kind}" for kind in json.loads(sampling)[MASKED].split(", "))
     if rejected_by is not None:
         counts[f"rejected:{rejected_by}"] += 1
 

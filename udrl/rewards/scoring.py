@@ -10,10 +10,13 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+from udrl.data import hygiene as hygienic
 from udrl.data.building import MISMATCHED, TRUNCATED, build_episodes
 from udrl.data.dataset_card import run_facts
 from udrl.data.episodes import Episode, write_episodes
+from udrl.data.hygiene import Hygiene
 from udrl.data.index import LedgerIndex
 from udrl.data.ledger import Ledger
 from udrl.data.run import Run, disk_errors
@@ -42,6 +45,7 @@ class ScoreReport:
     within_inputs: share of each reward's variance that lies within inputs (``udrl.rewards.spread``); a small one is
     also a warning.
     canaries: mean reward of completions that deserve none, by reward and canary (``udrl.rewards.canaries``).
+    hygiene: what was done about benchmark inputs and personal data, see ``udrl.data.hygiene``.
     encoder: name, revision and precision, where a reward uses one. truncated: distinct texts longer than what
     it reads. seconds: all of it; texts are encoded once, so that a second scoring takes less.
     """
@@ -53,6 +57,7 @@ class ScoreReport:
     unscored: Mapping[str, int]
     within_inputs: Mapping[str, Spread]
     canaries: Mapping[str, Mapping[str, float]]
+    hygiene: Mapping[str, Any]
     encoder: Mapping[str, str] | None
     truncated: int
     seed: int
@@ -71,6 +76,7 @@ def score(
     seed: int | None = None,
     mismatched: float = MISMATCHED,
     truncated: float = TRUNCATED,
+    hygiene: Hygiene | None = None,
 ) -> ScoreReport:
     """Build the run's episodes from its ledger, labelled with ``rewards``, and replace the old ones at once.
 
@@ -82,6 +88,7 @@ def score(
     encoder, precision, device: what relevance is computed with, see ``udrl.encoder.load_encoder``.
     seed: decides the derived episodes; None: the seed of the run's synthesis.
     mismatched, truncated: shares of derived episodes, see ``udrl.data.building``.
+    hygiene: benchmark suites whose inputs are kept out of training, and personal data; None: as the last time.
 
     Episodes that a rule rejected are written without returns. Memory does not grow with the ledger's texts.
     Raises RunError (no ledger, another writer), UsageError (unknown names), RewardError (a value that is NaN
@@ -110,8 +117,12 @@ def score(
         functions = {source: load_reward(source, encoder=eye) for source in rewards}
         facts = _facts(functions, columns)
         scorer = _Scorer(tuple(functions.values()), columns)
-        card = run_facts(run)
-        built = build_episodes(ledger, stored_tasks(run), seed=seed, mismatched=mismatched, truncated=truncated)
+        wanted = hygiene or Hygiene()
+        screen = hygienic.screen(run, ledger, wanted, encoder=eye)
+        card = {**run_facts(run), **screen.card_facts()}
+        built = build_episodes(
+            ledger, stored_tasks(run), seed=seed, mismatched=mismatched, truncated=truncated, screen=screen
+        )
 
         def labelled() -> Iterator[Episode]:
             with closing(track("score", total=expected, unit="episodes")) as bar:
@@ -133,13 +144,15 @@ def score(
             within_inputs=scorer.spread.spreads(),
             unscored={fact.name: scorer.unscored[fact.name] for fact in facts},
             canaries={reward.name: canaries(reward, tested) for reward in functions.values() if tested},
+            hygiene=screen.facts(),
             encoder=_identity(eye),
             truncated=cut,
             seed=seed,
             seconds=time.monotonic() - started,
         )
         recorded = asdict(report)
-        del recorded["run"]
+        del recorded["run"], recorded["hygiene"]
+        hygienic.record(run, wanted, screen)
         run.record("score", **recorded, shares={"mismatched": mismatched, "truncated": truncated})
     for warning in advice(report.within_inputs):
         warnings.warn(warning, stacklevel=2)

@@ -8,9 +8,11 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
+from udrl.data import hygiene as hygienic
 from udrl.data.building import build_episodes
 from udrl.data.dataset_card import run_facts
 from udrl.data.episodes import count_episodes, write_episodes
+from udrl.data.hygiene import Hygiene
 from udrl.data.ledger import Ledger, LedgerRecord
 from udrl.data.run import Run
 from udrl.data.survey import survey
@@ -149,14 +151,14 @@ class Start:
             cost=report.cost,
         )
 
-    def finish(self, *, rewards: Sequence[str], max_failure_rate: float) -> SynthReport:
+    def finish(self, *, rewards: Sequence[str], max_failure_rate: float, hygiene: Hygiene | None = None) -> SynthReport:
         """Build the run's episodes from all of its ledger, scored with ``rewards`` where there are any.
 
         Raises TooManyFailed afterwards, where failures are above ``max_failure_rate``.
         """
         report = self.report
         if report.written or len(self.known.good):
-            report = replace(report, episodes=_build(self._run, seed=self._seed, rewards=tuple(rewards)))
+            report = replace(report, episodes=_build(self._run, self._seed, tuple(rewards), hygiene or Hygiene()))
         elif report.failed:
             raise TooManyFailed(_all_failed(report.teacher, self._tally), report)
         if report.failure_rate > max_failure_rate:
@@ -178,13 +180,16 @@ def _all_failed(teacher: str, tally: Tally) -> str:
     return f"all {tally.failed:,} requests to teacher '{teacher}' failed; the first: {tally.error}"
 
 
-def _build(run: Run, *, seed: int, rewards: tuple[str, ...]) -> Mapping[str, int]:
+def _build(run: Run, seed: int, rewards: tuple[str, ...], hygiene: Hygiene) -> Mapping[str, int]:
     """Make the run's episodes from all of its ledger; return their counts."""
     if rewards:
         from udrl.rewards.scoring import score
 
-        score(run, rewards=rewards, seed=seed)
+        score(run, rewards=rewards, seed=seed, hygiene=hygiene)
         return count_episodes(run.episodes)
     with Ledger(run.ledger) as ledger:
-        episodes = build_episodes(ledger, stored_tasks(run), seed=seed)
-        return write_episodes(run.episodes, episodes, card_facts=run_facts(run))
+        screen = hygienic.screen(run, ledger, hygiene)
+        episodes = build_episodes(ledger, stored_tasks(run), seed=seed, screen=screen)
+        counts = write_episodes(run.episodes, episodes, card_facts={**run_facts(run), **screen.card_facts()})
+        hygienic.record(run, hygiene, screen)
+        return counts

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from udrl.data.hygiene import Hygiene
 from udrl.data.inputs import read_inputs, read_references
 from udrl.data.ledger import Ledger
 from udrl.data.run import Run
@@ -58,6 +59,7 @@ def synth(
     max_usd: float | None = None,
     max_minutes: float | None = None,
     max_failure_rate: float = MAX_FAILURE_RATE,
+    hygiene: Hygiene | None = None,
     announce: Callable[[SynthReport], None] = lambda _: None,
 ) -> SynthReport:
     """Have teachers write completions, and make scored episodes of them.
@@ -78,6 +80,7 @@ def synth(
     max_tokens, max_usd, max_minutes: limits of this start, at which it stops asking, keeps what is in flight and
     builds the episodes; ``stopped`` in the report names the limit, and the next start goes on.
     max_failure_rate: share of the answered requests, in [0, 1], that may have failed.
+    hygiene: benchmark suites whose inputs are kept out of training, and personal data (``udrl.data.hygiene``).
     announce: is told what is to be done, with estimates, before the first completion is asked for.
 
     Raises SynthInterrupted (a KeyboardInterrupt) after Ctrl-C, once what was in flight is in the ledger (a second
@@ -110,7 +113,15 @@ def synth(
             raise UsageError(f"recorded outputs are taken by a start of their own: name {named[0]} alone")
         file = Path(str(named[0]).removeprefix(recorded.PREFIX))
         return _take_recorded(
-            run, file, tasks, field=input_field, seed=seed, rewards=scored, dry_run=dry_run, started=started
+            run,
+            file,
+            tasks,
+            field=input_field,
+            seed=seed,
+            rewards=scored,
+            dry_run=dry_run,
+            started=started,
+            hygiene=hygiene,
         )
     weighted = read_teachers(named)
     if base_url is not None and backend is not None:
@@ -165,7 +176,7 @@ def synth(
             )
             with start.recording():
                 _write(run, start, wanted, shares, announce)
-            return start.finish(rewards=scored, max_failure_rate=max_failure_rate)
+            return start.finish(rewards=scored, max_failure_rate=max_failure_rate, hygiene=hygiene)
 
 
 @dataclass(frozen=True)
@@ -265,6 +276,7 @@ def _take_recorded(
     rewards: tuple[str, ...],
     dry_run: bool,
     started: float,
+    hygiene: Hygiene | None,
 ) -> SynthReport:
     """Put the completions of a file into the ledger, and make scored episodes of them."""
     files = [entry for entry in tasks if str(entry).endswith((".yaml", ".yml")) or "/" in str(entry)]
@@ -306,7 +318,7 @@ def _take_recorded(
             ):
                 wanted = (request for request in writer.requests() if request.key not in start.known.good)
                 start.ask(writer, wanted, bar=bar, backend="recorded", tasks={task.name: task for task in defined})
-            return start.finish(rewards=rewards, max_failure_rate=1.0)
+            return start.finish(rewards=rewards, max_failure_rate=1.0, hygiene=hygiene)
 
 
 def _held(writer: recorded.RecordedTeacher, keys: KeySet) -> int:

@@ -1,0 +1,132 @@
+"""What keeps an episode out of training, or changes its texts, because of where it would do harm.
+
+Inputs that a benchmark asks as well (``udrl.data.decontamination``) and personal data (``udrl.data.pii``). Both act
+when episodes are built: the ledger stays as it was written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from udrl.data import decontamination, pii
+from udrl.data.decontamination import Contamination
+from udrl.data.index import LedgerIndex
+from udrl.data.ledger import Ledger, LedgerRecord
+from udrl.data.pii import PiiMode
+from udrl.data.run import Run
+from udrl.encoder import Encoder
+from udrl.errors import UsageError
+
+STAGE = "hygiene"
+
+
+@dataclass(frozen=True)
+class Hygiene:
+    """What is asked for; None: as the last time in this run, or the default.
+
+    suites: whose inputs must not be trained on, names or files (default: all that ship; empty: none).
+    pii: ``off`` (default), ``mask`` or ``reject``.
+    """
+
+    suites: Sequence[str | Path] | None = None
+    pii: PiiMode | None = None
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What is done to the responses while episodes are built."""
+
+    contamination: Contamination = field(default_factory=Contamination)
+    pii: PiiMode = "off"
+
+    def __call__(self, record: LedgerRecord, reason: str | None) -> tuple[LedgerRecord, str | None]:
+        """Return the response as its episode has it, and the rule that rejects it (``reason``: one that did before).
+
+        With ``mask`` the input and the completion are masked, in rejected ones too, and ``sampling`` names what was
+        (``masked``). The input id stays that of the text as it was, and so does the split.
+        """
+        if reason is None and record.input_id in self.contamination.input_ids:
+            reason = decontamination.RULE
+        if (
+            self.pii == "reject"
+            and reason is None
+            and (pii.has_pii(record.input) or pii.has_pii(record.completion or ""))
+        ):
+            reason = pii.RULE
+        if self.pii == "mask":
+            given, of_input = pii.mask(record.input)
+            written, of_completion = pii.mask(record.completion or "")
+            if kinds := dict.fromkeys(of_input + of_completion):
+                sampling = {**record.sampling, pii.MASKED: ", ".join(kinds)}
+                record = replace(record, input=given, completion=written, sampling=sampling)
+        return record, reason
+
+    def facts(self) -> dict[str, Any]:
+        """Return what run.json says of it."""
+        return {"pii": self.pii, "decontamination": decontamination.facts(self.contamination)}
+
+    def card_facts(self) -> dict[str, object]:
+        """Return the lines of it in the dataset card."""
+        found = self.contamination
+        if not found.suites:
+            lines: dict[str, object] = {"benchmark suites kept out of training": "none"}
+        else:
+            by = ", ".join(f"{count} by {how}" for how, count in found.counts.items())
+            lines = {
+                "benchmark suites kept out of training": ", ".join(found.suites),
+                "contaminated inputs": f"{len(found.input_ids)} of {found.inputs}{f' ({by})' if by else ''}",
+            }
+        return {**lines, "personal data": _PII_SAID[self.pii]}
+
+
+_PII_SAID = {
+    "off": "not looked for",
+    "mask": "e-mail addresses, phone numbers, IBANs, cards, IP addresses and credentials in URLs are masked",
+    "reject": "episodes with e-mail addresses, phone numbers, IBANs, cards, IP addresses or credentials are rejected",
+}
+
+
+def screen(run: Run, ledger: Ledger, wanted: Hygiene, *, encoder: Encoder | None = None) -> Screen:
+    """Look for inputs of benchmark suites among those of ``ledger``, and return what building episodes then does.
+
+    encoder: compares meanings as well as words. Raises UsageError for an unknown suite or mode, TaskError and
+    InputError for a suite's file that cannot be read.
+    """
+    before = run.facts()["stages"].get(STAGE, {})
+    mode: PiiMode = wanted.pii or before.get("pii", "off")
+    if mode not in pii.MODES:
+        raise UsageError(f"personal data can be treated as {', '.join(pii.MODES)}, found '{mode}'")
+    suites = wanted.suites
+    if suites is None:
+        suites = before.get("decontamination", {}).get("asked")
+    texts = decontamination.suite_inputs(suites)
+    found = decontamination.find_contaminated(_inputs(ledger), texts, encoder=encoder) if texts else Contamination()
+    return Screen(found, mode)
+
+
+def record(run: Run, wanted: Hygiene, used: Screen) -> None:
+    """Put into run.json what was asked for and what was found; the next building of episodes does the same."""
+    before = run.facts()["stages"].get(STAGE, {}).get("decontamination", {}).get("asked")
+    asked = before if wanted.suites is None else [str(suite) for suite in wanted.suites]
+    facts = used.facts()
+    facts["decontamination"]["asked"] = asked
+    run.record(STAGE, **facts)
+
+
+def _inputs(ledger: Ledger) -> Iterator[tuple[str, str]]:
+    """Yield input id and text of the first response to each input of each task."""
+    index = LedgerIndex(ledger)
+    for rows in index.groups():
+        record = ledger.read(index.place(rows[0]))
+        yield record.input_id, record.input
+
+
+def kinds_masked(sampling: str) -> list[str]:
+    """Return which kinds of personal data were masked in an episode, from its column ``sampling``."""
+    if f'"{pii.MASKED}"' not in sampling:
+        return []
+    return str(json.loads(sampling)[pii.MASKED]).split(", ")
