@@ -14,7 +14,7 @@ from udrl.data.tasks import Task, seeds
 from udrl.errors import TaskError, unknown
 from udrl.teacher.base import Reply, Request
 from udrl.teacher.builtin.inventor import invent, made_up_word, vocabulary
-from udrl.teacher.builtin.phrases import content_phrases, passages
+from udrl.teacher.builtin.phrases import content_phrases, foreign_passages
 from udrl.teacher.builtin.writer import write
 from udrl.words import count_words
 
@@ -89,7 +89,6 @@ class BuiltinTeacher:
         """Nothing is held."""
 
     def _foreign_passages(self, task: Task) -> list[str]:
-        """Passages of the seeds, which stand in for "another input" where a passage is swapped."""
         if task.name not in self._foreign:
-            self._foreign[task.name] = [passage for text in seeds(task) for passage in passages(text)]
+            self._foreign[task.name] = foreign_passages(seeds(task))
         return self._foreign[task.name]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 from udrl.words import WORD
 
@@ -18,6 +19,9 @@ MAX_PHRASE_WORDS = 4
 
 MAX_PASSAGE_WORDS = 6
 """Longest passage of an input that is taken over in one piece."""
+
+FOREIGN = 12
+"""How many passages stand in for another input's."""
 
 DETERMINERS = frozenset(
     (
@@ -71,6 +75,23 @@ def passages(text: str) -> list[str]:
         if is_words:
             found += [" ".join(part) for part in _parts(list(group)) if part]
     return list(dict.fromkeys(found)) or _fallback(text)
+
+
+def foreign_passages(texts: Iterable[str]) -> list[str]:
+    """Return the passages of ``texts`` that stand in for "another input": FOREIGN at most, of two or three words.
+
+    They are few, so that what is off the subject is as easy for a student to say as what it can copy, and their words
+    stand in one text each, so that they are not confused with how other inputs begin.
+    """
+    every = list(texts)
+    frequency = Counter(word for text in every for word in set(text.casefold().split()))
+    found = [
+        passage
+        for text in every
+        for passage in passages(text)
+        if 2 <= len(passage.split()) <= 3 and all(frequency[word] <= 1 for word in passage.casefold().split())
+    ]
+    return found[:FOREIGN] or [passage for text in every for passage in passages(text)][:FOREIGN]
 
 
 def shortened(passage: str, words: int) -> str:

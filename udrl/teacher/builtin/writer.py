@@ -14,12 +14,8 @@ from udrl.data.tasks import Lexicon
 from udrl.teacher.builtin.phrases import passages, shortened
 from udrl.words import count_words
 
-SWAPPED = 0.25
-"""Share of the passages that are not kept for which another input's stand in; the others are left out.
-
-Higher shares teach less: what is off the subject is then one of thousands of things to say, and a student that
-samples at a low temperature prefers the one thing that it can copy.
-"""
+SWAPPED = 0.5
+"""Share of the passages that are not kept for which another input's stand in; the others are left out."""
 
 NATURAL_RATIO = 2.0
 """Words of an unconstrained completion per word of content: the rest is style."""
