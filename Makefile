@@ -7,6 +7,7 @@
 #
 #   PYTHON=python3.12   which Python makes the virtual environment        (default: python3)
 #   VENV=.venv          where it is made
+#   WORKERS=2           how many tests run at once, on one core each
 #   PIP_TORCH='--index-url https://download.pytorch.org/whl/cpu'
 #                       extra pip options for torch alone; on Linux this one saves 2 GB of CUDA libraries
 
@@ -17,6 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.udrl-ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 PYTEST_ARGS ?=
+WORKERS ?= 2
 
 .PHONY: demo test test-demo check bench docs setup clean
 
@@ -24,7 +26,8 @@ demo: setup
 	$(BIN)/udrl demo
 
 test: setup
-	$(BIN)/python -m pytest -x -q --durations=25 --ignore tests/demo --ignore tests/vllm $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -x -q -n $(WORKERS) --dist loadfile --durations=25 \
+	  --ignore tests/demo --ignore tests/vllm $(PYTEST_ARGS)
 
 test-demo: setup
 	$(BIN)/python -m pytest -x -q tests/demo
