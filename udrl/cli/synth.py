@@ -34,6 +34,19 @@ if TYPE_CHECKING:
     help="Ask the OpenAI-compatible endpoint there for the teachers' models, such as "
     "http://localhost:8000/v1. Its key comes from the environment (OPENAI_API_KEY).",
 )
+@click.option(
+    "--backend",
+    metavar="NAME",
+    type=click.Choice(["vllm", "ray", "transformers", "openai"]),
+    help="Run the teachers' models by vllm, ray, transformers or openai. Default: what each card says.",
+)
+@click.option(
+    "--engine-arg",
+    "engine_args",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Repeatable: an argument of vLLM's engine, such as tensor_parallel_size=2 or quantization=fp8.",
+)
 @click.option("--task", "tasks", metavar="NAME|FILE", multiple=True, help="Repeatable. Default: all that ship.")
 @click.option(
     "--inputs",
@@ -116,6 +129,8 @@ def command(
     seed: int,
     teachers: tuple[str, ...],
     base_url: str | None,
+    backend: str | None,
+    engine_args: tuple[str, ...],
     tasks: tuple[str, ...],
     inputs: Path | None,
     input_field: str | None,
@@ -149,6 +164,7 @@ def command(
     from udrl.teacher.plan import read_teachers
     from udrl.teacher.recorded import PREFIX
     from udrl.teacher.synthesis import SynthInterrupted, TooManyFailed, synth
+    from udrl.teacher.vllm.arguments import read_arguments
 
     paid = False
     if not any(teacher.startswith(PREFIX) for teacher in teachers):
@@ -167,6 +183,8 @@ def command(
                 run,
                 teacher=teachers,
                 base_url=base_url,
+                backend=backend,
+                engine_arguments=read_arguments(engine_args),
                 tasks=tasks,
                 inputs=inputs,
                 input_field=input_field,

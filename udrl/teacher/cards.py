@@ -10,12 +10,12 @@ from typing import Any
 
 from udrl import yamlfile
 from udrl.data.tasks import Task, load_tasks
-from udrl.errors import TaskError, TeacherError, UsageError, suggestion, unknown
+from udrl.errors import TaskError, UsageError, suggestion, unknown
 from udrl.resources import folder
 from udrl.teacher.base import Teacher
 from udrl.teacher.mixes import INVENT, Setting, read_engine, read_mix, read_priming
 
-BACKENDS = ("builtin", "openai", "transformers", "vllm")
+BACKENDS = ("builtin", "openai", "transformers", "vllm", "ray")
 """What can stand behind a card; each is the module of ``udrl.teacher`` with that name."""
 
 
@@ -133,6 +133,29 @@ def at_endpoint(card: Card, base_url: str) -> Card:
     return replace(card, backend="openai", base_url=base_url, revision=None)
 
 
+def adjusted(card: Card, *, backend: str | None = None, engine_arguments: Mapping[str, Any] | None = None) -> Card:
+    """Return ``card`` behind another ``backend`` of BACKENDS, and with these arguments of vLLM's engine.
+
+    The backends 'vllm' and 'ray' both take engine arguments from ``settings: vllm``.
+    Raises UsageError for the built-in teacher, an unknown backend, and engine arguments for another backend.
+    """
+    if backend is not None and backend != card.backend:
+        if "builtin" in (backend, card.backend):
+            raise UsageError(f"teacher '{card.name}' cannot be run by the backend '{backend}': leave --backend out")
+        if backend not in BACKENDS:
+            raise unknown("backend", backend, BACKENDS[1:])
+        card = replace(card, backend=backend)
+    if engine_arguments:
+        if card.backend not in ("vllm", "ray"):
+            raise UsageError(
+                f"teacher '{card.name}' runs by the backend '{card.backend}', which takes no engine arguments: leave "
+                "--engine-arg out"
+            )
+        merged = {**card.settings.get("vllm", {}), **engine_arguments}
+        card = replace(card, settings={**card.settings, "vllm": merged})
+    return card
+
+
 def start(card: Card, *, tasks: Sequence[Task]) -> Teacher:
     """Start the teacher of ``card`` for ``tasks``.
 
@@ -151,11 +174,13 @@ def start(card: Card, *, tasks: Sequence[Task]) -> Teacher:
         from udrl.teacher.transformers import TransformersTeacher
 
         return TransformersTeacher(card)
-    raise TeacherError(
-        f"teacher '{card.name}': the backend 'vllm' is not part of this version; start a server, such as "
-        f"'vllm serve {card.model}', and name it with --base-url http://localhost:8000/v1, or edit a copy of the "
-        "card (udrl init) to say 'backend: transformers'"
-    )
+    if card.backend == "ray":
+        from udrl.teacher.ray import RayTeacher
+
+        return RayTeacher(card)
+    from udrl.teacher.vllm import VllmTeacher
+
+    return VllmTeacher(card)
 
 
 def backend_settings(card: Card, backend: str, defaults: Mapping[str, Any]) -> dict[str, Any]:

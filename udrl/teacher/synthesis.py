@@ -76,7 +76,7 @@ def synth(
     score: compute ``rewards``; otherwise the episodes are built without returns.
     retry_failed: ask again for what failed before. dry_run: count and estimate, but write nothing at all.
     base_url: ask the OpenAI-compatible endpoint there for the cards' models.
-    backend, engine_arguments: run the cards by another backend, and with these of vLLM's engine; see ``cards.adjusted``.
+    backend, engine_arguments: run the cards by another backend, with these of vLLM's engine: see ``cards.adjusted``.
     max_tokens, max_usd, max_minutes: limits of this start, at which it stops asking, keeps what is in flight and
     builds the episodes; ``stopped`` in the report names the limit, and the next start goes on.
     max_failure_rate: share of the answered requests, in [0, 1], that may have failed.
