@@ -3,16 +3,18 @@
 #   make demo      the whole flow: teacher, training, benchmark, three commands on one input
 #   make test      all tests but those that need the demo or a vLLM engine    make check   linters, types, CLI docs
 #   make test-demo the demo at full size against what it must reach
+#   make test-vllm   tests of the vllm and ray backends, on vLLM for CPUs in an environment of its own (3 GB)
 #   make bench     everything in benchmarks/           make docs    regenerate docs/cli.md
 #
 #   PYTHON=python3.12   which Python makes the virtual environment        (default: python3)
-#   VENV=.venv          where it is made
+#   VENV=.venv          where it is made (VENV_VLLM=.venv-vllm: that of test-vllm)
 #   WORKERS=2           how many tests run at once, on one core each
 #   PIP_TORCH='--index-url https://download.pytorch.org/whl/cpu'
 #                       extra pip options for torch alone; on Linux this one saves 2 GB of CUDA libraries
 
 PYTHON ?= python3
 VENV ?= .venv
+VENV_VLLM ?= .venv-vllm
 PIP_TORCH ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.udrl-ready
@@ -20,7 +22,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 PYTEST_ARGS ?=
 WORKERS ?= 2
 
-.PHONY: demo test test-demo check bench docs setup clean
+.PHONY: demo test test-vllm test-demo check bench docs setup clean
 
 demo: setup
 	$(BIN)/udrl demo
@@ -56,6 +58,19 @@ $(STAMP): setup.cfg constraints.txt | $(BIN)/python
 	$(PIP) setuptools
 	$(PIP) $(PIP_TORCH) torch
 	$(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+# vLLM and the rest of the project pin different versions, so it has an environment of its own.
+PIP_VLLM := $(VENV_VLLM)/bin/python -m pip --disable-pip-version-check install --quiet
+
+test-vllm: $(VENV_VLLM)/.udrl-ready
+	$(VENV_VLLM)/bin/python -m pytest -x -q --durations=25 -p no:cacheprovider $(PYTEST_ARGS) tests/vllm
+
+$(VENV_VLLM)/.udrl-ready: constraints-vllm.txt setup.cfg
+	$(PYTHON) -m venv $(VENV_VLLM)
+	$(PIP_VLLM) $(PIP_TORCH) --no-deps $$(grep '^torch==' constraints-vllm.txt)
+	$(PIP_VLLM) --no-deps --requirement constraints-vllm.txt
+	$(PIP_VLLM) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 clean:

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 @click.option(
     "--suite",
     metavar="NAME|FILE",
-    default="relevance",
-    show_default=True,
-    help="What is measured: relevance (held-out inputs), foreign (words never seen), or a file.",
+    help="What is measured: relevance (held-out inputs that ship), foreign (words never seen), heldout (the run's own "
+    "test inputs), or a file. Default: relevance for a run of the built-in teacher, else heldout.",
 )
 @click.option("--name", metavar="NAME", help="Folder of the results, under RUN/bench. Default: the suite's name.")
 @click.option(
@@ -27,6 +26,18 @@ if TYPE_CHECKING:
     metavar="NAME|FILE",
     multiple=True,
     help="Repeatable: teacher cards to compare with. The first is what student@matched is matched to.",
+)
+@click.option(
+    "--recorded",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Repeatable: outputs that exist already (columns task, input, output, model); a row for each model.",
+)
+@click.option(
+    "--base-url",
+    metavar="URL",
+    help="Ask the OpenAI-compatible endpoint there for the references' models and the run's teacher.",
 )
 @click.option("--teacher", metavar="NAME|FILE", help="The run's teacher. Default: the one it was synthesised with.")
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Inputs a task at most, for a quick look.")
@@ -37,9 +48,11 @@ def command(
     *,
     run: Path,
     seed: int,
-    suite: str,
+    suite: str | None,
     name: str | None,
     reference: tuple[str, ...],
+    recorded: tuple[Path, ...],
+    base_url: str | None,
     teacher: str | None,
     limit: int | None,
     device: str,
@@ -47,6 +60,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Measure on held-out inputs how close the student comes to its teacher, and whether it obeys commands.
+
+    A teacher that cannot be asked now is shown by what it wrote for the run's test inputs, or left out; a note says so.
 
     Writes completions, scores, summary.json and a self-contained report.html. With --json, standard output is
     summary.json's contents.
@@ -59,6 +74,8 @@ def command(
             suite=suite,
             name=name,
             reference=reference,
+            recorded=recorded,
+            base_url=base_url,
             teacher=teacher,
             seed=seed,
             limit=limit,

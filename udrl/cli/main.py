@@ -26,6 +26,7 @@ COMMANDS = (
     "train",
     "generate",
     "render",
+    "push",
     "bench",
     "tasks",
     "teachers",

@@ -171,6 +171,12 @@ def count_episodes(folder: Path) -> Counter[str]:
     return counts
 
 
+def reward_names(folder: Path) -> list[str]:
+    """Return the names of the rewards that the episodes in ``folder`` have a column for."""
+    with _open(folder, SPLITS[0]) as file:
+        return [field.name for field in file.schema_arrow.field("returns").type]
+
+
 def episode_schema(reward_names: Sequence[str]) -> pa.Schema:
     """Return the Arrow schema of the module's table, with one float in ``returns`` for each of
     ``reward_names``."""

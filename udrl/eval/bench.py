@@ -24,16 +24,23 @@ from udrl.eval.scores import Scores, score, write_scores
 from udrl.eval.session import (
     STUDENT,
     SWEPT,
-    TEACHER,
     RunData,
     Session,
     planned_rows,
     read_data,
-    run_teacher,
 )
-from udrl.eval.suites import Items, Suite, load_items, load_suite
+from udrl.eval.suites import SYSTEMS, Items, Suite, load_items, load_suite
 from udrl.eval.summary import build_summary, write_summary
 from udrl.eval.systems import Student
+from udrl.eval.teachers import (
+    TEACHER,
+    Contestant,
+    check_base_url,
+    is_builtin,
+    named_teacher,
+    own_teacher,
+    recorded_rows,
+)
 from udrl.eval.verdict import Verdict, verdicts
 from udrl.progress import track
 
@@ -59,9 +66,11 @@ class BenchReport:
 def bench(
     run: Run | Path | str,
     *,
-    suite: str | Path = "relevance",
+    suite: str | Path | None = None,
     name: str | None = None,
     reference: Sequence[str | Path] = (),
+    recorded: Sequence[str | Path] = (),
+    base_url: str | None = None,
     teacher: str | Path | None = None,
     seed: int = 0,
     limit: int | None = None,
@@ -70,21 +79,27 @@ def bench(
 ) -> BenchReport:
     """Benchmark the student of ``run`` and write ``bench/NAME/`` into it.
 
-    suite: name of a suite that ships, or a YAML file. name: of the folder (None: the suite's).
+    suite: name of a suite that ships, or a YAML file. None: ``relevance`` for a run of the built-in teacher, else
+        ``heldout``, the run's own test inputs, for which there are completions even where nobody can be asked.
+    name: of the folder (None: the suite's).
     reference: names or files of teacher cards to run live beside the run's own teacher; the first one leads:
         ``student@matched`` is matched to it.
+    recorded: files of outputs that exist already (columns task, input, output, model): a row for each model.
+    base_url: the OpenAI-compatible endpoint where references and the run's teacher are asked, the built-in apart.
     teacher: card of the run's teacher (None: the one that the run was synthesised with).
     limit: at most so many inputs a task, for a quick look.
     device, precision: how the student runs; scores are always computed in float32.
 
-    Raises UsageError for unknown names, TaskError for a suite that is not valid or holds nothing unseen,
-    RunError for a run without episodes or student, StudentError and TeacherError as their parts do.
+    A teacher that cannot be asked now is no error: its row is what it wrote for the run's test inputs, where the suite
+    has those, or is left out; a note says so. Raises UsageError for unknown names, TaskError for a suite that is not
+    valid or holds nothing unseen, InputError for recorded outputs that do not fit, RunError for a run without episodes
+    or student, StudentError as its parts do.
     """
     from udrl.student import load
 
     run = run if isinstance(run, Run) else Run(run)
     run.check()
-    chosen = load_suite(suite)
+    chosen = load_suite(suite or ("relevance" if is_builtin(run) else "heldout"))
     key = folder_key(run.student)
     student = load(run.student, device=device, precision=precision)
     return bench_student(
@@ -94,6 +109,8 @@ def bench(
         student_key=key,
         name=name,
         reference=reference,
+        recorded=recorded,
+        base_url=base_url,
         teacher=teacher,
         seed=seed,
         limit=limit,
@@ -108,6 +125,8 @@ def bench_student(
     student_key: str,
     name: str | None = None,
     reference: Sequence[str | Path] = (),
+    recorded: Sequence[str | Path] = (),
+    base_url: str | None = None,
     teacher: str | Path | None = None,
     seed: int = 0,
     limit: int | None = None,
@@ -126,24 +145,36 @@ def bench_student(
         split=data.test_items,
         limit=limit,
     )
-    cards: dict[str, str | Path] = {Path(str(card)).stem: card for card in reference}
+    contestants: list[Contestant] = [
+        named_teacher(card, run, data.answers, kind="reference", base_url=base_url) for card in dict.fromkeys(reference)
+    ]
     notes: list[str] = []
     if TEACHER in suite.systems:
-        own, notes = (teacher, []) if teacher is not None else run_teacher(run)
-        cards[TEACHER] = own
+        if teacher is not None:
+            contestants.append(named_teacher(teacher, run, data.answers, kind="teacher", base_url=base_url))
+        else:
+            own, told_of_own = own_teacher(run, data.answers, base_url=base_url)
+            contestants.append(own)
+            notes += told_of_own
+    check_base_url(contestants, base_url)
+    for file in recorded:
+        rows, told_of_rows = recorded_rows(
+            Path(file), items.items, taken=[*SYSTEMS, *(one.name for one in contestants)]
+        )
+        contestants += rows
+        notes += told_of_rows
     with run.writing():
         folder.mkdir(parents=True, exist_ok=True)
-        total = planned_rows(suite, student, items, len(cards), seed)
+        total = planned_rows(suite, student, items, contestants, seed)
         with closing(track(f"bench {suite.name}: writing", total=total, unit="completions")) as bar:
             session = Session(
                 folder, suite, items, tasks, data, student, student_key, seed, _cache(run), bar, notes=notes
             )
-            blocks = session.write(cards)
+            blocks = session.write(contestants)
         told = (*session.notes, *_notes(suite, items, data))
         about = {"title": suite.title, "description": suite.description, "notes": list(told)}
         write_blocks(folder, blocks, about=about)
-        references = [name for name in cards if any(row.completion for row in session.done[name].rows)]
-        summary = _judge(run, folder, suite, student, data, blocks, references, seed)
+        summary = _judge(run, folder, suite, student, data, blocks, session.references(contestants), seed)
         page = report(folder)
         seconds = round(time.monotonic() - started, 3)
         run.record(

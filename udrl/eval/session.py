@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,20 +22,20 @@ from udrl.data.hashing import hash_hex
 from udrl.data.run import Run
 from udrl.data.tasks import Task
 from udrl.encoder import load_encoder
-from udrl.errors import RunError
+from udrl.errors import MissingDependency, TeacherError
 from udrl.eval import baselines, following, systems
 from udrl.eval.records import Block, Completion, SystemFacts, block_key, read_blocks, write_blocks
 from udrl.eval.suites import Item, Items, Suite
 from udrl.eval.systems import RELEVANCE, Student
+from udrl.eval.teachers import Asked, Contestant, Given
 from udrl.progress import Bar
-from udrl.teacher.cards import teacher as start_teacher
+from udrl.teacher import cards
 from udrl.words import count_words
 
 if TYPE_CHECKING:
     from udrl.teacher.base import Teacher
 
 STUDENT = "student"
-TEACHER = "teacher"
 SWEPT = (RELEVANCE, LENGTH)
 """Attributes whose achieved value the benchmark can compute, so that a sweep of them says something."""
 
@@ -45,16 +45,17 @@ class RunData:
     """What a benchmark needs of a run's episodes.
 
     pool: what teachers wrote for training, kept; seen: ids of inputs of training and validation (which
-    chose the checkpoint and the calibration); test: the items of the test split.
+    chose the checkpoint and the calibration); answers: what teachers wrote for the test split, kept.
     """
 
     pool: tuple[Episode, ...]
     seen: frozenset[str]
-    test: tuple[Item, ...]
+    answers: tuple[Episode, ...]
 
     def test_items(self, task: str) -> list[Item]:
-        """Return the test split's items of ``task``."""
-        return [item for item in self.test if item.task == task]
+        """Return the test split's items of ``task``, each once."""
+        own = (Item(e.task, e.input_id, e.input) for e in self.answers if e.task == task)
+        return list({item.input_id: item for item in own}.values())
 
     def spread(self, task: str, attribute: str) -> tuple[float, float] | None:
         """Return the 10 % and 90 % quantiles of what the pool achieved; None where it has no such value."""
@@ -70,11 +71,10 @@ class RunData:
 def read_data(run: Run) -> RunData:
     """Read what a benchmark needs of the episodes of ``run``; raises RunError where there are none."""
     shown = read_episodes(run.episodes, splits=("train", "validation"))
-    held = read_episodes(run.episodes, splits=("test",), origins=("teacher",))
     return RunData(
         pool=tuple(e for e in shown if e.split == "train" and e.origin == "teacher"),
         seen=frozenset(episode.input_id for episode in shown),
-        test=tuple(dict.fromkeys(Item(e.task, e.input_id, e.input) for e in held)),
+        answers=tuple(read_episodes(run.episodes, splits=("test",), origins=("teacher",))),
     )
 
 
@@ -104,36 +104,70 @@ class Session:
     def __post_init__(self) -> None:
         self.stored = read_blocks(self.folder)
 
-    def write(self, cards: Mapping[str, str | Path]) -> list[Block]:
+    def write(self, contestants: Sequence[Contestant]) -> list[Block]:
         """Return all blocks in the order of the table.
 
-        cards: the teachers, row name -> card, the leading reference first. Every one becomes a row.
+        contestants: the teachers, the leading reference first. Every one becomes a row, or a note that says why not.
         """
-        for name, card in cards.items():
-            self._teacher(name, card)
-        references = [name for name in cards if any(row.completion for row in self.done[name].rows)]
+        for one in contestants:
+            if isinstance(one, Given):
+                self._given(
+                    one,
+                    f"nobody can be asked for it, and {one.source} are not in this suite (--suite heldout has them)",
+                )
+            else:
+                self._teacher(one)
+        references = self.references(contestants)
         self._students(references)
         self._baselines(references)
         for name, wishes in planned_sweeps(self.suite, self.student, self.items, self.seed):
             self._sweep(name, wishes)
         students = [name for name in self.done if name.startswith(f"{STUDENT}@")]
-        return [self.done[name] for name in dict.fromkeys([*students, *cards, *self.done])]
+        teachers = [one.name for one in contestants if one.name in self.done]
+        return [self.done[name] for name in dict.fromkeys([*students, *teachers, *self.done])]
 
-    def _teacher(self, name: str, card: str | Path) -> None:
+    def references(self, contestants: Sequence[Contestant]) -> list[str]:
+        """Return the names of the rows that others are compared with: teachers that wrote something."""
+        return [
+            one.name
+            for one in contestants
+            if one.name in self.done and any(row.completion for row in self.done[one.name].rows)
+        ]
+
+    def _teacher(self, one: Asked) -> None:
+        """Ask a teacher; where that is not possible now, take what it wrote for the run's test inputs."""
         tasks = {task: self.tasks[task] for task in self.items.tasks}
-        with closing(start_teacher(card, tasks=list(tasks.values()))) as writer:
-            asked = {n: (t.instruction, dict(writer.careful(t.min_words, t.max_words))) for n, t in tasks.items()}
-            identity = (writer.name, writer.model, writer.revision, dict(writer.engine_arguments))
-            key = self._key(asked, identity, self.suite.samples)
-            self._block(name, key, partial(self._ask, writer, name, key))
+        try:
+            with closing(cards.start(one.card, tasks=list(tasks.values()))) as writer:
+                asked = {n: (t.instruction, dict(writer.careful(t.min_words, t.max_words))) for n, t in tasks.items()}
+                identity = (writer.name, writer.model, writer.revision, dict(writer.engine_arguments))
+                key = self._key(asked, identity, self.suite.samples)
+                self._block(one.name, key, partial(self._ask, writer, one, key))
+        except (TeacherError, MissingDependency) as error:
+            why = f"it cannot be asked now ({error})"
+            said = f"The row {one.name} is what {one.card.name} wrote for {one.own.source}: {why}."
+            self._given(replace(one.own, note=said), f"{why}, and it wrote nothing for these inputs before")
 
-    def _ask(self, writer: Teacher, name: str, key: str) -> Block:
+    def _given(self, one: Given, why_not: str) -> None:
+        """Make a row of completions that exist; where there are none for these inputs, tell ``why_not``."""
+        covered, items = one.covers(self.items.items), len(self.items.items)
+        if not covered:
+            self.notes.append(f"There is no row {one.name}: {why_not}.")
+            return
+        key = self._key("given", self.suite.samples, one.engine, sorted(one.completions.items()))
+        self._block(one.name, key, lambda: one.block(self.items.items, key=key, samples=self.suite.samples))
+        if one.note:
+            self.notes.append(one.note)
+        if covered < items:
+            self.notes.append(f"The row {one.name} has completions for {covered} of the {items} inputs.")
+
+    def _ask(self, writer: Teacher, one: Asked, key: str) -> Block:
         return systems.teacher_block(
             writer,
             self.tasks,
             self.items.items,
-            name=name,
-            kind="teacher" if name == TEACHER else "reference",
+            name=one.name,
+            kind=one.kind,
             key=key,
             samples=self.suite.samples,
             seed=self.seed,
@@ -225,13 +259,14 @@ class Session:
         return self.student.engine, self.student.precision
 
 
-def planned_rows(suite: Suite, student: Student, items: Items, cards: int, seed: int) -> int:
-    """Return how many completions there are to write, baselines left out; ``cards``: number of teachers."""
+def planned_rows(suite: Suite, student: Student, items: Items, contestants: Sequence[Contestant], seed: int) -> int:
+    """Return how many completions there are to write, what exists already and baselines left out."""
     rows = len(items.items) * suite.samples
-    matched = max(cards - 1, 0) if "student@matched" in suite.systems else 0
+    asked = sum(isinstance(one, Asked) for one in contestants)
+    matched = max(len(contestants) - 1, 0) if "student@matched" in suite.systems else 0
     students = sum(name.startswith(f"{STUDENT}@") for name in suite.systems)
     sweeps = sum(len(wishes) for _, wishes in planned_sweeps(suite, student, items, seed))
-    return rows * (cards + matched + students) + sweeps
+    return rows * (asked + matched + students) + sweeps
 
 
 def planned_sweeps(suite: Suite, student: Student, items: Items, seed: int) -> list[tuple[str, list[Completion]]]:
@@ -248,16 +283,3 @@ def planned_sweeps(suite: Suite, student: Student, items: Items, seed: int) -> l
             if rows:
                 found.append((block, rows))
     return found
-
-
-def run_teacher(run: Run) -> tuple[str, list[str]]:
-    """Return the name of the teacher that ``run`` was synthesised with, and notes where that is not plain.
-
-    Raises RunError where the run does not say.
-    """
-    known = [str(name) for name in run.facts()["stages"].get("synth", {}).get("teachers", {})]
-    if not known:
-        raise RunError(f"{run.path} does not say which teacher wrote it: name the teacher's card")
-    listed = ", ".join(known)
-    notes = [f"The run has several teachers ({listed}); the row 'teacher' is {known[0]}."]
-    return known[0], notes if len(known) > 1 else []

@@ -202,7 +202,7 @@ class RecordedTeacher:
             if "task" in data:
                 raise InputError(f"{where}: the row has no task: name it, or take the column out")
             if len(self._wanted) > 1:
-                raise InputError(f"{where}: there is no column 'task': name one --task for all rows")
+                raise InputError(f"{where}: there is no column 'task': add it, or name one --task for all rows")
             if self._wanted:
                 return self._wanted[0]
             name = re.sub(r"[^a-z0-9]+", "-", self.path.name.partition(".")[0].lower()).strip("-") or _UNNAMED

@@ -1,0 +1,189 @@
+"""Where the rows of a benchmark's teachers come from: asked now, from the run's own ledger, or from recorded files.
+
+A run's own teacher that recorded outputs stand for cannot be asked: its row is what it wrote for the run's test
+inputs. The same row stands in for a teacher that could be asked, but not now (no GPU, no endpoint).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from udrl.data.episodes import Episode
+from udrl.data.run import Run
+from udrl.errors import InputError, RunError, UdrlError, UsageError
+from udrl.eval.records import Block, Completion, Kind, SystemFacts
+from udrl.eval.suites import Item
+from udrl.teacher import cards
+from udrl.teacher.cards import Card
+from udrl.teacher.recorded import RecordedTeacher
+
+TEACHER = "teacher"
+"""The row of the run's own teacher."""
+
+MODELS_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A row that is written now by the teacher of ``card``; ``own``: by it, for the run's test inputs, where it cannot
+    be asked."""
+
+    name: str
+    kind: Kind
+    card: Card
+    own: Given
+
+
+@dataclass(frozen=True)
+class Given:
+    """A row of completions that exist already: by task and input id, in their order.
+
+    engine: who wrote them, for the table. source: where they stand, for messages. note: what the report says of it.
+    """
+
+    name: str
+    kind: Kind
+    engine: str
+    source: str
+    completions: Mapping[tuple[str, str], Sequence[str]]
+    note: str = ""
+
+    def block(self, items: Sequence[Item], *, key: str, samples: int) -> Block:
+        """Return the first ``samples`` completions of each item; an item without any has no row."""
+        rows = [
+            Completion(self.name, self.name, "comparison", item.task, item.input_id, item.input, sample, 0, text)
+            for item in items
+            for sample, text in enumerate(self.completions.get((item.task, item.input_id), ())[:samples])
+        ]
+        return Block(self.name, key, SystemFacts(self.name, self.kind, engine=self.engine), tuple(rows))
+
+    def covers(self, items: Sequence[Item]) -> int:
+        """Return how many of ``items`` have a completion."""
+        return sum((item.task, item.input_id) in self.completions for item in items)
+
+
+Contestant = Asked | Given
+
+
+def own_teacher(
+    run: Run, answers: Sequence[Episode], *, base_url: str | None = None
+) -> tuple[Contestant, tuple[str, ...]]:
+    """Return the row of the teacher that ``run`` was synthesised with, and notes where that is not plain.
+
+    answers: the run's test episodes, kept, by teachers. Raises RunError where the run does not say who wrote it.
+    """
+    known: Mapping[str, Mapping[str, Any]] = run.facts()["stages"].get("synth", {}).get("teachers", {})
+    if not known:
+        raise RunError(f"{run.path} does not say which teacher wrote it: name the teacher's card")
+    source = f"the test inputs of {run.path}"
+    recorded = [name for name, facts in known.items() if facts.get("backend") == "recorded"]
+    first, facts = next(iter(known.items()))
+    if first in recorded:
+        row = _written(TEACHER, "teacher", recorded, answers, source)
+        said = f"The row teacher is what {_listed(recorded)} wrote for {source}, as recorded."
+        others = ", ".join(name for name in known if name not in recorded)
+        return replace(row, note=said), (f"The row teacher leaves {others} out.",) if others else ()
+    notes = []
+    if len(known) > 1:
+        notes.append(f"The run has several teachers ({', '.join(known)}); the row 'teacher' is {first}.")
+    try:
+        card = _at(cards.load_card(facts.get("card", first)), base_url or facts.get("base_url"))
+    except UdrlError as error:
+        row = _written(TEACHER, "teacher", [first], answers, source)
+        said = f"The row teacher is what {first} wrote for {source}, because its card cannot be read ({error})."
+        return replace(row, note=said), tuple(notes)
+    return _asked(TEACHER, "teacher", card, run, answers), tuple(notes)
+
+
+def named_teacher(
+    card: str | Path, run: Run, answers: Sequence[Episode], *, kind: Kind, base_url: str | None
+) -> Contestant:
+    """Return the row of a teacher that the user names; ``kind`` teacher is the run's own, else a reference.
+
+    Raises as ``cards.load_card`` does.
+    """
+    name = TEACHER if kind == "teacher" else Path(str(card)).stem
+    return _asked(name, kind, _at(cards.load_card(card), base_url), run, answers)
+
+
+def recorded_rows(file: Path, items: Sequence[Item], *, taken: Iterable[str]) -> tuple[list[Given], tuple[str, ...]]:
+    """Return a row for each model in a file of recorded outputs (columns task, input, output, model), and notes.
+
+    taken: names of rows that are there already. Only what was written for ``items`` is kept in memory.
+    Raises InputError where the file cannot be read, or holds nothing for any of the items.
+    """
+    wanted = {(item.task, item.input_id) for item in items}
+    names = list(dict.fromkeys(item.task for item in items))
+    found: dict[str, dict[tuple[str, str], list[str]]] = {}
+    others = set()
+    with closing(RecordedTeacher(file, tasks=names)) as teacher:
+        for request in teacher.requests():
+            (reply,) = teacher.generate([request])
+            model = reply.teacher or teacher.name
+            if (request.task, request.input_id) in wanted and reply.completion is not None:
+                found.setdefault(model, {}).setdefault((request.task, request.input_id), []).append(reply.completion)
+            else:
+                others.add(model)
+    if not found:
+        raise InputError(
+            f"{file}: holds no output for any of the {len(items)} inputs of this benchmark (tasks {', '.join(names)}): "
+            "record outputs for those inputs, or choose --suite heldout where the run's test inputs stand in the file"
+        )
+    used = set(taken)
+    rows = []
+    for model, completions in found.items():
+        # '#' marks a sweep in the files of a benchmark.
+        name = model.replace("#", "-")
+        while name in used:
+            name += " (recorded)"
+        used.add(name)
+        rows.append(Given(name, "recorded", f"recorded: {model}", str(file), completions))
+    left_out = sorted(others - set(found))
+    if not left_out:
+        return rows, ()
+    return rows, (f"There is no row for {_listed(left_out)} of {file.name}: it holds none of these inputs by them.",)
+
+
+def is_builtin(run: Run) -> bool:
+    """Say whether the run was written by the built-in teacher alone, which can always be asked anew."""
+    return list(run.facts()["stages"].get("synth", {}).get("teachers", {})) == ["builtin"]
+
+
+def _asked(name: str, kind: Kind, card: Card, run: Run, answers: Sequence[Episode]) -> Asked:
+    style = card.mix[0].name if card.mix else None
+    own = [e for e in answers if style is None or json.loads(e.sampling).get("style") == style]
+    return Asked(name, kind, card, _written(name, kind, [card.name], own, f"the test inputs of {run.path}"))
+
+
+def _at(card: Card, base_url: str | None) -> Card:
+    if base_url is None or card.backend == "builtin":
+        return card
+    return cards.at_endpoint(card, base_url)
+
+
+def check_base_url(contestants: Iterable[Contestant], base_url: str | None) -> None:
+    """Raise UsageError where an endpoint is named and there is nobody to ask there."""
+    asked = [one for one in contestants if isinstance(one, Asked) and one.card.backend != "builtin"]
+    if base_url is not None and not asked:
+        raise UsageError(
+            f"nobody in this benchmark is asked at {base_url}: name a --reference, or leave --base-url out"
+        )
+
+
+def _written(name: str, kind: Kind, writers: Sequence[str], answers: Sequence[Episode], source: str) -> Given:
+    completions: dict[tuple[str, str], list[str]] = {}
+    for episode in answers:
+        if episode.teacher in writers:
+            completions.setdefault((episode.task, episode.input_id), []).append(episode.completion)
+    return Given(name, kind, f"as written: {_listed(writers)}", source, completions)
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) <= MODELS_NAMED:
+        return ", ".join(names)
+    return f"{', '.join(names[:MODELS_NAMED])} and {len(names) - MODELS_NAMED} others"

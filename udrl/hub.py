@@ -1,0 +1,162 @@
+"""Datasets and students to the Hugging Face hub, by its own client; private unless asked otherwise.
+
+The token comes from the environment (HF_TOKEN) and nowhere else; HF_ENDPOINT names another service. Nothing is written
+to the run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from udrl.data.dataset_card import run_facts
+from udrl.data.episodes import iterate_episodes, reward_names, write_episodes
+from udrl.data.hygiene import STAGE
+from udrl.data.run import Run
+from udrl.errors import RunError, UdrlError, UsageError
+
+TOKEN = "HF_TOKEN"
+Kind = Literal["dataset", "model"]
+
+_FREE = ("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-3.0", "bsd-2-clause", "bsd-3-clause", "unlicense")
+"""Licences of recorded outputs that ask for no more than attribution, which the card gives."""
+
+
+class HubError(UdrlError):
+    """The hub cannot be reached, or refuses."""
+
+
+@dataclass(frozen=True)
+class PushReport:
+    """What was sent. url: where it is; files: names; episodes: rows sent, where it is a dataset."""
+
+    repo: str
+    url: str
+    private: bool
+    files: tuple[str, ...]
+    episodes: int | None = None
+
+
+def limits(run: Run) -> dict[str, str]:
+    """Return what the licences of the run's teachers say of their outputs, by teacher, where that is not "no limits".
+
+    Recorded outputs are free under a permissive licence; where none is stated, they are not.
+    """
+    teachers: Mapping[str, Mapping[str, str]] = run.facts()["stages"].get("synth", {}).get("teachers", {})
+    return {name: f"{card['licence']}: {card['outputs']}" for name, card in teachers.items() if not _is_free(card)}
+
+
+def _is_free(card: Mapping[str, str]) -> bool:
+    if card.get("backend") == "recorded":
+        return all(licence.strip() in _FREE for licence in card["licence"].casefold().split(","))
+    return card["outputs"].startswith("no limits")
+
+
+def push(
+    run: Run | Path | str,
+    *,
+    kind: Kind = "dataset",
+    repo: str | None = None,
+    private: bool = True,
+    rejected: bool = False,
+    accept_licence: bool = False,
+) -> PushReport:
+    """Send the run's episodes, or its student, to the hub, and return where they are.
+
+    repo: ``ORG/NAME``, or a name in the token's own account (None: ``udrl-`` and the run's name). It is made where it
+    is missing; one that exists keeps its visibility. Files of the same names are replaced.
+    rejected: send episodes that a rule rejected as well. accept_licence: say that the limits which a teacher's
+    licence sets on its outputs are kept; without it a run with such a teacher is refused.
+
+    Raises UsageError (no token, a strange name, a licence with limits), RunError (nothing to send), HubError.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    run.check()
+    token = os.environ.get(TOKEN, "").strip()
+    if not token:
+        raise UsageError(f"no token for the hub: make one that may write and set {TOKEN} in the environment")
+    if not accept_licence and (found := limits(run)):
+        name, said = next(iter(found.items()))
+        raise UsageError(
+            f"teacher '{name}' limits what its outputs may be used for ({said.rstrip('.')}): "
+            "make sure that sharing them is allowed, then repeat with --accept-licence"
+        )
+    name = repo or f"udrl-{run.path.absolute().name}"
+    with tempfile.TemporaryDirectory(prefix="udrl-push-") as scratch:
+        folder, episodes = _prepared(run, Path(scratch) / "push", kind=kind, rejected=rejected)
+        with _hub_errors(name):
+            repository, url = _upload(folder, name, token=token, kind=kind, private=private)
+        files = tuple(sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()))
+    return PushReport(repository, url, private, files, episodes)
+
+
+def _upload(folder: Path, name: str, *, token: str, kind: Kind, private: bool) -> tuple[str, str]:
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token)
+    made = api.create_repo(name, repo_type=kind, private=private, exist_ok=True)
+    api.upload_folder(
+        repo_id=made.repo_id,
+        repo_type=kind,
+        folder_path=folder,
+        commit_message="udrl push",
+    )
+    return made.repo_id, str(made)
+
+
+def _prepared(run: Run, folder: Path, *, kind: Kind, rejected: bool) -> tuple[Path, int | None]:
+    """Return the folder to send, and how many episodes are in it."""
+    if kind == "model":
+        if not (run.student / "config.json").is_file():
+            raise RunError(f"{run.student} holds no student: run 'udrl train --run {run.path}' first")
+        shutil.copytree(run.student, folder, ignore=shutil.ignore_patterns("checkpoints", "*.pt", ".*"))
+        return folder, None
+    facts = dict(run_facts(run))
+    counted = run.facts()["stages"].get(STAGE, {})
+    found = counted.get("decontamination", {})
+    if found.get("suites"):
+        facts["benchmark suites kept out of training"] = ", ".join(found["suites"])
+    facts["personal data"] = counted.get("pii", "off")
+    facts["rejected episodes"] = "included, see rejected_by" if rejected else "left out"
+    rows = iterate_episodes(run.episodes, kept=not rejected)
+    counts = write_episodes(folder, rows, reward_names=reward_names(run.episodes), card_facts=facts)
+    if not counts["total"]:
+        raise RunError(f"{run.episodes} holds no episodes to send: every one was rejected")
+    for split in ("train", "validation", "test"):
+        if not counts[split]:
+            (folder / f"{split}.parquet").unlink()
+    return folder, counts["total"]
+
+
+@contextmanager
+def _hub_errors(name: str) -> Iterator[None]:
+    """Turn what the hub's client raises into one sentence."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    try:
+        yield
+    except HFValidationError as error:
+        raise UsageError(f"'{name}' is no name of a repository: give --repo ORG/NAME") from error
+    except OfflineModeIsEnabled as error:
+        raise HubError("the hub's client is set to be offline: unset HF_HUB_OFFLINE") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        said = {
+            401: f"does not know the token in {TOKEN}: make a new one that may write",
+            403: f"does not let the token in {TOKEN} write to '{name}': make one that may, or name another --repo",
+            404: f"has no place for '{name}': check --repo ORG/NAME, and that the token may see it",
+        }.get(status, f"answered {status}: {(error.server_message or 'try again later').strip().splitlines()[0]}")
+        raise HubError(f"{endpoint} {said}") from error
+    except OSError as error:
+        raise HubError(f"{endpoint} cannot be reached ({error}): check the network and HF_ENDPOINT") from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "requests"):
+            raise HubError(f"{endpoint} cannot be reached ({error}): check the network and HF_ENDPOINT") from error
+        raise
