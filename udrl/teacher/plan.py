@@ -119,6 +119,11 @@ class Plan:
         self._samples = samples
         self._seed = seed
         self._references = references or {}
+        self._engine_arguments = {
+            (share.writer.name, item.task.name): _engine_arguments(share.writer, item.task)
+            for share in shares
+            for item in chosen
+        }
 
     def places(self) -> Iterator[Place]:
         """Yield every place, by task, input and sample."""
@@ -149,7 +154,7 @@ class Plan:
         key = request_key(
             model=writer.model,
             revision=writer.revision,
-            engine_arguments=_engine_arguments(writer, task),
+            engine_arguments=self._engine_arguments[writer.name, task.name],
             messages=messages,
             sampling=sampling,
             seed=seed,
