@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def command(*, run: Path, seed: int, as_json: bool) -> None:
     """Run the whole flow on this machine: synth, train, bench, then one input under three commands.
 
-    No GPU and no download: the built-in teacher writes, a small student learns from scratch. Takes 15 to 20
+    No GPU and no download: the built-in teacher writes, a small student learns from scratch. Takes about 16
     minutes on 2 cores. Interrupted and started again, it goes on where it was.
     """
     from udrl.demo import demo
@@ -41,10 +41,11 @@ def describe(report: DemoReport) -> str:
     lines += ["", *report.findings]
     task = report.answers[0].task
     # as it was called: make demo does not put the environment on the path
-    udrl = "udrl" if shutil.which("udrl") else sys.argv[0]
+    called = f"{Path(sys.executable).name} -m udrl" if Path(sys.argv[0]).name == "__main__.py" else sys.argv[0]
+    udrl = "udrl" if shutil.which("udrl") else called
     lines += [
         "",
-        f"{report.parameters / 1e6:.1f}M parameters, {report.episodes:,} episodes, {report.seconds / 60:.0f} minutes",
+        f"{report.parameters / 1e6:.1f}M parameters, {report.episodes:,} episodes, {report.seconds / 60:.1f} minutes",
         f"open the report:  {report.report}",
         "",
         "try next:",
