@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,7 +142,7 @@ def test_eval_teachers_recorded_files_that_do_not_fit(recorded: Run, suite: Suit
 
     with pytest.raises(InputError, match=r"there is no file .*nowhere\.jsonl"):
         measure(recorded, suite, recorded=[tmp_path / "nowhere.jsonl"], name="bad")
-    with pytest.raises(InputError, match="no output for any of the .* inputs of this benchmark .*poem, slogan"):
+    with pytest.raises(InputError, match=r"no output for any of the .* inputs of this benchmark .*poem, slogan"):
         call([{"task": "poem", "input": "something else", "output": "a text"}])
     with pytest.raises(InputError, match="no column 'task'"):
         call([{"input": HELD_OUT[0], "output": "a text"}])
@@ -178,7 +177,7 @@ def answer(body: dict[str, Any]) -> str:
 
 
 @pytest.fixture(scope="module")
-def card(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def card(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The card of a teacher that wrote a run beside it (text-to-image) and is gone since."""
     folder = tmp_path_factory.mktemp("endpoint")
     inputs = folder / "inputs.txt"
