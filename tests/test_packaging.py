@@ -73,21 +73,23 @@ def test_every_dependency_is_pinned_for_ci_without_local_paths(setup_cfg: config
 
 
 def test_every_import_is_a_declared_dependency(setup_cfg: configparser.ConfigParser) -> None:
-    """Third-party modules that udrl imports anywhere; what only an extra brings is named here."""
+    """Third-party modules that udrl imports: what an extra brings only inside the functions that need it."""
     provided = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
-    declared = {provided.get(n, n.replace("-", "_")) for n in _names(setup_cfg["options"]["install_requires"])}
-    carried = {
-        "huggingface_hub",
-        "safetensors",
-        "tokenizers",
-    }  # transformers cannot be installed without them
-    imported = {
-        name.split(".")[0]
-        for file in (ROOT / "udrl").rglob("*.py")
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        for name in _imported(node)
-    }
-    assert imported - set(sys.stdlib_module_names) - {"udrl"} <= declared | carried
+
+    def modules(requirements: str) -> set[str]:
+        return {provided.get(n, n.replace("-", "_")) for n in _names(requirements)}
+
+    # transformers cannot be installed without these
+    declared = modules(setup_cfg["options"]["install_requires"]) | {"huggingface_hub", "safetensors", "tokenizers"}
+    extras = {name: text for name, text in setup_cfg["options.extras_require"].items() if name != "dev"}
+    optional = set().union(*map(modules, extras.values()))
+    own = set(sys.stdlib_module_names) | {"udrl"}
+    for file in (ROOT / "udrl").rglob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        at_once = {name.split(".")[0] for node in tree.body for name in _imported(node)}
+        anywhere = {name.split(".")[0] for node in ast.walk(tree) for name in _imported(node)}
+        assert at_once - own <= declared, file
+        assert anywhere - own <= declared | optional, file
 
 
 def _imported(node: ast.AST) -> list[str]:

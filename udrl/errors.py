@@ -16,6 +16,7 @@ Each message is one sentence that says what was found, where, and what to do.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 
 
@@ -70,3 +71,9 @@ def unknown(kind: str, name: str, names: Iterable[str]) -> UsageError:
     known = sorted(names)
     listed = ", ".join(known) if known else "none"
     return UsageError(f"unknown {kind} '{name}'{suggestion(name, known)}; known: {listed}")
+
+
+def is_installed(package: str) -> bool:
+    """Say whether an optional ``package`` is there; a folder of its name that happens to lie on the path is none."""
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None

@@ -6,7 +6,6 @@ Prompts are made from the card on the cluster's CPUs, as the 'vllm' backend make
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +13,7 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
-from udrl.errors import MissingDependency, TeacherError
+from udrl.errors import MissingDependency, TeacherError, is_installed
 from udrl.teacher import mixes
 from udrl.teacher.base import Reply, Request
 from udrl.teacher.cards import Card, backend_settings
@@ -87,7 +86,7 @@ class RayTeacher:
 
     def _begin(self) -> None:
         for package in ("ray", "vllm"):
-            if importlib.util.find_spec(package) is None:
+            if not is_installed(package):
                 raise MissingDependency(f"teacher '{self.name}': {package} is not installed: {INSTALL}")
         import ray
 

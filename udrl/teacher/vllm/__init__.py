@@ -7,7 +7,6 @@ tokenizing and stopping are its business (``udrl.teacher.vllm.engine``); what co
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -20,7 +19,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import IO, Any
 
-from udrl.errors import MissingDependency, TeacherError, suggestion
+from udrl.errors import MissingDependency, TeacherError, is_installed, suggestion
 from udrl.teacher import mixes
 from udrl.teacher.base import Reply, Request
 from udrl.teacher.cards import Card
@@ -118,7 +117,7 @@ class VllmTeacher:
 
     def _load(self) -> _Process:
         if self._engine is None:
-            if importlib.util.find_spec("vllm") is None:
+            if not is_installed("vllm"):
                 raise MissingDependency(
                     f"teacher '{self.name}': vLLM is not installed: {INSTALL} (Linux with a GPU), or ask a server "
                     "with --base-url http://HOST:8000/v1"
