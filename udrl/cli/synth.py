@@ -212,7 +212,8 @@ def command(
 def describe(report: SynthReport) -> str:
     """Return what a synthesis did, for people."""
     chosen = sum(report.inputs.values())
-    lines = [f"{chosen:,} inputs in {len(report.inputs)} tasks, {report.invented:,} of them invented"]
+    tasks = "1 task" if len(report.inputs) == 1 else f"{len(report.inputs)} tasks"
+    lines = [f"{chosen:,} inputs in {tasks}, {report.invented:,} of them invented"]
     if dropped := _list({"exact duplicates": report.exact, "near duplicates": report.near, "blank": report.blank}):
         lines.append(f"left out: {dropped}")
     if report.cut:
