@@ -168,7 +168,7 @@ def test_synth_reports_counts_and_dry_run_writes_nothing(call: Any, tmp_path: Pa
     assert not run.exists()
     code, out, err = call(*SYNTH, "--run", str(run), "--no-score")
     assert (code, err) == (0, "")  # no progress where there is no terminal
-    assert out.startswith("20 inputs in 1 tasks")
+    assert out.startswith("20 inputs in 1 task,")
     assert "40 completions written by builtin" in out
     assert f"next: udrl train --run {run}" in out
     _, out, _ = call(*SYNTH, "--run", str(run), "--no-score", "--json")
