@@ -6,8 +6,9 @@ prompt's result does not depend on what else is in its batch (exactly so for gre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +18,9 @@ from torch import Tensor
 
 from udrl.errors import UsageError
 from udrl.student.gpt2 import cached_logits, cast_weights
+from udrl.student.guidance import GuidedSession, guided
 from udrl.student.model import StudentModel
+from udrl.student.wording import Writer
 
 CANDIDATES = 64
 """Most tokens that sampling chooses from; at the temperatures of use the rest has no share worth the sorting."""
@@ -34,13 +37,15 @@ class Sampling:
     """How a completion is drawn. temperature 0 is greedy; top_p keeps the smallest set of tokens of that probability.
 
     max_tokens: most tokens of a completion (None: as far as the context reaches). no_repeat: no run of this many
-    tokens comes twice in a completion (0: no such rule), which ends loops.
+    tokens comes twice in a completion (0: no such rule), which ends loops. guidance: how far to go in what the command
+    changes (`udrl.student.guidance`; 1: as the student was trained).
     """
 
     temperature: float = 0.7
     top_p: float = 0.95
     max_tokens: int | None = None
     no_repeat: int = 0
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
         if (
@@ -51,6 +56,10 @@ class Sampling:
             raise UsageError(
                 f"sampling needs temperature >= 0, 0 < top_p <= 1 and max_tokens >= 1, "
                 f"got {self.temperature:g}, {self.top_p:g}, {self.max_tokens}"
+            )
+        if self.no_repeat < 0 or not (isfinite(self.guidance) and self.guidance >= 0):
+            raise UsageError(
+                f"sampling needs no_repeat >= 0 and guidance >= 0, got {self.no_repeat} and {self.guidance:g}"
             )
 
 
@@ -79,15 +88,53 @@ def decode_batch(
     end: int,
     dtype: torch.dtype,
     on_token: Callable[[int, int], None] | None = None,
+    unasked: Sequence[Sequence[int]] | None = None,
+    writers: Sequence[Writer] | None = None,
 ) -> list[Decoded]:
     """Continue every prompt until the end token or its limit.
 
     seeds: one a prompt, the start of its own random stream; limits: most new ids of each prompt (at least 1);
-    on_token: called with (row, id) for every id as it is drawn.
+    on_token: called with (row, id) for every id as it is drawn; unasked: each prompt with every attribute open, where
+    ``sampling`` guides; writers: one a prompt, where words are required or banned.
     """
+    steps = decode_steps(
+        student,
+        prompts,
+        seeds,
+        sampling=sampling,
+        limits=limits,
+        end=end,
+        dtype=dtype,
+        unasked=unasked,
+        writers=writers,
+    )
+    while True:
+        try:
+            row, token = next(steps)
+        except StopIteration as done:
+            decoded: list[Decoded] = done.value
+            return decoded
+        if on_token is not None:
+            on_token(row, token)
+
+
+@torch.inference_mode()  # around each step, not around whoever reads them
+def decode_steps(
+    student: StudentModel,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    *,
+    sampling: Sampling,
+    limits: Sequence[int],
+    end: int,
+    dtype: torch.dtype,
+    unasked: Sequence[Sequence[int]] | None = None,
+    writers: Sequence[Writer] | None = None,
+) -> Generator[tuple[int, int], None, list[Decoded]]:
+    """Do what `decode_batch` does and yield (row, id) for every id as it is drawn."""
     device = student.rows.weight.device
     longest = max(limits)
-    written: list[list[int]] = [[] for _ in prompts]
+    written: list[list[int]] = [[] for _ in prompts] if writers is None else [writer.ids for writer in writers]
     stopped = [False] * len(prompts)
     draws = (
         np.stack([np.random.default_rng(seed).random(longest) for seed in seeds]) if sampling.temperature > 0 else None
@@ -95,34 +142,91 @@ def decode_batch(
     rows = list(range(len(prompts)))
     alive = set(rows)
     runs = [_Runs(sampling.no_repeat) for _ in prompts]
-    with torch.inference_mode():
-        session, logits = _start(student, prompts, dtype)
-        for step in range(longest):
-            uniform = None if draws is None else torch.from_numpy(draws[rows, step]).to(device)
-            if sampling.no_repeat:
-                _ban(logits, [runs[row].banned() for row in rows])
-            ids = choose(logits, sampling, uniform)
-            for row, token in zip(rows, ids.tolist(), strict=True):
-                if row not in alive:
-                    continue
-                if token == end:
-                    stopped[row] = True
-                    alive.discard(row)
-                    continue
+    session, logits = _begin(student, prompts, unasked, sampling.guidance, dtype)
+    for step in range(longest):
+        if sampling.no_repeat:
+            _ban(logits, [runs[row].banned() for row in rows])
+        if writers is None:
+            ids = choose(logits, sampling, None if draws is None else torch.from_numpy(draws[rows, step]).to(device))
+            tokens: list[int | None] = ids.tolist()
+        else:
+            tokens = [None] * len(rows)
+            for place, row in enumerate(rows):
+                if row in alive:
+                    tokens[place] = writers[row].next(
+                        logits[place],
+                        _draw(sampling, None if draws is None else float(draws[row, step]), (seeds[row], step)),
+                        _look_ahead(student, prompts, unasked, sampling.guidance, dtype, row, written[row]),
+                    )
+            ids = torch.tensor([end if token is None else token for token in tokens], device=device)
+        for row, token in zip(rows, tokens, strict=True):
+            if row not in alive:
+                continue
+            if token is None or token == end:
+                stopped[row] = token == end
+                alive.discard(row)
+                continue
+            if writers is None:
                 written[row].append(token)
-                runs[row].add(written[row])
-                if on_token is not None:
-                    on_token(row, token)
-                if len(written[row]) >= limits[row]:
-                    alive.discard(row)
-            if not alive:
-                break
-            if len(alive) <= COMPACT * len(rows):
-                index = torch.tensor([place for place, row in enumerate(rows) if row in alive], device=device)
-                session.keep(index)
-                ids, rows = ids[index], [row for row in rows if row in alive]
-            logits = session.step(ids)
+            runs[row].add(written[row])
+            yield row, token
+            if len(written[row]) >= limits[row]:
+                alive.discard(row)
+        if not alive:
+            break
+        if len(alive) <= COMPACT * len(rows):
+            index = torch.tensor([place for place, row in enumerate(rows) if row in alive], device=device)
+            session.keep(index)
+            ids, rows = ids[index], [row for row in rows if row in alive]
+        logits = session.step(ids)
     return [Decoded(ids, stop) for ids, stop in zip(written, stopped, strict=True)]
+
+
+def _begin(
+    student: StudentModel,
+    prompts: Sequence[Sequence[int]],
+    unasked: Sequence[Sequence[int]] | None,
+    guidance: float,
+    dtype: torch.dtype,
+) -> tuple[Session, Tensor]:
+    """Start a session on the prompts, a guided one where the weight is not 1, and return it with its first logits."""
+    if guidance == 1:
+        return _start(student, prompts, dtype)
+    assert unasked is not None
+    session, logits = _start(student, [*prompts, *unasked], dtype)
+    return GuidedSession(session, len(prompts), guidance), guided(logits, guidance)
+
+
+def _draw(sampling: Sampling, uniform: float | None, place: tuple[int, int]) -> Callable[[Tensor, int], int]:
+    """Return how one row draws at one step; what is drawn again there has random numbers of its own."""
+
+    def draw(logits: Tensor, attempt: int) -> int:
+        number = uniform
+        if uniform is not None and attempt:
+            number = float(np.random.default_rng([*place, attempt]).random())
+        numbers = None if number is None else torch.tensor([number], dtype=torch.float64, device=logits.device)
+        return int(choose(logits[None], sampling, numbers))
+
+    return draw
+
+
+def _look_ahead(
+    student: StudentModel,
+    prompts: Sequence[Sequence[int]],
+    unasked: Sequence[Sequence[int]] | None,
+    guidance: float,
+    dtype: torch.dtype,
+    row: int,
+    written: list[int],
+) -> Callable[[int], Tensor]:
+    """Return what gives a row's logits after one more id; in a session of its own, since a cache only grows."""
+
+    def logits(token: int) -> Tensor:
+        more = [*written, token]
+        open_ = None if unasked is None else [[*unasked[row], *more]]
+        return _begin(student, [[*prompts[row], *more]], open_, guidance, dtype)[1][0]
+
+    return logits
 
 
 def choose(logits: Tensor, sampling: Sampling, uniform: Tensor | None) -> Tensor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from udrl.commands import LENGTH, Command, CommandSpace
 from udrl.encoder.loading import choose_precision
 from udrl.errors import StudentError, UsageError
 from udrl.student.calibration import Calibration
-from udrl.student.decoding import Sampling, decode_batch
+from udrl.student.decoding import Decoded, Sampling, decode_batch, decode_steps
 from udrl.student.model import StudentModel, load_model
+from udrl.student.streaming import settled
 from udrl.student.tokenizer import decode, encode, load_tokenizer
+from udrl.student.wording import Vocabulary, Wording, Writer
 
 SAMPLING = Sampling(temperature=0.2, top_p=0.95, no_repeat=5)
 """What a student ships with unless training says otherwise."""
@@ -26,11 +29,15 @@ SAMPLING = Sampling(temperature=0.2, top_p=0.95, no_repeat=5)
 
 @dataclass(frozen=True)
 class Generation:
-    """One completion. finish_reason: "stop" (ended by the student) or "length" (cut); tokens: ids written."""
+    """One completion. finish_reason: "stop" (ended by the student) or "length" (cut); tokens: ids written.
+
+    unmet: the words that were required and are not in it.
+    """
 
     completion: str
     finish_reason: str
     tokens: int
+    unmet: tuple[str, ...] = ()
 
 
 class Student:
@@ -142,6 +149,7 @@ class Student:
         *,
         seeds: Sequence[int] | int = 0,
         sampling: Sampling | None = None,
+        wording: Wording | None = None,
         calibrated: bool = True,
         batch_size: int = 128,
         progress: Callable[[int], object] | None = None,
@@ -149,7 +157,8 @@ class Student:
         """Write one completion for each input under the command beside it.
 
         seeds: one an item, or one for all (items that are equal still differ). sampling: None is what the student
-        ships with. progress: called with the number of completions that were just finished.
+        ships with. wording: words to require and to ban. progress: called with the number of completions that were
+        just finished.
         """
         if len(inputs) != len(commands):
             raise UsageError(f"{len(inputs)} inputs need as many commands, got {len(commands)}")
@@ -161,7 +170,13 @@ class Student:
                 cache[key] = self.space.render(command.task, self.positions(command, calibrated=calibrated))
             controls.append(cache[key])
         return self.generate_ids(
-            inputs, controls, seeds=seeds, sampling=sampling, batch_size=batch_size, progress=progress
+            inputs,
+            controls,
+            seeds=seeds,
+            sampling=sampling,
+            wording=wording,
+            batch_size=batch_size,
+            progress=progress,
         )
 
     def generate_ids(
@@ -171,6 +186,7 @@ class Student:
         *,
         seeds: Sequence[int] | int = 0,
         sampling: Sampling | None = None,
+        wording: Wording | None = None,
         batch_size: int = 128,
         progress: Callable[[int], object] | None = None,
         on_token: Callable[[int, int], None] | None = None,
@@ -193,13 +209,80 @@ class Student:
                 end=self.tokenizer.eos_token_id,
                 dtype=self.dtype,
                 on_token=None if on_token is None else _renumbered(on_token, rows),
+                unasked=None if sampling.guidance == 1 else [self._unasked(prompts[i], controls[i]) for i in rows],
+                writers=self._writers(wording, [limits[i] for i in rows]),
             )
             for i, one in zip(rows, decoded, strict=True):
-                text = decode(self.tokenizer, one.ids)
-                results[i] = Generation(text, "stop" if one.stopped else "length", len(one.ids) + one.stopped)
+                results[i] = self._generation(one, self._text(one), wording)
             if progress is not None:
                 progress(len(rows))
         return [results[i] for i in range(len(prompts))]
+
+    def stream(
+        self,
+        text: str,
+        command: Command,
+        *,
+        seed: int = 0,
+        sampling: Sampling | None = None,
+        wording: Wording | None = None,
+        calibrated: bool = True,
+    ) -> Generator[str, None, Generation]:
+        """Write one completion as `generate` does and yield its text as it comes, in whole words.
+
+        The parts together are the completion; the generator's return value is the `Generation`.
+        """
+        sampling = sampling or self.sampling
+        control = self.space.render(command.task, self.positions(command, calibrated=calibrated))
+        prompts, limits = self._prompts([text], [control], sampling)
+        steps = decode_steps(
+            self.model,
+            prompts,
+            self._streams(prompts, [seed]),
+            sampling=sampling,
+            limits=limits,
+            end=self.tokenizer.eos_token_id,
+            dtype=self.dtype,
+            unasked=None if sampling.guidance == 1 else [self._unasked(prompts[0], control)],
+            writers=self._writers(wording, limits),
+        )
+        ids: list[int] = []
+        shown = 0
+        while True:
+            try:
+                ids.append(next(steps)[1])
+            except StopIteration as done:
+                one: Decoded = done.value[0]
+                break
+            sure = settled(decode(self.tokenizer, ids))
+            if len(sure) > shown:
+                yield sure[shown:]
+                shown = len(sure)
+        written = self._text(one)
+        if len(written) > shown:
+            yield written[shown:]
+        return self._generation(one, written, wording)
+
+    def _text(self, one: Decoded) -> str:
+        """Return the text of ``one``; a character that was cut in the middle is left out."""
+        text = decode(self.tokenizer, one.ids)
+        return text if one.stopped else text.rstrip("\ufffd")
+
+    def _generation(self, one: Decoded, text: str, wording: Wording | None) -> Generation:
+        unmet = wording.unmet(text) if wording else ()
+        return Generation(text, "stop" if one.stopped else "length", len(one.ids) + one.stopped, unmet)
+
+    def _unasked(self, prompt: Sequence[int], control: Sequence[int]) -> list[int]:
+        """Return ``prompt`` with every attribute open and the same task."""
+        task = self.space.tasks[control[0] - self.space.base]
+        return self.space.prompt(prompt[: -len(control)], self.space.render(task, {}))
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.tokenizer, self.space.base)
+
+    def _writers(self, wording: Wording | None, limits: Sequence[int]) -> list[Writer] | None:
+        return [Writer(wording, self._vocabulary, limit) for limit in limits] if wording else None
 
     def _prompts(
         self, inputs: Sequence[str], controls: Sequence[Sequence[int]], sampling: Sampling

@@ -1,0 +1,242 @@
+"""Words that a completion must hold, and words that it must not: enforced while it is written.
+
+Bans are exact: every drawn token is looked at as text, together with all that stands before it, so that no casing and
+no tokenisation slips through. Writing is never taken back. Where a token would end exactly at a banned word, which
+may yet become a longer one ("art", "artist"), the student's next token is looked up first, and the token is taken only
+if the student means to go on with the word; from then on only such tokens are allowed until it has.
+
+Requirements are placed where the student finds them likely, else, behind a comma, where it would end or the room ends.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from udrl.errors import StudentError, UsageError
+from udrl.student.tokenizer import encode
+from udrl.words import count_words
+
+WILLING = 0.02
+"""A required word is taken where the student gives its first token at least this probability."""
+
+SLACK = 4
+"""Tokens before the last moment from which a required word takes the next gap between words."""
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What a completion must say (``require``), must not say (``ban``), and how many words it may have.
+
+    Words or phrases, in any casing; compatible and composed forms of a letter are equal (NFKC), and so are straight
+    and curly apostrophes. They count where they stand as words: "art" is in "art-deco" and "art's", not in "party".
+    Raises UsageError for an empty one, and where two demands contradict each other.
+    """
+
+    require: tuple[str, ...] = ()
+    ban: tuple[str, ...] = ()
+    max_words: int | None = None
+
+    def __post_init__(self) -> None:
+        for phrase in (*self.require, *self.ban):
+            if not any(map(_in_word, phrase)):
+                raise UsageError(f"'{phrase}' has no letter or digit: name a word to require or to ban")
+        for wanted in self.require:
+            for banned in self.ban:
+                if contains(wanted, banned):
+                    raise UsageError(f"'{wanted}' is required and '{banned}' is banned: leave one of them out")
+        if self.max_words is not None and (self.max_words < 1 or self.max_words < sum(map(count_words, self.require))):
+            raise UsageError(f"at most {self.max_words} words leave no room for what is required")
+
+    def __bool__(self) -> bool:
+        return bool(self.require or self.ban or self.max_words)
+
+    def unmet(self, text: str) -> tuple[str, ...]:
+        """Return the required words that ``text`` does not hold."""
+        return tuple(phrase for phrase in self.require if not contains(text, phrase))
+
+
+def contains(text: str, phrase: str) -> bool:
+    """Tell whether ``phrase`` stands in ``text`` as a word or phrase of its own, in whatever casing."""
+    return any(True for _ in _ends(_normal(text), _normal(phrase)))
+
+
+def _normal(text: str) -> str:
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return re.sub(r"\s+", " ", folded.replace("’", "'"))
+
+
+def _in_word(character: str) -> bool:
+    return character.isalnum() or unicodedata.category(character)[0] == "M"
+
+
+def _ends(text: str, phrase: str) -> Iterator[int]:
+    """Yield where ``phrase`` ends in ``text``, both normal, wherever no letter goes on at either side."""
+    start = text.find(phrase)
+    while start >= 0:
+        end = start + len(phrase)
+        left = start > 0 and _in_word(phrase[0]) and _in_word(text[start - 1])
+        right = end < len(text) and _in_word(phrase[-1]) and _in_word(text[end])
+        if not left and not right:
+            yield end
+        start = text.find(phrase, start + 1)
+
+
+class Vocabulary:
+    """The bytes that each text id of a byte-level tokenizer stands for.
+
+    goes_on: (text ids,) bool, the ids that begin with a letter or digit and so go on with a word under way.
+    """
+
+    def __init__(self, tokenizer: Any, size: int) -> None:
+        self.tokenizer = tokenizer
+        self.end: int = tokenizer.eos_token_id
+        if '"ByteLevel"' not in tokenizer.backend_tokenizer.decoder.__getstate__().decode():
+            raise StudentError(
+                "this student's tokenizer is not byte-level: words cannot be required, banned or counted"
+            )
+        added = {id_: str(token).encode() for id_, token in tokenizer.added_tokens_decoder.items()}
+        to_byte = _byte_alphabet()
+        names = tokenizer.convert_ids_to_tokens(list(range(size)))
+        self.pieces = [
+            added[id_] if id_ in added else bytes(to_byte[c] for c in name) for id_, name in enumerate(names)
+        ]
+        self.pieces[self.end] = b""
+        self.comma = self.pieces.index(b",")
+        self.goes_on = torch.tensor([_in_word(p.decode(errors="replace")[0]) if p else False for p in self.pieces])
+
+    def ids(self, phrase: str) -> list[int]:
+        """Return the ids of ``phrase`` behind a space."""
+        return encode(self.tokenizer, [phrase])[0]
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Return which byte each character of a byte-level vocabulary stands for (GPT-2's table)."""
+    shown = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {chr(byte): byte for byte in shown} | {chr(256 + k): byte for k, byte in enumerate(hidden)}
+
+
+Draw = Callable[[Tensor, int], int]
+"""Draws an id from logits (V,); the number says how often that was tried for the same place, from 0."""
+
+LookAhead = Callable[[int], Tensor]
+"""Returns the logits (V,) that would follow if this id came next."""
+
+
+class Writer:
+    """One completion under way: chooses its ids so that the wording holds."""
+
+    def __init__(self, wording: Wording, vocabulary: Vocabulary, limit: int) -> None:
+        self.wording, self.vocabulary, self.limit = wording, vocabulary, limit
+        self.ids: list[int] = []
+        self.text = b""
+        self.banned = [_normal(phrase) for phrase in wording.ban]
+        self.required = {phrase: vocabulary.ids(phrase) for phrase in wording.require}
+        self.forced: deque[int] = deque()
+        self.must: Literal["go on", "stop", None] = None
+
+    def next(self, logits: Tensor, draw: Draw, look_ahead: LookAhead) -> int | None:
+        """Return the next id, the end token included, from ``logits`` (V,); None where the completion must end here.
+
+        Without a word in the way it is the first draw: a wording that nothing offends changes nothing.
+        """
+        if self.forced:
+            return self._force()
+        goes_on = self.vocabulary.goes_on.to(logits.device)
+        logits = logits.clone()
+        if self.must == "go on":
+            logits[~goes_on] = float("-inf")
+        elif self.must == "stop":
+            logits[goes_on] = float("-inf")
+        for attempt in range(len(logits)):
+            if logits.max() == float("-inf"):
+                break
+            token = draw(logits, attempt)
+            self.forced.extend(self._due(token, logits))
+            if self.forced:
+                return self._force()
+            if token == self.vocabulary.end:
+                return token
+            text = self.text + self.vocabulary.pieces[token]
+            if self.wording.max_words is not None and _words(text) > self.wording.max_words:
+                return None
+            state = self._state(text)
+            if state == "open" and (self._room() < 2 or not self._goes_on(look_ahead(token))):
+                state = "offends"
+            if state != "offends":
+                return self._take(token)
+            logits[token] = float("-inf")
+        while self._state(self.text) != "fine":  # nothing can go on with the word, so it goes
+            self.text = self.text.removesuffix(self.vocabulary.pieces[self.ids.pop()])
+        return None
+
+    def _force(self) -> int:
+        token = self._take(self.forced.popleft())
+        self.must = None if self.forced else "stop"  # a letter right behind would make another word of it
+        return token
+
+    def _take(self, token: int) -> int:
+        self.ids.append(token)
+        self.text += self.vocabulary.pieces[token]
+        self.must = "go on" if not self.forced and self._state(self.text) == "open" else None
+        return token
+
+    def _state(self, text: bytes) -> Literal["fine", "open", "offends"]:
+        """Tell whether a banned word stands in ``text``: complete, or at its very end, where letters may follow."""
+        state: Literal["fine", "open"] = "fine"
+        shown = _normal(_shown(text)) if self.banned else ""
+        for phrase in self.banned:
+            for end in _ends(shown, phrase):
+                if end < len(shown) or not _in_word(phrase[-1]):
+                    return "offends"
+                state = "open"
+        return state
+
+    def _goes_on(self, logits: Tensor) -> bool:
+        return bool(torch.softmax(logits, -1)[self.vocabulary.goes_on.to(logits.device)].sum() >= 0.5)
+
+    def _room(self) -> int:
+        return self.limit - len(self.ids)
+
+    def _due(self, token: int, logits: Tensor) -> Sequence[int]:
+        """Return the ids of a required word that must come now, before ``token``, or none."""
+        if not self.required or self.must == "go on":
+            return ()
+        text = _shown(self.text)
+        unmet = {phrase: ids for phrase, ids in self.required.items() if not contains(text, phrase)}
+        fitting = [
+            ids
+            for phrase, ids in unmet.items()
+            if len(ids) <= self._room() and self._state(self.text + f" {phrase}".encode()) == "fine"
+        ]
+        if not fitting:
+            return ()
+        likely = torch.softmax(logits, -1)[[ids[0] for ids in fitting]]
+        best = int(likely.argmax())
+        spare = self._room() - sum(map(len, unmet.values()))
+        ends = token == self.vocabulary.end
+        gap = ends or not self.vocabulary.goes_on[token]
+        if gap and not ends and float(likely[best]) >= WILLING:
+            return fitting[best]
+        most = self.wording.max_words
+        words = _words(self.text + self.vocabulary.pieces[token]) + sum(map(count_words, unmet))
+        if ends or spare <= 0 or (gap and (spare <= SLACK or (most is not None and words > most))):
+            listed = spare > 0 and text != "" and _in_word(text[-1])
+            return [self.vocabulary.comma, *fitting[best]] if listed else fitting[best]
+        return ()
+
+
+def _shown(text: bytes) -> str:
+    return text.decode(errors="replace")
+
+
+def _words(text: bytes) -> int:
+    return count_words(_shown(text))
