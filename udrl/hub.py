@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from udrl.data.dataset_card import run_facts
 from udrl.data.episodes import iterate_episodes, reward_names, write_episodes
@@ -21,11 +21,17 @@ from udrl.data.hygiene import STAGE
 from udrl.data.run import Run
 from udrl.errors import RunError, UdrlError, UsageError
 
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
+
 TOKEN = "HF_TOKEN"
 Kind = Literal["dataset", "model"]
 
 _FREE = ("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-3.0", "bsd-2-clause", "bsd-3-clause", "unlicense")
 """Licences of recorded outputs that ask for no more than attribution, which the card gives."""
+
+_TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
+"""Packages whose errors say that the service was not reached; which one depends on the client's version."""
 
 
 class HubError(UdrlError):
@@ -34,7 +40,7 @@ class HubError(UdrlError):
 
 @dataclass(frozen=True)
 class PushReport:
-    """What was sent. url: where it is; files: names; episodes: rows sent, where it is a dataset."""
+    """What was sent. url: where it is; private: who sees it; files: names; episodes: rows, where it is a dataset."""
 
     repo: str
     url: str
@@ -70,11 +76,13 @@ def push(
     """Send the run's episodes, or its student, to the hub, and return where they are.
 
     repo: ``ORG/NAME``, or a name in the token's own account (None: ``udrl-`` and the run's name). It is made where it
-    is missing; one that exists keeps its visibility. Files of the same names are replaced.
+    is missing; one that exists keeps its visibility, and a public one is refused unless ``private`` is False.
+    Files of the same names are replaced.
     rejected: send episodes that a rule rejected as well. accept_licence: say that the limits which a teacher's
     licence sets on its outputs are kept; without it a run with such a teacher is refused.
 
-    Raises UsageError (no token, a strange name, a licence with limits), RunError (nothing to send), HubError.
+    Raises UsageError (no token, a strange name, a licence with limits, a public repository), RunError (nothing to
+    send), HubError.
     """
     run = run if isinstance(run, Run) else Run(run)
     run.check()
@@ -88,26 +96,26 @@ def push(
             "make sure that sharing them is allowed, then repeat with --accept-licence"
         )
     name = repo or f"udrl-{run.path.absolute().name}"
-    with tempfile.TemporaryDirectory(prefix="udrl-push-") as scratch:
+    with _hub_errors(name), tempfile.TemporaryDirectory(prefix="udrl-push-") as scratch:
         folder, episodes = _prepared(run, Path(scratch) / "push", kind=kind, rejected=rejected)
-        with _hub_errors(name):
-            repository, url = _upload(folder, name, token=token, kind=kind, private=private)
+        repository, url, private = _upload(folder, name, token=token, kind=kind, private=private)
         files = tuple(sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()))
     return PushReport(repository, url, private, files, episodes)
 
 
-def _upload(folder: Path, name: str, *, token: str, kind: Kind, private: bool) -> tuple[str, str]:
+def _upload(folder: Path, name: str, *, token: str, kind: Kind, private: bool) -> tuple[str, str, bool]:
+    """Return the repository's full name, its address, and whether it is private."""
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token)
     made = api.create_repo(name, repo_type=kind, private=private, exist_ok=True)
-    api.upload_folder(
-        repo_id=made.repo_id,
-        repo_type=kind,
-        folder_path=folder,
-        commit_message="udrl push",
-    )
-    return made.repo_id, str(made)
+    hidden = bool(api.repo_info(made.repo_id, repo_type=kind).private)
+    if private and not hidden:
+        raise UsageError(
+            f"{made} exists and is public: make it private there, name another --repo, or repeat with --public"
+        )
+    api.upload_folder(repo_id=made.repo_id, repo_type=kind, folder_path=folder, commit_message="udrl push")
+    return made.repo_id, str(made), hidden
 
 
 def _prepared(run: Run, folder: Path, *, kind: Kind, rejected: bool) -> tuple[Path, int | None]:
@@ -142,21 +150,30 @@ def _hub_errors(name: str) -> Iterator[None]:
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     try:
         yield
-    except HFValidationError as error:
-        raise UsageError(f"'{name}' is no name of a repository: give --repo ORG/NAME") from error
-    except OfflineModeIsEnabled as error:
-        raise HubError("the hub's client is set to be offline: unset HF_HUB_OFFLINE") from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else 0
-        said = {
-            401: f"does not know the token in {TOKEN}: make a new one that may write",
-            403: f"does not let the token in {TOKEN} write to '{name}': make one that may, or name another --repo",
-            404: f"has no place for '{name}': check --repo ORG/NAME, and that the token may see it",
-        }.get(status, f"answered {status}: {(error.server_message or 'try again later').strip().splitlines()[0]}")
-        raise HubError(f"{endpoint} {said}") from error
-    except OSError as error:
-        raise HubError(f"{endpoint} cannot be reached ({error}): check the network and HF_ENDPOINT") from error
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "requests"):
-            raise HubError(f"{endpoint} cannot be reached ({error}): check the network and HF_ENDPOINT") from error
+    except UdrlError:
         raise
+    except Exception as error:
+        # The client wraps what went wrong with one file of several in an error of its own.
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+        if isinstance(cause, HFValidationError):
+            raise UsageError(f"'{name}' is no name of a repository: give --repo ORG/NAME") from error
+        if isinstance(cause, OfflineModeIsEnabled):
+            raise HubError("the hub's client is set to be offline: unset HF_HUB_OFFLINE") from error
+        if isinstance(cause, HfHubHTTPError):
+            raise HubError(f"{endpoint} {_refusal(cause, name)}") from error
+        if type(cause).__module__.partition(".")[0] in _TRANSPORTS:
+            said = str(cause) or type(cause).__name__
+            raise HubError(f"{endpoint} cannot be reached ({said}): check the network and HF_ENDPOINT") from error
+        raise
+
+
+def _refusal(error: HfHubHTTPError, name: str) -> str:
+    """Return what the service answered, and what to do."""
+    status = error.response.status_code if error.response is not None else 0
+    said = (error.server_message or "").strip().partition("\n")[0] or "no reason given"
+    known = {
+        401: f"does not know the token in {TOKEN}: make a new one that may write",
+        403: f"does not let the token in {TOKEN} write to '{name}': make one that may, or name another --repo",
+        404: f"has no place for '{name}': check --repo ORG/NAME, and that the token may see it",
+    }
+    return known.get(status, f"answered {status} ({said}): try again later")

@@ -13,7 +13,12 @@ from udrl.cli.common import common_options, emit, only_results_on_stdout
 @click.option("--dataset", "kind", flag_value="dataset", help="Send the episodes.")
 @click.option("--student", "kind", flag_value="model", help="Send the student.")
 @click.option("--repo", metavar="[ORG/]NAME", help="Where to. Default: udrl- and the run's name, in your account.")
-@click.option("--private/--public", default=True, show_default=True, help="Who sees a repository that is made anew.")
+@click.option(
+    "--private/--public",
+    default=True,
+    show_default=True,
+    help="Who sees a new repository. Without --public nothing is sent to a public one.",
+)
 @click.option("--rejected", is_flag=True, help="Send episodes that a rule rejected, too.")
 @click.option(
     "--accept-licence",
@@ -49,4 +54,5 @@ def command(
             accept_licence=accept_licence,
         )
     what = "the student" if report.episodes is None else f"{report.episodes:,} episodes"
-    emit(report, as_json=as_json, text=f"{what} sent to {report.url} ({len(report.files)} files)")
+    seen = "private" if report.private else "public"
+    emit(report, as_json=as_json, text=f"{what} sent to {report.url} ({len(report.files)} files, {seen})")
