@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +15,11 @@ from udrl.cli.common import common_options, only_results_on_stdout, plain
 from udrl.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    from udrl.commands import Command
     from udrl.student.answers import Answer, Score
+    from udrl.student.decoding import Sampling
+    from udrl.student.student import Student
+    from udrl.student.wording import Wording
 
 HELD_OUT = 3
 """Inputs of the run that are shown where no text is given."""
@@ -64,12 +68,39 @@ def _targets(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> 
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
+    help="Write N candidates and keep the most relevant one.",
+)
+@click.option(
+    "--closest-of",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
     help="Write N candidates and keep the one that comes nearest to the command.",
 )
 @click.option("--score", is_flag=True, help="Add the achieved relevance and length.")
 @click.option("--temperature", metavar="X", type=click.FloatRange(min=0), help="0 is greedy. Default: the student's.")
 @click.option("--top-p", metavar="X", type=click.FloatRange(0, 1, min_open=True), help="Default: the student's.")
 @click.option("--max-tokens", metavar="N", type=click.IntRange(min=1), help="Default: the student's.")
+@click.option("--max-words", metavar="N", type=click.IntRange(min=1), help="End before the word after these.")
+@click.option(
+    "--no-repeat",
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="No N tokens come twice in the same order; 0 allows it. Default: the student's.",
+)
+@click.option(
+    "--guidance",
+    metavar="W",
+    type=click.FloatRange(min=0),
+    help="How far to go in what the command changes: 1 as trained, above it further. Twice the work. Default: the "
+    "student's.",
+)
+@click.option("--require", metavar="WORD", multiple=True, help="Repeatable: a word or phrase that must appear.")
+@click.option(
+    "--ban", metavar="WORD", multiple=True, help="Repeatable: a word or phrase that never appears, in any casing."
+)
+@click.option("--stream", is_flag=True, help="Print words as they come.")
 @click.option("--batch-size", metavar="N", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
@@ -87,10 +118,17 @@ def command(
     input_field: str | None,
     num: int,
     best_of: int,
+    closest_of: int,
     score: bool,
     temperature: float | None,
     top_p: float | None,
     max_tokens: int | None,
+    max_words: int | None,
+    no_repeat: int | None,
+    guidance: float | None,
+    require: tuple[str, ...],
+    ban: tuple[str, ...],
+    stream: bool,
     batch_size: int,
     device: str,
     precision: str,
@@ -102,45 +140,101 @@ def command(
     of the run are shown instead. --run is a run folder, or the folder of a student.
 
     With --json, one object a line: input, task, completion, command (the targets by attribute), achieved
-    (the same with --score or --best-of, else null), finish_reason (stop or length), seed (gives this
-    completion again).
+    (the same with --score, --best-of or --closest-of, else null), finish_reason (stop or length), seed (gives
+    this completion again), drawn (candidates written), chosen (which of them this is, from 0), unmet
+    (required words that are not in it).
     """
     commanded = _merge(targets, {"relevance": target_relevance, "length": length})
     if words and input_file is not None:
         raise UsageError("both TEXT and --input-file are given: leave one of them out")
+    if stream and (best_of > 1 or closest_of > 1 or score or as_json):
+        raise UsageError(
+            "--stream prints words before the rest is known: leave --best-of, --closest-of, --score and --json out"
+        )
 
     with only_results_on_stdout():
         from udrl.commands import Command
         from udrl.student import load
         from udrl.student.answers import answer
+        from udrl.student.wording import Wording
 
+        wording = Wording(require, ban, max_words)
         student = load(run, device=device, precision=precision)
         wanted = Command(_task(task, student.tasks), commanded)
         student.space.check(wanted)
-        shipped = student.sampling
+        settings: dict[str, Any] = {
+            "temperature": temperature,
+            "top_p": top_p,
+            "max_tokens": max_tokens,
+            "no_repeat": no_repeat,
+            "guidance": guidance,
+        }
+        sampling = replace(student.sampling, **{n: v for n, v in settings.items() if v is not None})
+        if sampling.guidance != 1:
+            _check_guidable(run)
+        inputs = _inputs(words, input_file, input_field, run, wanted.task)
+    shows_inputs = not words and input_file is None and sys.stdin.isatty()
+    if stream:
+        for text in inputs:
+            if shows_inputs:
+                click.echo(f"input: {text}")
+            for k in range(num):
+                _stream(student, text, wanted, seed=seed + k, sampling=sampling, wording=wording)
+        return
+    picks = max(best_of, closest_of) > 1
+    with only_results_on_stdout():
         answers = answer(
             student,
-            _inputs(words, input_file, input_field, run, wanted.task),
+            inputs,
             wanted,
             num=num,
             best_of=best_of,
+            closest_of=closest_of,
             seed=seed,
-            rewards=_rewards(run, student.attributes) if score or best_of > 1 else None,
-            sampling=replace(
-                shipped,
-                temperature=shipped.temperature if temperature is None else temperature,
-                top_p=shipped.top_p if top_p is None else top_p,
-                max_tokens=shipped.max_tokens if max_tokens is None else max_tokens,
-            ),
+            rewards=_rewards(run, student.attributes) if score or picks else None,
+            sampling=sampling,
+            wording=wording,
             batch_size=batch_size,
         )
-    shows_inputs = not words and input_file is None and sys.stdin.isatty()
     while True:
         with only_results_on_stdout():
             one = next(answers, None)
         if one is None:
             return
         click.echo(json.dumps(plain(one), ensure_ascii=False) if as_json else _text(one, shows_inputs))
+
+
+def _stream(student: Student, text: str, wanted: Command, *, seed: int, sampling: Sampling, wording: Wording) -> None:
+    """Print one completion as it comes, and end its line whatever happens."""
+    from udrl.student.answers import warn_unmet
+
+    parts = student.stream(text, wanted, seed=seed, sampling=sampling, wording=wording)
+    try:
+        while True:
+            with only_results_on_stdout():
+                part = next(parts)
+            click.echo(part, nl=False)
+    except StopIteration as done:
+        unmet = done.value.unmet
+    finally:
+        click.echo()
+    if unmet:
+        warn_unmet(text, unmet)
+
+
+def _check_guidable(run: Path) -> None:
+    """Raise UsageError where it is known that the student was never trained without a command."""
+    from udrl.data.run import Run
+
+    for folder in (run, run.parent):
+        if (folder / "run.json").exists():
+            options = Run(folder).facts()["stages"].get("train", {}).get("options", {})
+            if options.get("open_all", 1) == 0:
+                raise UsageError(
+                    f"the student of {folder} was trained without command dropout (open_all 0): --guidance compares "
+                    "with the open command, which it does not know"
+                )
+            return
 
 
 def _merge(targets: Mapping[str, float], named: Mapping[str, float | None]) -> dict[str, float]:

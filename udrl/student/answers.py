@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from udrl.commands import LENGTH, Command
+from udrl.errors import UsageError
 from udrl.words import count_words
 
 if TYPE_CHECKING:
     from udrl.student.decoding import Sampling
     from udrl.student.student import Student
+    from udrl.student.wording import Wording
 
 Score = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 """A reward as a plain function of inputs and completions."""
@@ -25,7 +28,9 @@ class Answer:
 
     command: the targets by attribute; an attribute that is not in it was left open. achieved: the value of
     every attribute that can be measured, or None where scoring was not asked for. finish_reason: "stop" or
-    "length". seed: gives this completion again for this input and command, with one sample and best-of 1.
+    "length". seed: gives this completion again for this input and command, with one sample and one candidate.
+    drawn: candidates that were written; chosen: which of them this is, from 0. unmet: required words that are not in
+    it.
     """
 
     input: str
@@ -35,6 +40,9 @@ class Answer:
     achieved: Mapping[str, float] | None
     finish_reason: str
     seed: int
+    drawn: int = 1
+    chosen: int = 0
+    unmet: tuple[str, ...] = ()
 
 
 def answer(
@@ -44,27 +52,43 @@ def answer(
     *,
     num: int = 1,
     best_of: int = 1,
+    closest_of: int = 1,
     seed: int = 0,
     rewards: Mapping[str, Score] | None = None,
     sampling: Sampling | None = None,
+    wording: Wording | None = None,
     batch_size: int = 64,
 ) -> Iterator[Answer]:
     """Yield ``num`` answers for each input, in order, reading ``inputs`` only a batch ahead.
 
-    best_of: candidates of each answer, of which `miss` picks the best; needs ``rewards``.
-    seed: sample k of an input has the seeds from ``seed + k * best_of``, whatever the other inputs are.
-    rewards: those to score with (None: not scored). sampling: None is what ships with the student.
+    best_of: candidates of each answer, of which the most relevant one is kept; closest_of: the same, and the one whose
+    achieved values come closest to the command is kept (`distance`). Either needs ``rewards``; with either, what lacks
+    required words stands back. seed: sample k of an input has the seeds from ``seed + k * candidates``, whatever the
+    other inputs are. rewards: those to score with (None: not scored). sampling: None is what ships with the student.
+    Raises UsageError for counts under 1, both counts at once, and where there is nothing to pick by.
     """
     student.space.check(command)
-    candidates = num * best_of
+    _check(command, num, best_of, closest_of, rewards)
+    drawn = max(best_of, closest_of)
+    spans = {name: student.reachable(command.task, name) for name in command.targets}
+
+    def rank(row: int) -> tuple[float, ...]:
+        of_row = {name: of_all[row] for name, of_all in values.items()}
+        far = distance(command, of_row, spans) if closest_of > 1 else 0.0
+        return len(written[row].unmet), far, -of_row.get("relevance", 0.0)
+
+    candidates = num * drawn
     for texts in _batches(inputs, max(1, batch_size // candidates)):
         flat = [text for text in texts for _ in range(candidates)]
         seeds = [seed + k for _ in texts for k in range(candidates)]
-        written = student.generate(flat, [command] * len(flat), seeds=seeds, sampling=sampling, batch_size=batch_size)
+        written = student.generate(
+            flat, [command] * len(flat), seeds=seeds, sampling=sampling, wording=wording, batch_size=batch_size
+        )
         values = {} if rewards is None else achieved(flat, [one.completion for one in written], rewards)
-        for start in range(0, len(flat), best_of):
-            rows = range(start, start + best_of)
-            best = min(rows, key=lambda row: miss(command, {n: v[row] for n, v in values.items()}))
+        for start in range(0, len(flat), drawn):
+            best = min(range(start, start + drawn), key=rank)
+            if written[best].unmet:
+                warn_unmet(flat[best], written[best].unmet)
             yield Answer(
                 input=flat[best],
                 task=command.task,
@@ -73,7 +97,33 @@ def answer(
                 achieved={name: of_all[best] for name, of_all in values.items()} if values else None,
                 finish_reason=written[best].finish_reason,
                 seed=seeds[best],
+                drawn=drawn,
+                chosen=best - start,
+                unmet=written[best].unmet,
             )
+
+
+def _check(command: Command, num: int, best_of: int, closest_of: int, rewards: Mapping[str, Score] | None) -> None:
+    if min(num, best_of, closest_of) < 1:
+        raise UsageError(f"num, best_of and closest_of start at 1, got {num}, {best_of} and {closest_of}")
+    if best_of > 1 and closest_of > 1:
+        raise UsageError(
+            "best-of keeps the most relevant candidate, closest-of the one nearest to the command: take one"
+        )
+    if best_of > 1 and "relevance" not in (rewards or ()):
+        raise UsageError("best-of picks by relevance: score with it")
+    if closest_of > 1 and not command.targets.keys() & {*(rewards or ()), LENGTH}:
+        raise UsageError("closest-of needs a command that can be measured: give a target, such as --length 20")
+
+
+def warn_unmet(text: str, unmet: Sequence[str]) -> None:
+    """Warn that the completion for the input ``text`` lacks required words."""
+    short = text if len(text) <= 40 else text[:39] + "…"
+    warnings.warn(
+        f"the completion for '{short}' has no room for what is required: {', '.join(unmet)}; allow more "
+        "(--max-tokens, --max-words)",
+        stacklevel=3,
+    )
 
 
 def achieved(inputs: Sequence[str], completions: Sequence[str], rewards: Mapping[str, Score]) -> dict[str, list[float]]:
@@ -82,18 +132,16 @@ def achieved(inputs: Sequence[str], completions: Sequence[str], rewards: Mapping
     return {**values, LENGTH: [float(count_words(text)) for text in completions]}
 
 
-def miss(command: Command, values: Mapping[str, float]) -> tuple[float, float]:
-    """Return how far achieved ``values`` are from a command: smaller is better.
+def distance(command: Command, values: Mapping[str, float], spans: Mapping[str, tuple[float, float]]) -> float:
+    """Return how far achieved ``values`` are from a command: the sum over the attributes that were measured.
 
-    First the sum over commanded attributes of the distance as a share of the target; then, so that what was
-    left open decides between equals, the highest relevance.
+    spans: lowest and highest value of each attribute that the student reaches; distances are shares of that range.
     """
-    distance = sum(
-        abs(values[name] - target) / max(abs(target), 0.05)
+    return sum(
+        abs(values[name] - target) / (spans[name][1] - spans[name][0] or 1.0)
         for name, target in command.targets.items()
         if name in values
     )
-    return distance, -values.get("relevance", 0.0)
 
 
 def _batches(inputs: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -218,11 +218,11 @@ def _look_ahead(
     dtype: torch.dtype,
     row: int,
     written: list[int],
-) -> Callable[[int], Tensor]:
-    """Return what gives a row's logits after one more id; in a session of its own, since a cache only grows."""
+) -> Callable[[list[int]], Tensor]:
+    """Return what gives a row's logits after some more ids; in a session of its own, since a cache only grows."""
 
-    def logits(token: int) -> Tensor:
-        more = [*written, token]
+    def logits(ids: list[int]) -> Tensor:
+        more = [*written, *ids]
         open_ = None if unasked is None else [[*unasked[row], *more]]
         return _begin(student, [[*prompts[row], *more]], open_, guidance, dtype)[1][0]
 

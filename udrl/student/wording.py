@@ -1,9 +1,10 @@
 """Words that a completion must hold, and words that it must not: enforced while it is written.
 
 Bans are exact: every drawn token is looked at as text, together with all that stands before it, so that no casing and
-no tokenisation slips through. Writing is never taken back. Where a token would end exactly at a banned word, which
-may yet become a longer one ("art", "artist"), the student's next token is looked up first, and the token is taken only
-if the student means to go on with the word; from then on only such tokens are allowed until it has.
+no tokenisation slips through. Writing is never taken back. So where a token would end exactly at a banned word, which
+may yet become a longer one ("art", "artist"), the student's next token is looked up first: the token is taken only if
+the student means to go on with the word, and must then do so. Where a token begins a banned word, and the student means
+to go on to its end, the beginning is not written either, or it would stand there as half a word.
 
 Requirements are placed where the student finds them likely, else, behind a comma, where it would end or the room ends.
 """
@@ -89,6 +90,16 @@ def _ends(text: str, phrase: str) -> Iterator[int]:
         start = text.find(phrase, start + 1)
 
 
+def _ends_inside(text: str, phrase: str) -> bool:
+    """Tell whether ``text`` ends in the middle of a word of ``phrase``, both normal."""
+    for size in range(1, len(phrase)):
+        start = len(text) - size
+        inside = _in_word(phrase[size - 1]) and _in_word(phrase[size]) and text.endswith(phrase[:size])
+        if inside and (start == 0 or not _in_word(phrase[0]) or not _in_word(text[start - 1])):
+            return True
+    return False
+
+
 class Vocabulary:
     """The bytes that each text id of a byte-level tokenizer stands for.
 
@@ -127,8 +138,11 @@ def _byte_alphabet() -> dict[str, int]:
 Draw = Callable[[Tensor, int], int]
 """Draws an id from logits (V,); the number says how often that was tried for the same place, from 0."""
 
-LookAhead = Callable[[int], Tensor]
-"""Returns the logits (V,) that would follow if this id came next."""
+LookAhead = Callable[[list[int]], Tensor]
+"""Returns the logits (V,) that would follow if these ids came next."""
+
+State = Literal["fine", "begun", "open", "offends"]
+"""Of a text: no banned word; the beginning of one at its end; one at its end, which letters may go on; one inside."""
 
 
 class Writer:
@@ -168,13 +182,10 @@ class Writer:
             text = self.text + self.vocabulary.pieces[token]
             if self.wording.max_words is not None and _words(text) > self.wording.max_words:
                 return None
-            state = self._state(text)
-            if state == "open" and (self._room() < 2 or not self._goes_on(look_ahead(token))):
-                state = "offends"
-            if state != "offends":
+            if self._leads_well([token], text, look_ahead):
                 return self._take(token)
             logits[token] = float("-inf")
-        while self._state(self.text) != "fine":  # nothing can go on with the word, so it goes
+        while self._state(self.text) in ("open", "offends"):  # nothing can go on with the word, so it goes
             self.text = self.text.removesuffix(self.vocabulary.pieces[self.ids.pop()])
         return None
 
@@ -189,19 +200,31 @@ class Writer:
         self.must = "go on" if not self.forced and self._state(self.text) == "open" else None
         return token
 
-    def _state(self, text: bytes) -> Literal["fine", "open", "offends"]:
-        """Tell whether a banned word stands in ``text``: complete, or at its very end, where letters may follow."""
-        state: Literal["fine", "open"] = "fine"
+    def _state(self, text: bytes) -> State:
+        state: State = "fine"
         shown = _normal(_shown(text)) if self.banned else ""
         for phrase in self.banned:
             for end in _ends(shown, phrase):
                 if end < len(shown) or not _in_word(phrase[-1]):
                     return "offends"
                 state = "open"
+            if state == "fine" and _ends_inside(shown, phrase):
+                state = "begun"
         return state
 
-    def _goes_on(self, logits: Tensor) -> bool:
-        return bool(torch.softmax(logits, -1)[self.vocabulary.goes_on.to(logits.device)].sum() >= 0.5)
+    def _leads_well(self, ids: list[int], text: bytes, look_ahead: LookAhead) -> bool:
+        """Tell whether ``text``, which ends with the new ``ids``, is allowed and, as far as can be seen, stays so."""
+        state = self._state(text)
+        if state == "fine" or state == "offends":
+            return state == "fine"
+        if self._room() <= len(ids):
+            return state == "begun"
+        logits = look_ahead(ids)
+        if state == "open":
+            return bool(torch.softmax(logits, -1)[self.vocabulary.goes_on.to(logits.device)].sum() >= 0.5)
+        likely = int(logits.argmax())
+        more = self.vocabulary.pieces[likely]
+        return not more or self._leads_well([*ids, likely], text + more, look_ahead)
 
     def _room(self) -> int:
         return self.limit - len(self.ids)
