@@ -1,6 +1,6 @@
 """Recorded outputs at scale: how fast, and in how much memory, they go through ledger, episode building and export.
 
-    python benchmarks/ledger.py [N] [--samples 4] [--folder FOLDER]
+    python benchmarks/ledger.py [N] [--samples 4] [--stages ledger export ...] [--folder FOLDER]
 
 Writes a file of N made-up completions (five tasks, --samples for each input), then measures each stage in a process of
 its own: rows a second, and the most memory that the process had resident.
@@ -124,6 +124,7 @@ def main() -> None:
     parser.add_argument("rows", nargs="?", type=int, default=20_000, metavar="N")
     parser.add_argument("--samples", type=int, default=4, help="completions of one input")
     parser.add_argument("--folder", type=Path, help="where the files go (a new one; default: a temporary one)")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="default: all of them")
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.stage:
@@ -135,7 +136,7 @@ def main() -> None:
         write_rows(folder / "rows.jsonl", options.rows, samples=options.samples)
         size = (folder / "rows.jsonl").stat().st_size / 1e6
         print(f"{options.rows:,} rows, {options.samples} an input, {size:,.0f} MB", flush=True)
-        for stage in STAGES:
+        for stage in options.stages:
             seconds, memory = measure(stage, folder)
             rate = options.rows / seconds
             print(f"{stage:8} {seconds:8.1f} s  {rate:9,.0f} rows/s  peak {memory:6,.0f} MiB", flush=True)

@@ -40,8 +40,13 @@ class Congestion:
     @property
     def wanted(self) -> int:
         """How many requests should be under way: those that run, those that rest before another try (but never so
-        many that memory grows with a storm), and one that is ready when a place gets free."""
-        return self.limit + min(self._resting, int(self._most)) + 1
+        many that memory grows with a storm), and a few that are ready when places get free."""
+        return self.room + max(1, self.limit // 8)
+
+    @property
+    def room(self) -> int:
+        """How many requests run or rest before another try, at most."""
+        return self.limit + min(self._resting, int(self._most))
 
     @contextmanager
     def resting(self) -> Iterator[None]:
