@@ -15,7 +15,7 @@ from udrl.data.episodes import Episode, read_episodes
 from udrl.data.run import Run
 from udrl.encoder import SentenceEncoder, load_encoder
 from udrl.errors import InputError, RewardError, RunError, UsageError
-from udrl.rewards import base, canaries, columns, computable, compute, load_reward, reward_names, scoring
+from udrl.rewards import base, canaries, columns, computable, compute, gameable, load_reward, reward_names, scoring
 from udrl.rewards.relevance import Relevance
 from udrl.rewards.scoring import score
 from udrl.teacher.synthesis import synth
@@ -62,11 +62,24 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
         "upside_down.low, upside_down.high = 1, 0\n"
         "def unknown(inputs, completions): return [float('nan')] * len(inputs)\n"
         "unknown.low, unknown.high = 0, 1\n"
+        "def endless(inputs, completions): return [0.5] * len(inputs)\n"
+        "endless.low, endless.high = 0, float('inf')\n"
+        "def mean_word(inputs, completions): return [len(c) / len(c.split()) for c in completions]\n"
+        "mean_word.low, mean_word.high = 0, 1000\n"
+        "def picky(inputs, completions):\n"
+        "    if any('seven' in c for c in completions): raise KeyError('seven')\n"
+        "    return [0.5] * len(inputs)\n"
+        "picky.low, picky.high = 0, 1\n"
+        "def single(inputs, completions): return 0.5\n"
+        "single.low, single.high = 0, 1\n"
+        "class Configured:\n"
+        "    low, high = 0, 1\n"
+        "    def __init__(self, path): ...\n"
     )
     yield folder
     import sys
 
-    for name in ("my_rewards", "needs_another"):
+    for name in ("my_rewards", "needs_another", "half_written"):
         sys.modules.pop(name, None)
 
 
@@ -137,6 +150,9 @@ def test_load_reward_object_of_ones_own(own_module: Path, source: str) -> None:
         ("my_rewards:bare", RewardError, "set the numbers low and high on it"),
         ("my_rewards:length", RewardError, "none of length, task"),
         ("my_rewards:upside_down", RewardError, "low must be below high"),
+        ("my_rewards:endless", RewardError, "both finite"),
+        ("my_rewards:Configured", RewardError, "cannot be made without arguments"),
+        ("half_written:f", RewardError, "half_written cannot be imported .SyntaxError"),
         ("my_rewards:brevety", UsageError, r"did you mean brevity\?"),
         ("no_such_module:f", UsageError, "no module no_such_module"),
         ("needs_another:f", RewardError, "needs not_installed_here: install it"),
@@ -144,6 +160,7 @@ def test_load_reward_object_of_ones_own(own_module: Path, source: str) -> None:
 )
 def test_load_reward_says_what_is_wrong(own_module: Path, source: str, error: type[Exception], message: str) -> None:
     (own_module / "needs_another.py").write_text("import not_installed_here\n")
+    (own_module / "half_written.py").write_text("def f(inputs,\n")
     with pytest.raises(error, match=message):
         load_reward(source)
 
@@ -153,9 +170,14 @@ def test_load_reward_of_an_installed_package(own_module: Path, monkeypatch: pyte
     info = own_module / "my_rewards-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-rewards\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[udrl.rewards]\nshort = my_rewards:brevity\n")
-    assert reward_names() == ["novelty", "relevance", "short"]
+    (info / "entry_points.txt").write_text(
+        "[udrl.rewards]\nshort = my_rewards:brevity\nbroken = my_rewards:no_such_function\n"
+    )
+    assert reward_names() == ["broken", "novelty", "relevance", "short"]
     assert load_reward("short")(["a"], ["one"]) == [0.5]
+    assert (load_reward("short").name, load_reward("short").unit) == ("short", "share")
+    with pytest.raises(RewardError, match=r"'broken' \(my_rewards:no_such_function\) cannot be loaded"):
+        load_reward("broken")
 
 
 def test_computable_leaves_out_columns(own_module: Path, encoder: SentenceEncoder) -> None:
@@ -176,8 +198,9 @@ def test_computable_leaves_out_columns(own_module: Path, encoder: SentenceEncode
     [
         ([0.5, float("nan")], r"'toy' returned nan for input 'second input' and completion 'b', outside .*\[0, 1\]"),
         ([0.5, 1.01], r"'toy' returned 1.01 for input 'second input'"),
-        ([0.5], "1 values for 2 pairs"),
-        ([0.5, "high"], "failed on 2 pairs: ValueError"),
+        ([0.5], "1 values for 2 pairs, the first of them input 'first'"),
+        ([0.5, "high"], "returned 'high', which is no number, for input 'second input'"),
+        ([0.5, None], "returned None, which is no number, for input 'second input'"),
     ],
 )
 def test_compute_names_reward_input_and_value(values: list[float], message: str) -> None:
@@ -189,6 +212,28 @@ def test_compute_names_reward_input_and_value(values: list[float], message: str)
 
     with pytest.raises(RewardError, match=message):
         compute(Toy(), ["first", "second input"], ["a", "b"])
+
+
+def test_compute_wants_one_number_for_each_pair(own_module: Path) -> None:
+    with pytest.raises(RewardError, match="'single' returned 0.5 for 2 pairs: return a list"):
+        compute(load_reward("my_rewards:single"), ["a", "b"], ["c", "d"])
+
+
+def test_compute_finds_the_pair_that_a_reward_fails_on(own_module: Path) -> None:
+    reward = load_reward("my_rewards:picky")
+    completions = [f"number {n}" for n in range(40)]
+    assert compute(reward, [""] * 40, completions) == [0.5] * 40
+    completions[23] = "number seven"
+    with pytest.raises(RewardError, match=r"'picky' failed on episode 23, input '' and completion 'number seven' with"):
+        compute(reward, [""] * 40, completions, names=[f"episode {n}" for n in range(40)])
+
+
+def test_gameable_names_the_canaries_that_are_paid_like_the_teacher() -> None:
+    paid = {"relevance": {"empty": 0.0, "echo": 1.0, "repetition": 0.3}, "good": {"empty": 0.0, "echo": 0.2}}
+    means = {"relevance": {"teacher": 0.6, "mismatched": 0.1}, "good": {"teacher": 0.5}}
+    (line,) = gameable({"canaries": paid, "means": means})
+    assert "'relevance' can be gamed: it pays a copy of the input 1.00, and the teacher's completions 0.60" in line
+    assert gameable({}) == []
 
 
 def test_canaries_show_what_a_reward_pays_for(encoder: SentenceEncoder) -> None:
@@ -241,6 +286,7 @@ def test_columns_of_file_joins_by_input_and_completion(tmp_path: Path, name: str
     clicks, stars = columns.columns_of_file(write_table(tmp_path, name), fields)
     assert (clicks.facts.low, clicks.facts.high) == (4.0, 10.0), "the mean of a pair that stands twice"
     assert (stars.facts.low, stars.facts.high, stars.facts.source) == (0.0, 5.0, "column")
+    assert (clicks.facts.unit, columns.parse_field("clicks=0:99: per day").unit) == ("", "per day")
     assert clicks(episode("a fox", "a red fox")) == 4.0
     assert stars(episode("a fox", "a red fox")) == 4.5
     assert clicks(episode("a boat", "a boat at sea")) == 10.0
@@ -390,8 +436,19 @@ def test_score_with_a_column_of_a_file(run: Run, tmp_path: Path) -> None:
 def test_score_that_fails_leaves_the_episodes_there(run: Run, own_module: Path) -> None:
     score(run, rewards=("novelty",))
     before = {path.name: path.read_bytes() for path in run.episodes.iterdir()}
-    with pytest.raises(RewardError, match="'unknown' returned nan"):
+    with pytest.raises(RewardError, match="'unknown' returned nan for the canary 'empty'"):
         score(run, rewards=("novelty", "my_rewards:unknown"))
+    with pytest.raises(RewardError, match="'mean_word' failed on the canary 'empty', .* with ZeroDivisionError"):
+        score(run, rewards=("my_rewards:mean_word",))
+    last = read_episodes(run.episodes)[-1]
+    (own_module / "half_written.py").write_text(
+        "def fussy(inputs, completions):\n"
+        f"    if {last.completion!r} in completions: raise KeyError(7)\n"
+        "    return [0.5] * len(inputs)\n"
+        "fussy.low, fussy.high = 0, 1\n"
+    )
+    with pytest.raises(RewardError, match=rf"'fussy' failed on the \w+ episode \w+ of task '{last.task}', .* KeyError"):
+        score(run, rewards=("half_written:fussy",))
     assert {path.name: path.read_bytes() for path in run.episodes.iterdir()} == before
     assert len(run.facts()["stages"]["score"]["rewards"]) == 1
 

@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 @click.option(
     "--reward",
     "rewards",
-    metavar="NAME",
+    metavar="NAME|MODULE:FUNCTION",
     multiple=True,
     default=("relevance",),
     show_default=True,
-    help="Repeatable: relevance, novelty, or module:function of your own.",
+    help="Repeatable: relevance, novelty, one that an installed package provides, or a function of your own.",
 )
 @click.option(
     "--reward-field",
     "reward_fields",
-    metavar="NAME[=LOW:HIGH]",
+    metavar="NAME[=LOW:HIGH[:UNIT]]",
     multiple=True,
-    help="Repeatable: a column of your own as a reward, with its range (default: what is found).",
+    help="Repeatable: a column of your own as a reward, with its range (default: what is found) and unit.",
 )
 @click.option(
     "--reward-file",

@@ -87,8 +87,12 @@ def command(
     An interrupted training is continued by the same command. The student is an ordinary Hugging Face
     checkpoint in RUN/student; an earlier one stays until the new one is finished.
     """
+    from udrl.data.run import Run
+    from udrl.rewards import gameable
     from udrl.student.training import train
 
+    for line in gameable(Run(run).facts()["stages"].get("score", {})):
+        click.echo(line, err=True)
     with only_results_on_stdout():
         report = train(
             run,

@@ -1,7 +1,7 @@
 """Rewards: named functions (input, completion) -> number, and what labels the ledger with them.
 
 ``relevance`` and ``novelty`` are built in. A reward of one's own is ``module:function`` (or an entry point in
-the group ``udrl.rewards`` of an installed package):
+the group ``udrl.rewards`` of an installed package), see docs/rewards.md:
 
     def brevity(inputs, completions):
         return [1 / (1 + len(text.split())) for text in completions]
@@ -14,6 +14,7 @@ the group ``udrl.rewards`` of an installed package):
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ __all__ = [
     "canaries",
     "computable",
     "compute",
+    "gameable",
     "load_reward",
     "reward_names",
 ]
@@ -58,7 +60,13 @@ class _Function:
     unit: str
 
     def __call__(self, inputs: Sequence[str], completions: Sequence[str]) -> list[float]:
-        return list(self.function(inputs, completions))
+        values = self.function(inputs, completions)
+        if not isinstance(values, Iterable):
+            raise RewardError(
+                f"reward '{self.name}' returned {values!r} for {len(inputs)} pairs: return a list with one number for "
+                "each pair"
+            )
+        return list(values)
 
 
 def reward_names() -> list[str]:
@@ -87,7 +95,14 @@ def load_reward(source: str, *, encoder: Encoder | None = None) -> Reward:
         return _as_reward(_import(source), source)
     for entry in metadata.entry_points(group=GROUP):
         if entry.name == source:
-            return _as_reward(entry.load(), source)
+            try:
+                found = entry.load()
+            except Exception as error:  # somebody else's code, of which anything can come
+                raise RewardError(
+                    f"reward '{source}' ({entry.value}) cannot be loaded ({type(error).__name__}: {error}): correct "
+                    "or reinstall the package that provides it"
+                ) from error
+            return _as_reward(found, source)
     raise unknown("reward", source, reward_names())
 
 
@@ -126,7 +141,31 @@ def canaries(reward: Reward, inputs: Sequence[str]) -> dict[str, float]:
         raise RewardError(f"the canaries of reward '{reward.name}' need at least one input")
     repeated = [" ".join([text.split()[0]] * len(text.split())) if text.split() else "" for text in inputs]
     tried = {"empty": [""] * len(inputs), "echo": list(inputs), "repetition": repeated}
-    return {name: sum(compute(reward, inputs, completions)) / len(inputs) for name, completions in tried.items()}
+    return {
+        name: sum(compute(reward, inputs, completions, names=[f"the canary '{name}'"] * len(inputs))) / len(inputs)
+        for name, completions in tried.items()
+    }
+
+
+def gameable(scored: Mapping[str, Any]) -> list[str]:
+    """Return a line for each reward that pays as much for what deserves nothing as for the teacher's completions.
+
+    scored: what run.json keeps of the scoring (its canaries, and the mean returns by origin).
+    """
+    lines = []
+    for name, paid in scored.get("canaries", {}).items():
+        mean = scored.get("means", {}).get(name, {}).get("teacher")
+        caught = {} if mean is None else {canary: value for canary, value in paid.items() if value >= mean}
+        if caught:
+            listed = " and ".join(f"{_CANARIES[canary]} {value:.2f}" for canary, value in caught.items())
+            lines.append(
+                f"the reward '{name}' can be gamed: it pays {listed}, and the teacher's completions {mean:.2f} in the "
+                "mean; command a second attribute with it and look at the copy rate, length and diversity in the report"
+            )
+    return lines
+
+
+_CANARIES = {"empty": "an empty completion", "echo": "a copy of the input", "repetition": "one word repeated"}
 
 
 def _import(source: str) -> Any:
@@ -139,6 +178,10 @@ def _import(source: str) -> Any:
             raise RewardError(f"reward '{source}': {module} needs {error.name}: install it") from error
         raise UsageError(
             f"reward '{source}': no module {module} on Python's path or in {Path.cwd()}: check the name"
+        ) from error
+    except Exception as error:  # the user's own code, of which anything can come
+        raise RewardError(
+            f"reward '{source}': {module} cannot be imported ({type(error).__name__}: {error}): correct it"
         ) from error
     if not hasattr(found, attribute):
         own = [name for name in vars(found) if not name.startswith("_")]
@@ -158,7 +201,13 @@ def _current_folder_importable() -> Iterator[None]:
 
 def _as_reward(found: Any, source: str) -> Reward:
     if isinstance(found, type):
-        found = found()
+        try:
+            found = found()
+        except Exception as error:
+            raise RewardError(
+                f"reward '{source}' cannot be made without arguments ({type(error).__name__}: {error}): name an "
+                "object or function of the module instead"
+            ) from error
     missing = [name for name in ("low", "high") if not isinstance(getattr(found, name, None), int | float)]
     if not callable(found) or missing:
         raise RewardError(
@@ -172,6 +221,8 @@ def _as_reward(found: Any, source: str) -> Reward:
             f"reward '{source}' has the name {name!r}: use letters, digits and underscores, and none of "
             f"{', '.join(RESERVED)}"
         )
-    if not found.low < found.high:
-        raise RewardError(f"reward '{source}' declares the range [{found.low}, {found.high}]: low must be below high")
+    if not (found.low < found.high and math.isfinite(found.low) and math.isfinite(found.high)):
+        raise RewardError(
+            f"reward '{source}' declares the range [{found.low}, {found.high}]: low must be below high, both finite"
+        )
     return _Function(found, name, float(found.low), float(found.high), str(getattr(found, "unit", "")))

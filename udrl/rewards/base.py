@@ -51,33 +51,73 @@ class RewardFacts:
     source: str
 
 
-def compute(reward: Reward, inputs: Sequence[str], completions: Sequence[str]) -> list[float]:
+def compute(
+    reward: Reward, inputs: Sequence[str], completions: Sequence[str], *, names: Sequence[str] | None = None
+) -> list[float]:
     """Return the values of ``reward``, checked.
 
-    Raises RewardError that names the reward and, where one is at fault, the pair: for an exception in the
-    reward's own code, a wrong number of values, NaN, and values outside the declared range.
+    names: what each pair is called in a message, such as ``episode 3fa2..``. Raises RewardError that names the reward
+    and the pair at fault: for an exception in the reward's own code (halving the pairs finds the one), values that
+    are no numbers, NaN, and values outside the declared range; and for a wrong number of values.
     """
     try:
-        values = [float(value) for value in reward(inputs, completions)]
+        raw = list(reward(inputs, completions))
     except RewardError:
         raise
     except Exception as error:
+        culprit, own = _culprit(reward, inputs, completions, error)
+        where = f"all {len(inputs)} pairs together" if culprit is None else _pair(inputs, completions, names, culprit)
         raise RewardError(
-            f"reward '{reward.name}' failed on {len(inputs)} pairs: {type(error).__name__}: {error}"
-        ) from error
-    if len(values) != len(inputs):
+            f"reward '{reward.name}' failed on {where} with {type(own).__name__}: {own}; correct the function and "
+            "start again, what was finished before is kept"
+        ) from own
+    if len(raw) != len(inputs):
         raise RewardError(
-            f"reward '{reward.name}' returned {len(values)} values for {len(inputs)} pairs: return as many"
+            f"reward '{reward.name}' returned {len(raw)} values for {len(inputs)} pairs, the first of them "
+            f"{_pair(inputs, completions, names, 0) if inputs else 'none'}: return one number for each pair"
         )
-    for value, text, completion in zip(values, inputs, completions, strict=True):
+    values = []
+    for index, item in enumerate(raw):
+        try:
+            value = float(item)
+        except (TypeError, ValueError):
+            raise RewardError(
+                f"reward '{reward.name}' returned {_short(item)}, which is no number, for "
+                f"{_pair(inputs, completions, names, index)}: return one number for each pair"
+            ) from None
         if not reward.low <= value <= reward.high:
             raise RewardError(
-                f"reward '{reward.name}' returned {value} for input {_short(text)} and completion "
-                f"{_short(completion)}, outside its declared range [{reward.low:g}, {reward.high:g}]: "
-                "correct the function or its range"
+                f"reward '{reward.name}' returned {value} for {_pair(inputs, completions, names, index)}, outside its "
+                f"declared range [{reward.low:g}, {reward.high:g}]: correct the function or its range"
             )
+        values.append(value)
     return values
 
 
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+def _culprit(
+    reward: Reward, inputs: Sequence[str], completions: Sequence[str], error: Exception
+) -> tuple[int | None, Exception]:
+    """Return a pair that the reward fails on by itself and its error; None where only all together fail."""
+    low, high = 0, len(inputs)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            list(reward(inputs[low:middle], completions[low:middle]))
+            low = middle
+        except Exception as own:
+            high, error = middle, own
+    try:
+        list(reward(inputs[low:high], completions[low:high]))
+    except Exception as own:
+        return (low, own) if inputs else (None, own)
+    return None, error
+
+
+def _pair(inputs: Sequence[str], completions: Sequence[str], names: Sequence[str] | None, index: int) -> str:
+    name = "" if names is None else f"{names[index]}, "
+    return f"{name}input {_short(inputs[index])} and completion {_short(completions[index])}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 62 else f"{text[:58]}...{text[-1]}"

@@ -21,10 +21,11 @@ FORMATS = (".jsonl", ".csv", ".parquet")
 
 @dataclass(frozen=True)
 class Field:
-    """A column that is wanted, and its range where the user declared one."""
+    """A column that is wanted, its range where the user declared one, and what it counts."""
 
     name: str
     bounds: tuple[float, float] | None
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,20 +49,21 @@ class Column:
 
 
 def parse_field(text: str) -> Field:
-    """Read ``NAME`` or ``NAME=LOW:HIGH``; raises UsageError."""
+    """Read ``NAME``, ``NAME=LOW:HIGH`` or ``NAME=LOW:HIGH:UNIT``; raises UsageError."""
     name, equals, bounds = text.partition("=")
     if not name.isidentifier() or name in ("length", "task"):
         raise UsageError(f"reward field '{name}': use letters, digits and underscores, and not length or task")
     if not equals:
         return Field(name, None)
-    low, _, high = bounds.partition(":")
+    low, _, rest = bounds.partition(":")
+    high, _, unit = rest.partition(":")
     try:
         limits = float(low), float(high)
     except ValueError:
         raise UsageError(f"reward field '{text}': write its range as {name}=LOW:HIGH, such as {name}=0:1") from None
     if not limits[0] < limits[1] or not all(map(math.isfinite, limits)):
         raise UsageError(f"reward field '{text}': LOW must be below HIGH, both finite")
-    return Field(name, limits)
+    return Field(name, limits, unit.strip())
 
 
 def columns_of_file(path: Path, fields: Sequence[Field]) -> list[Column]:
@@ -130,7 +132,7 @@ def _facts(field: Field, values: Any, place: str) -> RewardFacts:
         low, high = field.bounds
     if low == high:
         raise RewardError(f"{place}: '{field.name}' is {low:g} in every row: there is nothing to learn from it")
-    return RewardFacts(field.name, low, high, "", SOURCE)
+    return RewardFacts(field.name, low, high, field.unit, SOURCE)
 
 
 def _number(value: object) -> float | None:

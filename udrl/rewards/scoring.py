@@ -24,7 +24,7 @@ from udrl.data.tasks import stored_tasks
 from udrl.encoder import MINILM, SentenceEncoder, load_encoder
 from udrl.errors import RunError, UsageError
 from udrl.progress import Bar, track
-from udrl.rewards import canaries, load_reward
+from udrl.rewards import BUILT_IN, canaries, load_reward
 from udrl.rewards.base import Reward, RewardFacts, compute
 from udrl.rewards.columns import Column, columns_of_file, columns_of_ledger, parse_field
 from udrl.rewards.spread import Spread, SpreadMeter, advice
@@ -81,8 +81,8 @@ def score(
     """Build the run's episodes from its ledger, labelled with ``rewards``, and replace the old ones at once.
 
     rewards: names or ``module:function`` (see ``udrl.rewards``).
-    reward_fields: columns of the user's own, ``NAME`` or ``NAME=LOW:HIGH``; without LOW:HIGH, the range is
-        what was found. They are read from ``reward_file``, a table with the columns input and completion
+    reward_fields: columns of the user's own, ``NAME``, ``NAME=LOW:HIGH`` or ``NAME=LOW:HIGH:UNIT``; without
+        LOW:HIGH, the range is what was found. They are read from ``reward_file``, a table with the columns input and completion
         beside them, or, without one, from the settings that the ledger's responses carry. Derived episodes
         have none.
     encoder, precision, device: what relevance is computed with, see ``udrl.encoder.load_encoder``.
@@ -117,6 +117,7 @@ def score(
         functions = {source: load_reward(source, encoder=eye) for source in rewards}
         facts = _facts(functions, columns)
         scorer = _Scorer(tuple(functions.values()), columns)
+        own = [reward for source, reward in functions.items() if source not in BUILT_IN]
         wanted = hygiene or Hygiene()
         screen = hygienic.screen(run, ledger, wanted, encoder=eye)
         card = {**run_facts(run), **screen.card_facts()}
@@ -125,17 +126,21 @@ def score(
         )
 
         def labelled() -> Iterator[Episode]:
+            nonlocal cut
             with closing(track("score", total=expected, unit="episodes")) as bar:
-                yield from scorer.label(built, bar)
+                yield from scorer.label(_tried(built, own), bar)
             card.update(_card_facts(facts, eye))  # the card is written after the last episode
+            cut = 0 if eye is None else eye.truncated  # of the episodes: the canaries are texts of our own
+            tested = [text for texts in scorer.inputs.values() for text in texts]
+            if tested:  # before the old episodes are replaced: a reward may fail on these
+                paid.update({reward.name: canaries(reward, tested) for reward in functions.values()})
 
+        cut, paid = 0, dict[str, dict[str, float]]()
         expected = int(responses * (1 + mismatched + truncated))
         with disk_errors(run.path):
             counts = write_episodes(
                 run.episodes, labelled(), reward_names=[fact.name for fact in facts], card_facts=card
             )
-        cut = 0 if eye is None else eye.truncated  # of the episodes: the canaries below are texts of our own
-        tested = [text for texts in scorer.inputs.values() for text in texts]
         report = ScoreReport(
             run=run.path,
             rewards=tuple(facts),
@@ -143,7 +148,7 @@ def score(
             means=scorer.means(),
             within_inputs=scorer.spread.spreads(),
             unscored={fact.name: scorer.unscored[fact.name] for fact in facts},
-            canaries={reward.name: canaries(reward, tested) for reward in functions.values() if tested},
+            canaries=paid,
             hygiene=screen.facts(),
             encoder=_identity(eye),
             truncated=cut,
@@ -193,8 +198,9 @@ class _Scorer:
     def _returns(self, kept: Sequence[Episode]) -> list[dict[str, float | None]]:
         inputs = [episode.input for episode in kept]
         completions = [episode.completion for episode in kept]
+        names = [f"the {episode.origin} episode {episode.episode_id} of task '{episode.task}'" for episode in kept]
         by_name: dict[str, Sequence[float | None]] = {
-            reward.name: compute(reward, inputs, completions) for reward in self._rewards
+            reward.name: compute(reward, inputs, completions, names=names) for reward in self._rewards
         }
         for column in self._columns:
             by_name[column.facts.name] = [column(episode) for episode in kept]
@@ -211,6 +217,16 @@ class _Scorer:
             else:
                 total, count = self._sums.get((name, episode.origin), (0.0, 0))
                 self._sums[name, episode.origin] = total + value, count + 1
+
+
+def _tried(episodes: Iterable[Episode], rewards: Sequence[Reward]) -> Iterator[Episode]:
+    """Yield ``episodes``; the canaries of the first one's input come before, so that what fails there fails early."""
+    stream = iter(episodes)
+    for first in islice(stream, 1):
+        for reward in rewards:
+            canaries(reward, [first.input])
+        yield first
+    yield from stream
 
 
 def _facts(functions: Mapping[str, Reward], columns: Sequence[Column]) -> list[RewardFacts]:

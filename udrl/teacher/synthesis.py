@@ -22,6 +22,7 @@ from udrl.data.survey import KeySet, survey
 from udrl.data.tasks import Task, load_tasks, store_tasks
 from udrl.errors import UsageError
 from udrl.progress import track
+from udrl.rewards import BUILT_IN, load_reward
 from udrl.teacher import cards, recorded
 from udrl.teacher.account import Account
 from udrl.teacher.budget import Budget, Limits, check_limits, estimates
@@ -97,6 +98,9 @@ def synth(
     limits = Limits(max_tokens, max_usd, max_minutes)
     named = [teacher] if isinstance(teacher, str | Path) else list(teacher)
     scored = tuple(rewards) if score else ()
+    for source in scored:
+        if source not in BUILT_IN:
+            load_reward(source)  # a wrong name is better found before the teacher is paid than after
     if any(str(entry).startswith(recorded.PREFIX) for entry in named):
         own = {
             "inputs": inputs,
