@@ -215,7 +215,7 @@ def test_compute_names_reward_input_and_value(values: list[float], message: str)
 
 
 def test_compute_wants_one_number_for_each_pair(own_module: Path) -> None:
-    with pytest.raises(RewardError, match="'single' returned 0.5 for 2 pairs: return a list"):
+    with pytest.raises(RewardError, match=r"'single' returned 0\.5 for 2 pairs: return a list"):
         compute(load_reward("my_rewards:single"), ["a", "b"], ["c", "d"])
 
 
@@ -438,7 +438,7 @@ def test_score_that_fails_leaves_the_episodes_there(run: Run, own_module: Path) 
     before = {path.name: path.read_bytes() for path in run.episodes.iterdir()}
     with pytest.raises(RewardError, match="'unknown' returned nan for the canary 'empty'"):
         score(run, rewards=("novelty", "my_rewards:unknown"))
-    with pytest.raises(RewardError, match="'mean_word' failed on the canary 'empty', .* with ZeroDivisionError"):
+    with pytest.raises(RewardError, match=r"'mean_word' failed on the canary 'empty', .* with ZeroDivisionError"):
         score(run, rewards=("my_rewards:mean_word",))
     last = read_episodes(run.episodes)[-1]
     (own_module / "half_written.py").write_text(

@@ -64,7 +64,7 @@ def compute(
         raw = list(reward(inputs, completions))
     except RewardError:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the user's own code, of which anything can come
         culprit, own = _culprit(reward, inputs, completions, error)
         where = f"all {len(inputs)} pairs together" if culprit is None else _pair(inputs, completions, names, culprit)
         raise RewardError(
@@ -104,11 +104,11 @@ def _culprit(
         try:
             list(reward(inputs[low:middle], completions[low:middle]))
             low = middle
-        except Exception as own:
+        except Exception as own:  # noqa: BLE001
             high, error = middle, own
     try:
         list(reward(inputs[low:high], completions[low:high]))
-    except Exception as own:
+    except Exception as own:  # noqa: BLE001
         return (low, own) if inputs else (None, own)
     return None, error
 

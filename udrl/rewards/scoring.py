@@ -82,9 +82,9 @@ def score(
 
     rewards: names or ``module:function`` (see ``udrl.rewards``).
     reward_fields: columns of the user's own, ``NAME``, ``NAME=LOW:HIGH`` or ``NAME=LOW:HIGH:UNIT``; without
-        LOW:HIGH, the range is what was found. They are read from ``reward_file``, a table with the columns input and completion
-        beside them, or, without one, from the settings that the ledger's responses carry. Derived episodes
-        have none.
+        LOW:HIGH, the range is what was found. They are read from ``reward_file``, a table with the columns input
+        and completion beside them, or, without one, from the settings that the ledger's responses carry. Derived
+        episodes have none.
     encoder, precision, device: what relevance is computed with, see ``udrl.encoder.load_encoder``.
     seed: decides the derived episodes; None: the seed of the run's synthesis.
     mismatched, truncated: shares of derived episodes, see ``udrl.data.building``.
@@ -125,6 +125,9 @@ def score(
             ledger, stored_tasks(run), seed=seed, mismatched=mismatched, truncated=truncated, screen=screen
         )
 
+        cut = 0
+        paid: dict[str, dict[str, float]] = {}
+
         def labelled() -> Iterator[Episode]:
             nonlocal cut
             with closing(track("score", total=expected, unit="episodes")) as bar:
@@ -135,7 +138,6 @@ def score(
             if tested:  # before the old episodes are replaced: a reward may fail on these
                 paid.update({reward.name: canaries(reward, tested) for reward in functions.values()})
 
-        cut, paid = 0, dict[str, dict[str, float]]()
         expected = int(responses * (1 + mismatched + truncated))
         with disk_errors(run.path):
             counts = write_episodes(
