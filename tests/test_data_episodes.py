@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -287,6 +288,33 @@ def test_episodes_card_is_a_valid_dataset_card(tmp_path: Path) -> None:
     assert header["license"] == "apache-2.0"
     assert [item["split"] for item in header["configs"][0]["data_files"]] == ["train", "validation", "test"]
     assert "| teacher builtin | rules \\| no limits |" in text
+
+
+def test_episodes_card_counts_what_is_in_the_files(tmp_path: Path) -> None:
+    from udrl.teacher.synthesis import synth
+
+    run = tmp_path / "run"
+    synth(run, tasks=["search-query", "assistant"], num_inputs=30, samples=4, rewards=("novelty",))
+    text = (run / "episodes" / "README.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(text.split("---\n")[1])["size_categories"] == ["n<1K"]
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:2] == "| "]
+    every = read_episodes(run / "episodes", splits=("train", "validation", "test"), kept=False)
+    head = next(row for row in table if row[:2] == ["task", "episodes"])
+    for task in ("search-query", "assistant", "all"):
+        row = dict(zip(head, next(row for row in table if row[0] == task and len(row) == len(head)), strict=True))
+        of_task = [e for e in every if task in (e.task, "all")]
+        expected = {"episodes": len(of_task), "of them rejected": sum(e.rejected_by is not None for e in of_task)}
+        expected |= {name: sum(e.split == name for e in of_task) for name in ("train", "validation", "test")}
+        expected |= {name: sum(e.origin == name for e in of_task) for name in ("teacher", "mismatched", "truncated")}
+        assert {name: int(row[name]) for name in expected} == expected
+    rejected = sum(e.rejected_by == "duplicate" for e in every)
+    assert rejected
+    assert ["rejected: duplicate", str(rejected)] in [row[:2] for row in table]
+    kept = [e for e in every if (e.task, e.origin, e.rejected_by) == ("assistant", "truncated", None)]
+    low, middle, high = np.quantile([e.returns["novelty"] for e in kept], (0.1, 0.5, 0.9))
+    [found] = [row for row in table if row[:2] == ["assistant", "truncated"]]
+    assert found[3] == f"{low:.2f} / {middle:.2f} / {high:.2f}"
+    assert found[2].split(" / ")[1] == f"{np.median([e.horizon for e in kept]):.0f}"
 
 
 def test_episodes_stay_the_old_ones_until_all_new_ones_are_there(tmp_path: Path) -> None:

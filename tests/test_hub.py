@@ -234,6 +234,7 @@ def test_push_dataset_is_private_and_loads_again(hub: Hub, made: Path, tmp_path:
         assert [row["completion"] for row in loaded[split]] == [episode.completion for episode in kept]
         assert [row["returns"]["novelty"] for row in loaded[split]] == [e.returns["novelty"] for e in kept]
         assert set(loaded[split]["rejected_by"]) == {None}
+    assert b'load_dataset("org/mine")' in files["README.md"]
     assert GOOD.encode() not in b"".join(files.values())
     assert GOOD not in (made / "run.json").read_text()
 

@@ -15,6 +15,7 @@ from fault_server import FaultServer
 from udrl.cli.main import app
 from udrl.data.dataset_card import dataset_card
 from udrl.data.ledger import Ledger
+from udrl.data.statistics import EpisodeMeter
 from udrl.data.survey import Usage
 from udrl.data.tasks import load_task, load_tasks
 from udrl.errors import TaskError
@@ -137,7 +138,7 @@ def test_cards_licence_reaches_the_students_card(small_run: Path) -> None:
 
 
 def test_cards_licence_that_the_hub_does_not_know_is_named_beside_other() -> None:
-    text = dataset_card(counts={}, reward_names=(), facts={"licence": "mrl-0.1"})
+    text = dataset_card(counts={}, meter=EpisodeMeter(()), facts={"licence": "mrl-0.1"})
     assert yaml.safe_load(text.split("---")[1])["license"] == "other"
     assert yaml.safe_load(text.split("---")[1])["license_name"] == "mrl-0.1"
 

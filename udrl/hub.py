@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from udrl.data.dataset_card import run_facts
+from udrl.data.dataset_card import PLACE, run_facts
 from udrl.data.episodes import iterate_episodes, reward_names, write_episodes
-from udrl.data.hygiene import STAGE
+from udrl.data.hygiene import STAGE, said
 from udrl.data.run import Run
 from udrl.errors import RunError, UdrlError, UsageError
 
@@ -114,6 +114,9 @@ def _upload(folder: Path, name: str, *, token: str, kind: Kind, private: bool) -
         raise UsageError(
             f"{made} exists and is public: make it private there, name another --repo, or repeat with --public"
         )
+    card = folder / "README.md"
+    if kind == "dataset":
+        card.write_text(card.read_text(encoding="utf-8").replace(PLACE, made.repo_id), encoding="utf-8")
     api.upload_folder(repo_id=made.repo_id, repo_type=kind, folder_path=folder, commit_message="udrl push")
     return made.repo_id, str(made), hidden
 
@@ -125,12 +128,7 @@ def _prepared(run: Run, folder: Path, *, kind: Kind, rejected: bool) -> tuple[Pa
             raise RunError(f"{run.student} holds no student: run 'udrl train --run {run.path}' first")
         shutil.copytree(run.student, folder, ignore=shutil.ignore_patterns("checkpoints", "*.pt", ".*"))
         return folder, None
-    facts = dict(run_facts(run))
-    counted = run.facts()["stages"].get(STAGE, {})
-    found = counted.get("decontamination", {})
-    if found.get("suites"):
-        facts["benchmark suites kept out of training"] = ", ".join(found["suites"])
-    facts["personal data"] = counted.get("pii", "off")
+    facts = {**run_facts(run), **said(run.facts()["stages"].get(STAGE, {}))}
     facts["rejected episodes"] = "included, see rejected_by" if rejected else "left out"
     rows = iterate_episodes(run.episodes, kept=not rejected)
     counts = write_episodes(folder, rows, reward_names=reward_names(run.episodes), card_facts=facts)

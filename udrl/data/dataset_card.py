@@ -4,9 +4,11 @@ is."""
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from udrl.data.cleaning import RULES
 from udrl.data.run import Run
+from udrl.data.statistics import EpisodeMeter, quantiles
 
 HUB_LICENCES = (
     "apache-2.0 mit cc0-1.0 cc-by-4.0 cc-by-3.0 cc-by-sa-4.0 cc-by-sa-3.0 cc-by-nc-4.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 "
@@ -15,9 +17,21 @@ HUB_LICENCES = (
 ).split()
 """Those of the hub's licence identifiers that teachers and recorded outputs come with."""
 
+PLACE = "PATH_OF_THIS_FOLDER"
+"""What the card loads, until it is known where the folder is."""
+
+_SPLITS = ("train", "validation", "test")
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+_OTHER_RULES = {
+    "contaminated": "a benchmark suite asks the same input",
+    "pii": "it, or its input, holds personal data",
+}
+
 _HEADER = """---
 pretty_name: udrl episodes
-{licence}tags:
+{licence}size_categories:
+- {size}
+tags:
 - udrl
 - synthetic
 - reward-conditioned
@@ -38,13 +52,19 @@ Inputs with completions and what each of them achieved, made with
 ```python
 from datasets import load_dataset
 
-episodes = load_dataset("PATH_OF_THIS_FOLDER")
+episodes = load_dataset("{place}")
+kept = episodes.filter(lambda row: row["rejected_by"] is None)  # what a student trains on
 ```
 
 {facts}
 ## Counts
 
 {counts}
+{rules}## Lengths and returns
+
+Of kept episodes: 10 %, 50 % and 90 % quantiles; lengths in words.
+
+{quantiles}
 ## Columns
 
 | column | type | meaning |
@@ -67,25 +87,74 @@ episodes = load_dataset("PATH_OF_THIS_FOLDER")
 """
 
 
-def dataset_card(*, counts: Mapping[str, int], reward_names: Sequence[str], facts: Mapping[str, object]) -> str:
+def dataset_card(*, counts: Mapping[str, int], meter: EpisodeMeter, facts: Mapping[str, object]) -> str:
     """Return the text of the card.
 
-    counts: as ``write_episodes`` returns them. facts: a line each; ``licence`` (an identifier such as
-    apache-2.0) also goes into the header, where the hub reads it.
+    counts: as ``write_episodes`` returns them; meter: of the same episodes. facts: a line each; ``licence`` (an
+    identifier such as apache-2.0) also goes into the header, where the hub reads it.
     """
     licence = licence_header({str(facts["licence"])} if facts.get("licence") else set())
     # datasets refuses a split without rows, so the header leaves it out.
-    splits = "".join(
-        f"  - split: {split}\n    path: {split}.parquet\n"
-        for split in ("train", "validation", "test")
-        if counts.get(split)
+    splits = "".join(f"  - split: {split}\n    path: {split}.parquet\n" for split in _SPLITS if counts.get(split))
+    total = counts.get("total", 0)
+    size = next((name for most, name in _SIZES if total < most), "n>1M")
+    lines = ((name, value) for name, value in facts.items())
+    return _HEADER.format(licence=licence, splits=splits, size=size) + _BODY.format(
+        place=PLACE,
+        facts=_table(("", ""), lines) if facts else "",
+        counts=_counts(meter),
+        rules=_rules(counts),
+        quantiles=_quantiles(meter),
+        rewards=", ".join(map(_cell, meter.reward_names)),
     )
-    rows = "".join(f"| {_cell(name)} | {_cell(value)} |\n" for name, value in facts.items())
-    return _HEADER.format(licence=licence, splits=splits) + _BODY.format(
-        facts=f"| | |\n|---|---|\n{rows}" if rows else "",
-        counts="| | episodes |\n|---|---|\n" + "".join(f"| {k} | {v} |\n" for k, v in sorted(counts.items())),
-        rewards=", ".join(reward_names),
-    )
+
+
+def _counts(meter: EpisodeMeter) -> str:
+    """Episodes by task, with their splits and origins, rejected ones apart."""
+    origins = meter.origins
+
+    def row(name: str, task: str | None) -> tuple[object, ...]:
+        by_split = (meter.count(task=task, split=split) for split in _SPLITS)
+        by_origin = (meter.count(task=task, origin=origin) for origin in origins)
+        return name, meter.count(task=task), meter.count(task=task, kept=False), *by_split, *by_origin
+
+    tasks = meter.tasks
+    rows = [row(task, task) for task in tasks] + ([row("all", None)] if len(tasks) != 1 else [])
+    return _table(("task", "episodes", "of them rejected", *_SPLITS, *origins), rows)
+
+
+def _rules(counts: Mapping[str, int]) -> str:
+    """What cleaning and hygiene rejected, repaired and masked; nothing where they did not."""
+    rows = []
+    for name, count in sorted(counts.items()):
+        kind, _, rule = name.partition(":")
+        if kind in ("rejected", "repaired"):
+            rows.append((f"{kind}: {rule}", count, RULES.get(rule, _OTHER_RULES.get(rule, ""))))
+        elif kind == "masked":
+            rows.append((f"{kind}: {rule}", count, "personal data, replaced by its kind in brackets"))
+    return f"{_table(('rule', 'episodes', 'meaning'), rows)}\n" if rows else ""
+
+
+def _quantiles(meter: EpisodeMeter) -> str:
+    rows = []
+    for task in meter.tasks:
+        for origin in meter.origins:
+            lengths = quantiles(meter.lengths(task, (origin,)))
+            if lengths is None:
+                continue
+            returns = (quantiles(meter.returns(task, name, (origin,))) for name in meter.reward_names)
+            cells = ("not scored" if found is None else _three(found, 2) for found in returns)
+            rows.append((task, origin, _three(lengths, 0), *cells))
+    return _table(("task", "origin", "length", *meter.reward_names), rows)
+
+
+def _three(values: Sequence[float], digits: int) -> str:
+    return " / ".join(f"{value:.{digits}f}" for value in values)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = (head, ("---",) * len(head), *rows)
+    return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines)
 
 
 def licence_header(licences: Collection[str]) -> str:

@@ -36,6 +36,7 @@ from udrl.data.dataset_card import dataset_card
 from udrl.data.inputs import Split
 from udrl.data.pii import MASKED
 from udrl.data.run import disk_errors
+from udrl.data.statistics import EpisodeMeter
 from udrl.errors import RewardError, RunError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def write_episodes(
     there.
 
     One file per split and README.md, the dataset card, so that ``datasets.load_dataset(folder)`` reads it.
-    Streams: at most ROW_GROUP episodes per split are held.
+    Streams: at most ROW_GROUP episodes per split are held, and some 20 bytes of each for the card.
 
     reward_names: the fields of ``returns``; none: ``relevance``, null throughout (Parquet knows no empty
     struct).
@@ -94,6 +95,7 @@ def write_episodes(
     schema = episode_schema(names)
     new = folder.with_name(f".{folder.name}.new")
     counts: Counter[str] = Counter()
+    meter = EpisodeMeter(names)
     with disk_errors(folder):
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
@@ -109,13 +111,14 @@ def write_episodes(
                 buffer = buffers[episode.split]
                 buffer.append(_row(episode, names))
                 _count(counts, episode.split, episode.origin, episode.rejected_by, episode.sampling)
+                meter.add(episode)
                 if len(buffer) >= ROW_GROUP:
                     writers[episode.split].write_table(_table(buffer, schema))
                     buffer.clear()
             for split, buffer in buffers.items():
                 if buffer:  # datasets cannot read a row group without rows
                     writers[split].write_table(_table(buffer, schema))
-        card = dataset_card(counts=counts, reward_names=names, facts=card_facts or {})
+        card = dataset_card(counts=counts, meter=meter, facts=card_facts or {})
         (new / "README.md").write_text(card, encoding="utf-8")
         _swap(new, folder)
     return counts

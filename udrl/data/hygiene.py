@@ -7,7 +7,7 @@ when episodes are built: the ledger stays as it was written.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -71,16 +71,19 @@ class Screen:
 
     def card_facts(self) -> dict[str, object]:
         """Return the lines of it in the dataset card."""
-        found = self.contamination
-        if not found.suites:
-            lines: dict[str, object] = {"benchmark suites kept out of training": "none"}
-        else:
-            by = ", ".join(f"{count} by {how}" for how, count in found.counts.items())
-            lines = {
-                "benchmark suites kept out of training": ", ".join(found.suites),
-                "contaminated inputs": f"{len(found.input_ids)} of {found.inputs}{f' ({by})' if by else ''}",
-            }
-        return {**lines, "personal data": _PII_SAID[self.pii]}
+        return said(self.facts())
+
+
+def said(facts: Mapping[str, Any]) -> dict[str, object]:
+    """Return in words, line by line, what run.json records of it; nothing where it records nothing."""
+    if not facts:
+        return {}
+    found = facts["decontamination"]
+    lines: dict[str, object] = {"benchmark suites kept out of training": ", ".join(found["suites"]) or "none"}
+    if found["suites"]:
+        by = ", ".join(f"{count} by {how}" for how, count in found["counts"].items())
+        lines["contaminated inputs"] = f"{found['contaminated']} of {found['inputs']}{f' ({by})' if by else ''}"
+    return {**lines, "personal data": _PII_SAID[facts["pii"]]}
 
 
 _PII_SAID = {
