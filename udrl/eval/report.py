@@ -10,10 +10,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +19,11 @@ from udrl import __version__
 from udrl.data.run import atomic_write
 from udrl.errors import RunError
 from udrl.eval import records, scores, summary
+from udrl.eval.markup import filled, page_file, role
 from udrl.eval.sections import (
     commands_section,
     how_section,
     parity_section,
-    role,
     systems_section,
     tasks_section,
 )
@@ -58,7 +56,7 @@ def render(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], about: M
     found: summary.json; rows: completions with their scores (columns of both Parquet files); about: title,
     description and notes of the benchmark.
     """
-    template, script = _template("report.html"), _template("report.js")
+    script = page_file("report.js")
     examples, total = _examples(found, rows)
     references = list(headline_systems(found))
     order = [*(n for n, s in found["systems"].items() if s["kind"] == "student"), *found["systems"]]
@@ -67,6 +65,7 @@ def render(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], about: M
     if total > len(examples):
         note += f" {len(examples)} of {total} inputs are shown, evenly over the tasks."
     parts = {
+        "style": page_file("page.css"),
         "title": escape(str(about["title"])),
         "description": escape(str(about["description"])),
         "verdict": _verdict_list(found),
@@ -81,8 +80,7 @@ def render(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], about: M
         "script": script,
         "script_hash": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
-    # One pass over the template alone: braces inside a user's text are never looked at.
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
+    return filled("report.html", parts)
 
 
 def _verdict_list(found: Mapping[str, Any]) -> str:
@@ -146,10 +144,6 @@ def _script_json(data: Mapping[str, Any]) -> str:
     """JSON that cannot end its script element or open a comment in it, and holds no line separators."""
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _template(name: str) -> str:
-    return resources.files("udrl.eval").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _read(path: Path) -> tuple[Any, dict[str, Any]]:

@@ -6,24 +6,18 @@ Every function returns HTML in which each text from outside (names, inputs, comp
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from udrl.commands import LENGTH
 from udrl.eval import glossary
 from udrl.eval.charts import Estimate, curve_chart, forest_chart
+from udrl.eval.markup import ABSENT, below, definitions, number, percent, role, row_of, table_of
 from udrl.eval.parity import PARITY
 
-ABSENT = "–"
-_PROSE = dict.fromkeys(("Completion", "What speaks against it"), ' class="text"')
 ONE_INPUT_LEVELS = (0, 4, 8)
 """Levels of the sweep that are shown with their completions: 10, 50 and 90 %."""
-
-
-def role(kind: str) -> str:
-    """Return the colour role of a kind of system."""
-    return {"student": "student", "baseline": "baseline"}.get(kind, "reference")
 
 
 def references_of(found: Mapping[str, Any]) -> list[str]:
@@ -36,13 +30,13 @@ def systems_section(found: Mapping[str, Any]) -> str:
     references = references_of(found)
     leading = references[0] if references else None
     against = f" Anchored and Agreement are against {escape(leading)}." if leading else ""
-    table = _table(
+    table = table_of(
         "Systems",
         ["System", *(heading for _, heading, _ in glossary.COLUMNS)],
         (_system_row(name, system, leading) for name, system in found["systems"].items()),
     )
-    columns = _definitions(((heading, meaning) for _, heading, meaning in glossary.COLUMNS), columns=True)
-    rows = _definitions(((name, _meaning(name, s)) for name, s in found["systems"].items()), columns=True)
+    columns = definitions(((heading, meaning) for _, heading, meaning in glossary.COLUMNS), columns=True)
+    rows = definitions(((name, _meaning(name, s)) for name, s in found["systems"].items()), columns=True)
     return f"""<section id="systems"><h2>Systems side by side</h2>
 <p>Every system answered the same inputs. Small figures under a value are its 95 % interval.{against}</p>
 {table}
@@ -69,17 +63,17 @@ def _system_row(name: str, system: Mapping[str, Any], ref: str | None) -> str:
         "novelty": _figure(system["novelty"]),
         "distinct_2": _diversity(system["distinct_2"]),
         "pairwise_distance": _diversity(system["pairwise_distance"]),
-        "stop_rate": _percent(system["stop_rate"]),
-        "answered": f"{_percent(system['coverage'])}{_below(str(system['failed']))}",
+        "stop_rate": percent(system["stop_rate"]),
+        "answered": f"{percent(system['coverage'])}{below(str(system['failed']))}",
         "latency": _latency(system["latency_ms"]),
-        "tokens_per_second": _number(system["tokens_per_second"], 0),
+        "tokens_per_second": number(system["tokens_per_second"], 0),
         "parameters": _size(system["parameters"]),
     }
     engine = ", ".join(
         str(part) for part in (system["kind"], system["engine"], system["precision"]) if part is not None
     )
     head = f'{escape(name)}<span class="kind">{escape(engine)}</span>'
-    return _row(head, (cells[key] for key, _, _ in glossary.COLUMNS), system["kind"])
+    return row_of(head, (cells[key] for key, _, _ in glossary.COLUMNS), system["kind"])
 
 
 def parity_section(found: Mapping[str, Any]) -> str:
@@ -103,7 +97,7 @@ def parity_section(found: Mapping[str, Any]) -> str:
             reference=ref,
             bound=PARITY,
         )
-        table = _table(
+        table = table_of(
             "Parity",
             ["System", "Ratio", "Wins", "Within 5 %", "What speaks against it"],
             (_parity_row(name, entry, kinds[name]) for name, entry in entries.items()),
@@ -116,7 +110,7 @@ def _parity_row(name: str, part: Mapping[str, Any], kind: str) -> str:
     caveats = "; ".join(part["caveats"]) or "nothing found"
     ratio = _figure({"mean": part["ratio"], "ci95": part["ci95"]})
     said = "yes" if part["within_5_percent"] else "no"
-    return _row(escape(name), (ratio, _percent(part["win_rate"]), said), kind, text=caveats)
+    return row_of(escape(name), (ratio, percent(part["win_rate"]), said), kind, text=caveats)
 
 
 def commands_section(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -137,19 +131,19 @@ def _attribute(student: str, name: str, entry: Mapping[str, Any], rows: Sequence
     error_unit = "10 % of the target, at least a word" if name == LENGTH else "the range it can reach"
     figures = [
         (
-            f"{heading}: {_number(entry[key], 0 if key == 'violations' else 2)}",
+            f"{heading}: {number(entry[key], 0 if key == 'violations' else 2)}",
             meaning.replace("{unit}", error_unit),
         )
         for key, heading, meaning in glossary.FIGURES
     ] + [
-        (f"Leakage into {other}: {_number(value)}", glossary.LEAKAGE.replace("{other}", other))
+        (f"Leakage into {other}: {number(value)}", glossary.LEAKAGE.replace("{other}", other))
         for other, value in entry["leakage"].items()
     ]
     chart = curve_chart(entry["curve"], name=name, unit=unit, title="mean of all tasks", reachable=entry["reachable"])
     small = "".join(_task_curve(task, name, unit, part) for task, part in entry["per_task"].items())
     return (
         f"<h3>{escape(student)}: {escape(name)}</h3>"
-        f'<div class="chart-and-text"><figure>{chart}</figure>{_definitions(figures)}</div>'
+        f'<div class="chart-and-text"><figure>{chart}</figure>{definitions(figures)}</div>'
         f"{_one_input(student, name, rows)}"
         f"<details><summary>Curves of {escape(name)} by task</summary>"
         f'<div class="charts">{small}</div></details>'
@@ -159,8 +153,8 @@ def _attribute(student: str, name: str, entry: Mapping[str, Any], rows: Sequence
 def _task_curve(task: str, name: str, unit: str, part: Mapping[str, Any]) -> str:
     chart = curve_chart(part["curve"], name=name, unit=unit, title=task, reachable=part["reachable"], compact=True)
     said = (
-        f"rank correlation {_number(part['spearman_within_input'])}, error {_number(part['error'])}, "
-        f"range {_number(part['range'])}"
+        f"rank correlation {number(part['spearman_within_input'])}, error {number(part['error'])}, "
+        f"range {number(part['range'])}"
     )
     return f'<figure>{chart}<p class="small muted">{said}</p></figure>'
 
@@ -175,9 +169,9 @@ def _one_input(student: str, name: str, rows: Sequence[Mapping[str, Any]]) -> st
     first = sweep[0]
     digits = 0 if name == LENGTH else 2
     lines = [
-        _row(
-            _number(json.loads(row["targets"])[name], digits),
-            (_number(row.get(name), digits),),
+        row_of(
+            number(json.loads(row["targets"])[name], digits),
+            (number(row.get(name), digits),),
             text=row["completion"] or "",
         )
         for row in sweep
@@ -185,7 +179,7 @@ def _one_input(student: str, name: str, rows: Sequence[Mapping[str, Any]]) -> st
         and row["sample"] == 0
         and row["level"] in ONE_INPUT_LEVELS
     ]
-    table = _table(f"One input under commands for {name}", ["Commanded", "Achieved", "Completion"], lines)
+    table = table_of(f"One input under commands for {name}", ["Commanded", "Achieved", "Completion"], lines)
     return (
         f'<p class="small">One input ({escape(first["task"])}) under three commands, as they came: '
         f"<em>{escape(first['input'])}</em></p>{table}"
@@ -195,11 +189,11 @@ def _one_input(student: str, name: str, rows: Sequence[Mapping[str, Any]]) -> st
 def tasks_section(found: Mapping[str, Any]) -> str:
     """Return relevance and length of every system in every task."""
     tasks = list(dict.fromkeys(task for system in found["systems"].values() for task in system["per_task"]))
-    table = _table(
+    table = table_of(
         "Tasks",
         ["System", *map(escape, tasks)],
         (
-            _row(escape(name), (_task_cell(system["per_task"].get(task)) for task in tasks), system["kind"])
+            row_of(escape(name), (_task_cell(system["per_task"].get(task)) for task in tasks), system["kind"])
             for name, system in found["systems"].items()
         ),
     )
@@ -212,13 +206,13 @@ def tasks_section(found: Mapping[str, Any]) -> str:
 def _task_cell(part: Mapping[str, Any] | None) -> str:
     if not part:
         return ABSENT
-    words = _below(f"{part['length']['mean']:.0f} words") if part["length"] else ""
+    words = below(f"{part['length']['mean']:.0f} words") if part["length"] else ""
     return _figure(part["relevance"]) + words
 
 
 def how_section(found: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     """Return what was measured with, and the notes of this benchmark."""
-    facts = _definitions(
+    facts = definitions(
         [
             ("Suite", found["suite"]),
             ("Relevance by", f"{found['encoder']}, in float32"),
@@ -237,42 +231,18 @@ def how_section(found: Mapping[str, Any], about: Mapping[str, Any]) -> str:
 # -- parts of HTML --------------------------------------------------------------------------------------
 
 
-def _table(label: str, headings: Sequence[str], rows: Iterable[str]) -> str:
-    """A table that scrolls sideways where it does not fit; headings and rows are HTML already."""
-    head = "".join(f"<th scope=col{_PROSE.get(heading, '')}>{heading}</th>" for heading in headings)
-    prose = ' class="prose"' if _PROSE.keys() & set(headings) else ""
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label, quote=True)}"><table{prose}>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _row(head: str, cells: Iterable[str], kind: str | None = None, *, text: str | None = None) -> str:
-    """A table row: head and cells are HTML already, ``text`` is a last cell of prose and is escaped."""
-    body = "".join(f"<td>{cell}</td>" for cell in cells)
-    prose = f'<td class="text">{escape(text)}</td>' if text is not None else ""
-    mark = f' class="{role(kind)}"' if kind is not None else ""
-    return f"<tr{mark}><th scope=row>{head}</th>{body}{prose}</tr>"
-
-
-def _definitions(pairs: Iterable[tuple[str, str]], *, columns: bool = False) -> str:
-    """Terms with their meanings, side by side where there is room for ``columns``."""
-    lines = "".join(f"<div><dt>{escape(term)}</dt><dd>{escape(meaning)}</dd></div>" for term, meaning in pairs)
-    return f'<dl class="small{" terms" if columns else ""}">{lines}</dl>'
-
-
 def _figure(value: Mapping[str, Any] | None, digits: int = 2) -> str:
     if not value or value["mean"] is None:
         return ABSENT
     low, high = value["ci95"]
-    return f"{value['mean']:.{digits}f}{_below(f'{low:.{digits}f}–{high:.{digits}f}')}"
+    return f"{value['mean']:.{digits}f}{below(f'{low:.{digits}f}–{high:.{digits}f}')}"
 
 
 def _diversity(value: Mapping[str, Any] | None) -> str:
     if not value:
         return ABSENT
     inside = value["within_input"]
-    return f"{_number(value['mean'])}{_below(_number(inside['mean']) if inside else ABSENT)}"
+    return f"{number(value['mean'])}{below(number(inside['mean']) if inside else ABSENT)}"
 
 
 def _latency(value: Mapping[str, float] | None) -> str:
@@ -280,20 +250,8 @@ def _latency(value: Mapping[str, float] | None) -> str:
         return ABSENT
     digits = 1 if value["p50"] < 10 else 0
     middle, high = (f"{value[key]:.{digits}f} ms" for key in ("p50", "p95"))
-    return f"{middle}{_below(high)}"
+    return f"{middle}{below(high)}"
 
 
 def _size(parameters: int | None) -> str:
     return f"{parameters / 1e6:,.1f} M" if parameters else ABSENT
-
-
-def _percent(value: float | None) -> str:
-    return ABSENT if value is None else f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return ABSENT if value is None else f"{value:,.{digits}f}"
-
-
-def _below(text: str) -> str:
-    return f'<span class="ci">{text}</span>'
