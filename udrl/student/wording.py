@@ -11,6 +11,7 @@ Requirements are placed where the student finds them likely, else, behind a comm
 
 from __future__ import annotations
 
+import codecs
 import re
 import unicodedata
 from collections import deque
@@ -26,7 +27,7 @@ from udrl.student.tokenizer import encode
 from udrl.words import count_words
 
 WILLING = 0.02
-"""A required word is taken where the student gives its first token at least this probability."""
+"""A required word is taken where the student gives it at least this probability."""
 
 SLACK = 4
 """Tokens before the last moment from which a required word takes the next gap between words."""
@@ -103,7 +104,8 @@ def _ends_inside(text: str, phrase: str) -> bool:
 class Vocabulary:
     """The bytes that each text id of a byte-level tokenizer stands for.
 
-    goes_on: (text ids,) bool, the ids that begin with a letter or digit and so go on with a word under way.
+    What an id does to the word before it, each (text ids,) bool: goes_on begins with a letter or digit, or with part of
+    a character; inside begins within a character; gap does neither, and the end token is one.
     """
 
     def __init__(self, tokenizer: Any, size: int) -> None:
@@ -121,7 +123,13 @@ class Vocabulary:
         ]
         self.pieces[self.end] = b""
         self.comma = self.pieces.index(b",")
-        self.goes_on = torch.tensor([_in_word(p.decode(errors="replace")[0]) if p else False for p in self.pieces])
+        first = [_shown(piece)[:1] for piece in self.pieces]
+        self.inside = torch.tensor([0x80 <= piece[0] < 0xC0 if piece else False for piece in self.pieces])
+        self.goes_on = torch.tensor(
+            [bool(p) and (not c or _in_word(c)) for p, c in zip(self.pieces, first, strict=True)]
+        )
+        self.goes_on &= ~self.inside
+        self.gap = ~self.inside & ~self.goes_on
 
     def ids(self, phrase: str) -> list[int]:
         """Return the ids of ``phrase`` behind a space."""
@@ -164,23 +172,20 @@ class Writer:
         """
         if self.forced:
             return self._force()
-        goes_on = self.vocabulary.goes_on.to(logits.device)
         logits = logits.clone()
-        if self.must == "go on":
-            logits[~goes_on] = float("-inf")
-        elif self.must == "stop":
-            logits[goes_on] = float("-inf")
+        if self.must:
+            logits[~self._allowed(self.text, self.must).to(logits.device)] = float("-inf")
         for attempt in range(len(logits)):
             if logits.max() == float("-inf"):
                 break
             token = draw(logits, attempt)
-            self.forced.extend(self._due(token, logits))
+            self.forced.extend(self._due(token, logits, look_ahead))
             if self.forced:
                 return self._force()
             if token == self.vocabulary.end:
                 return token
             text = self.text + self.vocabulary.pieces[token]
-            if self.wording.max_words is not None and _words(text) > self.wording.max_words:
+            if self.wording.max_words is not None and count_words(_shown(text)) > self.wording.max_words:
                 return None
             if self._leads_well([token], text, look_ahead):
                 return self._take(token)
@@ -221,17 +226,23 @@ class Writer:
             return state == "begun"
         logits = look_ahead(ids)
         if state == "open":
-            return bool(torch.softmax(logits, -1)[self.vocabulary.goes_on.to(logits.device)].sum() >= 0.5)
+            return bool(torch.softmax(logits, -1)[self._allowed(text, "go on").to(logits.device)].sum() >= 0.5)
         likely = int(logits.argmax())
         more = self.vocabulary.pieces[likely]
         return not more or self._leads_well([*ids, likely], text + more, look_ahead)
 
+    def _allowed(self, text: bytes, must: Literal["go on", "stop"]) -> Tensor:
+        """Return which ids may follow where the last word must go on or stop; a character is always finished."""
+        if _pending(text):
+            return self.vocabulary.inside
+        return self.vocabulary.goes_on if must == "go on" else self.vocabulary.gap
+
     def _room(self) -> int:
         return self.limit - len(self.ids)
 
-    def _due(self, token: int, logits: Tensor) -> Sequence[int]:
+    def _due(self, token: int, logits: Tensor, look_ahead: LookAhead) -> Sequence[int]:
         """Return the ids of a required word that must come now, before ``token``, or none."""
-        if not self.required or self.must == "go on":
+        if not self.required or self.must == "go on" or _pending(self.text):
             return ()
         text = _shown(self.text)
         unmet = {phrase: ids for phrase, ids in self.required.items() if not contains(text, phrase)}
@@ -242,24 +253,40 @@ class Writer:
         ]
         if not fitting:
             return ()
-        likely = torch.softmax(logits, -1)[[ids[0] for ids in fitting]]
-        best = int(likely.argmax())
+        gap, ends = bool(self.vocabulary.gap[token]), token == self.vocabulary.end
         spare = self._room() - sum(map(len, unmet.values()))
-        ends = token == self.vocabulary.end
-        gap = ends or not self.vocabulary.goes_on[token]
-        if gap and not ends and float(likely[best]) >= WILLING:
+        if not gap and spare > 0:
+            return ()
+        shares = [self._share(ids, logits, look_ahead) for ids in fitting]
+        best = max(range(len(fitting)), key=shares.__getitem__)
+        if gap and not ends and shares[best] >= WILLING:
             return fitting[best]
         most = self.wording.max_words
-        words = _words(self.text + self.vocabulary.pieces[token]) + sum(map(count_words, unmet))
-        if ends or spare <= 0 or (gap and (spare <= SLACK or (most is not None and words > most))):
+        words = count_words(text) + sum(map(count_words, unmet))
+        if ends or spare <= SLACK or (most is not None and words >= most):
             listed = spare > 0 and text != "" and _in_word(text[-1])
             return [self.vocabulary.comma, *fitting[best]] if listed else fitting[best]
         return ()
 
+    def _share(self, ids: Sequence[int], logits: Tensor, look_ahead: LookAhead) -> float:
+        """Return the probability that these ids come next; once it is too small, that of the first of them."""
+        share = float(torch.softmax(logits, -1)[ids[0]])
+        for k in range(1, len(ids)):
+            if share < WILLING:
+                break
+            share *= float(torch.softmax(look_ahead(list(ids[:k])), -1)[ids[k]])
+        return share
+
+
+def _decoded(text: bytes) -> tuple[str, bytes]:
+    """Return the characters of ``text``, and the bytes of the one at its end that is not complete."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return decoder.decode(text), decoder.getstate()[0]
+
+
+def _pending(text: bytes) -> bool:
+    return _decoded(text)[1] != b""
+
 
 def _shown(text: bytes) -> str:
-    return text.decode(errors="replace")
-
-
-def _words(text: bytes) -> int:
-    return count_words(_shown(text))
+    return _decoded(text)[0]
