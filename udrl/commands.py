@@ -12,6 +12,9 @@ Each attribute of each task has about ten quantile bins. A value is a *position*
 lowest bin, ``bins - 1`` for that of the highest, and values between are interpolated. The student learns one embedding
 row a bin (`base` rows); what a value between two bins means is the interpolation of its neighbours' rows, in training
 as in use. What is saved is the `fine` table, ``FINE`` rows a bin, so that every engine sees plain ids.
+
+With the plain-text rendering (`udrl.text_commands`), the same positions become ordinary words of the tokenizer instead:
+there are no control ids, and a prompt can be written by hand.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -27,8 +30,11 @@ from typing import Any
 import numpy as np
 
 from udrl.errors import StudentError, UsageError, unknown
+from udrl.text_commands import TextCommands
 
 SCHEMA = 1
+SCHEMA_TEXT = 2
+"""Schema of a space whose commands are rendered as text: versions that know control ids only refuse it."""
 FILE = "command_space.json"
 FINE = 8
 """Saved rows a bin: a value is rendered to the nearest eighth of a bin."""
@@ -99,8 +105,9 @@ class Scale:
 class CommandSpace:
     """Which tasks and attributes a student can be commanded in, and how a command becomes token ids.
 
-    base: the first control id, equal to the number of ids that the tokenizer can produce. Saved with the student;
-    bins are never refitted silently.
+    base: the first control id, equal to the number of ids that the tokenizer can produce. text: the pieces of the
+    plain-text rendering, or None where commands are control ids. Saved with the student; bins are never refitted
+    silently.
     """
 
     base: int
@@ -108,6 +115,7 @@ class CommandSpace:
     attributes: tuple[Attribute, ...]
     scales: Mapping[str, Mapping[str, Scale]]
     bins: int = BINS
+    text: TextCommands | None = None
 
     @staticmethod
     def fit(
@@ -134,6 +142,39 @@ class CommandSpace:
                 scales[task][attribute.name] = Scale.fit(own if len(own) >= MIN_PER_TASK else pooled, bins)
         return CommandSpace(base, tuple(sorted(values)), tuple(attributes), scales, bins)
 
+    def extended(
+        self, attributes: Sequence[Attribute], values: Mapping[str, Mapping[str, Sequence[float]]]
+    ) -> CommandSpace:
+        """Return this space with the tasks and attributes of further episodes, for `udrl train --from`.
+
+        What is known keeps its order and its bins; only a declared range widens where the other one is wider. What is
+        new comes after it, with bins fitted to ``values[task][attribute]`` as `fit` does. A new task without any value
+        of a known attribute gets the bins of all known tasks together.
+        """
+        declared = {a.name: a for a in attributes}
+        names = {a.name for a in self.attributes}
+        kept = [
+            replace(a, low=min(a.low, new.low), high=max(a.high, new.high)) if (new := declared.get(a.name)) else a
+            for a in self.attributes
+        ]
+        every = (*kept, *(a for a in attributes if a.name not in names))
+        tasks = (*self.tasks, *sorted(set(values) - set(self.tasks)))
+        scales: dict[str, dict[str, Scale]] = {task: dict(self.scales.get(task, {})) for task in tasks}
+        for attribute in every:
+            name = attribute.name
+            pooled = [v for of_task in values.values() for v in of_task.get(name, ())] or self._spread(name)
+            for task in tasks:
+                if name not in scales[task]:
+                    own = values.get(task, {}).get(name, ())
+                    scales[task][name] = Scale.fit(own if len(own) >= MIN_PER_TASK else pooled, self.bins)
+        return replace(self, tasks=tasks, attributes=every, scales=scales, text=None)
+
+    def _spread(self, attribute: str) -> list[float]:
+        """Return values spread as those that the bins of all tasks were fitted to."""
+        shares = np.linspace(0, 1, self.bins * MIN_PER_BIN)
+        found = [np.interp(shares, _QUANTILES, of_task[attribute].quantiles) for of_task in self.scales.values()]
+        return [float(v) for v in np.concatenate(found)]
+
     # -- rows and ids ------------------------------------------------------------------------------------------------
 
     @property
@@ -143,21 +184,29 @@ class CommandSpace:
 
     @property
     def size(self) -> int:
-        """Number of control ids."""
+        """Number of control ids; 0 where commands are text."""
+        if self.text is not None:
+            return 0
         return len(self.tasks) + len(self.attributes) * (1 + self.fine_rows)
 
     @property
     def base_size(self) -> int:
-        """Number of rows that are learned: one a task, and one a bin and one 'open' an attribute."""
+        """Number of rows that are learned: one a task, and one a bin and one 'open' an attribute; 0 for text."""
+        if self.text is not None:
+            return 0
         return len(self.tasks) + len(self.attributes) * (1 + self.bins)
 
     @property
     def prompt_size(self) -> int:
-        """Number of control ids in every prompt."""
+        """Number of ids of a command; the most that there can be where commands are text."""
+        if self.text is not None:
+            return self.text.longest
         return 1 + len(self.attributes)
 
     def mixing(self) -> tuple[list[int], list[int], list[float]]:
         """Return, for each control id in order, the two base rows that it mixes and the share of the second."""
+        if self.text is not None:
+            return [], [], []
         low = list(range(len(self.tasks)))
         high, share = list(low), [0.0] * len(low)
         for index in range(len(self.attributes)):
@@ -191,8 +240,26 @@ class CommandSpace:
     # -- rendering ---------------------------------------------------------------------------------------------------
 
     def render(self, task: str, positions: Mapping[str, float | None]) -> list[int]:
-        """Render a task and the attributes' positions (missing or None: open) to the control ids of a prompt."""
-        return [self.task_id(task), *(self.level_id(a.name, positions.get(a.name)) for a in self.attributes)]
+        """Render a task and the attributes' positions (missing or None: open) to the ids that end a prompt."""
+        first = self.task_id(task)
+        if self.text is not None:
+            return self.text.render(task, positions)
+        return [first, *(self.level_id(a.name, positions.get(a.name)) for a in self.attributes)]
+
+    def task_of(self, control_ids: Sequence[int]) -> str:
+        """Return the task of a command that `render` rendered."""
+        if self.text is not None:
+            return self.text.task_of(control_ids)
+        return self.tasks[control_ids[0] - self.base]
+
+    def shown(self, task: str, positions: Mapping[str, float | None]) -> str:
+        """Return what `render` renders, for people: the text itself where commands are text."""
+        if self.text is not None:
+            return self.text.text(task, positions)
+        levels = {a.name: positions.get(a.name) for a in self.attributes}
+        return f"<task={task}>" + "".join(
+            f"<{name}={'any' if position is None else format(position, '.2f')}>" for name, position in levels.items()
+        )
 
     def prompt(self, input_ids: Sequence[int], control_ids: Sequence[int]) -> list[int]:
         """Return the prompt: what a training sequence starts with and what generation continues."""
@@ -231,14 +298,16 @@ class CommandSpace:
 
     def to_json(self) -> dict[str, Any]:
         """Return the space as plain JSON data."""
+        text = {} if self.text is None else {"rendering": "text", "text": self.text.to_json()}
         return {
-            "schema": SCHEMA,
+            "schema": SCHEMA_TEXT if text else SCHEMA,
             "base": self.base,
             "bins": self.bins,
             "fine": FINE,
             "tasks": list(self.tasks),
             "attributes": [asdict(a) for a in self.attributes],
             "scales": {task: {name: asdict(s) for name, s in scales.items()} for task, scales in self.scales.items()},
+            **text,
         }
 
     def save(self, folder: Path) -> None:
@@ -257,14 +326,15 @@ class CommandSpace:
             ) from None
         except ValueError as error:
             raise StudentError(f"{path} is damaged ({error}): restore it or train again") from None
-        if data.get("schema") != SCHEMA or data.get("fine") != FINE:
+        if data.get("schema") not in (SCHEMA, SCHEMA_TEXT) or data.get("fine") != FINE:
             raise StudentError(
                 f"{path} has schema {data.get('schema')} with {data.get('fine')} rows a bin, this version reads "
-                f"{SCHEMA} with {FINE}: use the version of udrl that wrote it (see the model card)"
+                f"{SCHEMA} and {SCHEMA_TEXT} with {FINE}: use the version of udrl that wrote it (see the model card)"
             )
         scales = {
             task: {name: Scale(**{k: tuple(v) for k, v in s.items()}) for name, s in of_task.items()}
             for task, of_task in data["scales"].items()
         }
         attributes = tuple(Attribute(**a) for a in data["attributes"])
-        return CommandSpace(data["base"], tuple(data["tasks"]), attributes, scales, data["bins"])
+        text = TextCommands.from_json(data["text"]) if data["schema"] == SCHEMA_TEXT else None
+        return CommandSpace(data["base"], tuple(data["tasks"]), attributes, scales, data["bins"], text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -17,9 +17,22 @@ if TYPE_CHECKING:
 @click.option(
     "--student",
     metavar="NAME|ID|PATH",
-    default="gpt2",
+    help="gpt2 (124M), gpt2-100m, gpt2-mini, or any causal language model by hub id or local path. Default: gpt2.",
+)
+@click.option(
+    "--from",
+    "start_from",
+    metavar="RUN|CHECKPOINT",
+    type=click.Path(path_type=Path),
+    help="Start from this trained student: add the run's tasks, rewards and episodes to what it knows.",
+)
+@click.option(
+    "--replay",
+    metavar="X",
+    type=click.FloatRange(0, 1),
+    default=0.25,
     show_default=True,
-    help="gpt2 (124M), gpt2-100m, gpt2-mini, or any causal language model by hub id or local path.",
+    help="With --from: share of that student's own episodes that are trained on again, against forgetting.",
 )
 @click.option(
     "--init",
@@ -51,6 +64,14 @@ if TYPE_CHECKING:
     help="Repeatable: rewards to be commanded in. Default: all that the episodes have. Length always is one.",
 )
 @click.option(
+    "--commands",
+    type=click.Choice(["ids", "text"]),
+    default="ids",
+    show_default=True,
+    help="text: commands are words that other programs can write, and that inputs can forge.",
+)
+@click.option("--balance", is_flag=True, help="See every bin of an attribute equally often, where ties merged some.")
+@click.option(
     "--curriculum",
     metavar="X",
     type=click.FloatRange(0, 1),
@@ -67,7 +88,9 @@ def command(
     *,
     run: Path,
     seed: int,
-    student: str,
+    student: str | None,
+    start_from: Path | None,
+    replay: float,
     init: str,
     steps: int | None,
     epochs: float,
@@ -75,6 +98,8 @@ def command(
     learning_rate: float | None,
     vocab_size: int | None,
     attributes: tuple[str, ...],
+    commands: Literal["ids", "text"],
+    balance: bool,
     curriculum: float,
     encoder: str | None,
     device: str,
@@ -97,6 +122,8 @@ def command(
         report = train(
             run,
             student=student,
+            start_from=start_from,
+            replay=replay,
             init=init,
             steps=steps,
             epochs=epochs,
@@ -104,6 +131,8 @@ def command(
             learning_rate=learning_rate,
             vocab_size=vocab_size,
             attributes=attributes,
+            commands=commands,
+            balance=balance,
             curriculum=curriculum,
             encoder=encoder,
             seed=seed,

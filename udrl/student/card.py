@@ -25,7 +25,7 @@ desired return is an input, the completion that achieved it was the target.
 - **Commands**: {attributes}
 - **Episodes**: {episodes:,} kept ones of the training split, written by {teachers}; {steps:,} steps, seed {seed}
 - **Validation loss**: {loss}
-- **Licence**: that of the starting weights and of what the teachers wrote:
+{origin}- **Licence**: that of the starting weights and of what the teachers wrote:
 {licences}
 
 ```python
@@ -36,10 +36,14 @@ command = udrl.Command("{task}", {{"relevance": 0.7, "length": 20}})
 print(student.generate(["a red fox in the snow"], [command])[0].completion)
 ```
 
-This is an ordinary Hugging Face checkpoint: `AutoModelForCausalLM` and `AutoTokenizer` load it. A prompt is the input's
-ids, then the ids of the command, all of them above the tokenizer's vocabulary (`command_space.json` says which:
-first the task, then one id an attribute). Text can never encode to them.
+This is an ordinary Hugging Face checkpoint: `AutoModelForCausalLM` and `AutoTokenizer` load it. {prompt}
 """
+IDS = """A prompt is the input's
+ids, then the ids of the command, all of them above the tokenizer's vocabulary (`command_space.json` says which:
+first the task, then one id an attribute). Text can never encode to them."""
+TEXT = """A prompt is the
+input and its command in words, such as ` a red fox in the snow{example}` (with the space before it): numbers are
+bins, 0 to {last}, and what is left out is open. An input that contains such words is read as a command."""
 
 
 def write_card(folder: Path, *, space: CommandSpace, report: Mapping[str, Any], run_facts: Mapping[str, Any]) -> None:
@@ -49,7 +53,16 @@ def write_card(folder: Path, *, space: CommandSpace, report: Mapping[str, Any], 
     licences = licence_lines(teachers)
     ranges = [f"{a.name} [{a.low:g}, {a.high:g}]{' ' + a.unit if a.unit else ''}" for a in space.attributes]
     loss = report["validation_loss"]
+    origin = report.get("origin")
+    middle = {a.name: (space.bins - 1) / 2 for a in space.attributes}
     text = CARD.format(
+        origin=""
+        if origin is None
+        else f"- **Started from**: the student {origin['student']} (weights {origin['weights']}), which knew "
+        f"{', '.join(origin['tasks'])}; {origin['replayed']:,} of its episodes were trained on again\n",
+        prompt=IDS
+        if space.text is None
+        else TEXT.format(example=space.shown(space.tasks[0], middle), last=space.bins - 1),
         name=report["student"],
         version=__version__,
         parameters=report["parameters"],

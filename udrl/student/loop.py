@@ -18,6 +18,7 @@ import torch
 
 from udrl.commands import CommandSpace
 from udrl.errors import StudentError
+from udrl.student.balance import balanced_order
 from udrl.student.examples import Examples, batch_of, draw_open, training_order
 from udrl.student.model import StudentModel
 from udrl.student.packing import Indices
@@ -35,6 +36,7 @@ class LoopOptions:
     open_each, open_all: command dropout, probability that one attribute, or the whole command, is left open.
     task_temperature: tasks are drawn in proportion to size ** (1 / temperature).
     curriculum: share of the steps, at the beginning, that see only episodes in the upper half of the first attribute.
+    balance: draw episodes by bin after that, see `udrl.student.balance`.
     save_every, validate_every: in steps.
     """
 
@@ -50,6 +52,7 @@ class LoopOptions:
     open_all: float = 0.1
     task_temperature: float = 2.0
     curriculum: float = 0.0
+    balance: bool = False
     save_every: int = 200
     validate_every: int = 200
     seed: int = 0
@@ -175,7 +178,12 @@ def _order(examples: Examples, space: CommandSpace, options: LoopOptions) -> Ind
         order = training_order(tasks, count=early, temperature=options.task_temperature, seed=options.seed + 1)
         parts.append(np.asarray(upper)[order])
     rest = count - sum(map(len, parts))
-    parts.append(training_order(examples.tasks, count=rest, temperature=options.task_temperature, seed=options.seed))
+    heat, seed = options.task_temperature, options.seed
+    parts.append(
+        balanced_order(examples.tasks, examples.positions, space, count=rest, temperature=heat, seed=seed)
+        if options.balance
+        else training_order(examples.tasks, count=rest, temperature=heat, seed=seed)
+    )
     return np.concatenate(parts)
 
 

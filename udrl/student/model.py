@@ -34,8 +34,8 @@ class ControlRows(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(start[None, :].repeat(space.base_size, 1).float())
         low, high, share = space.mixing()
-        self.register_buffer("low", torch.tensor(low), persistent=False)
-        self.register_buffer("high", torch.tensor(high), persistent=False)
+        self.register_buffer("low", torch.tensor(low, dtype=torch.long), persistent=False)
+        self.register_buffer("high", torch.tensor(high, dtype=torch.long), persistent=False)
         self.register_buffer("share", torch.tensor(share)[:, None], persistent=False)
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -69,6 +69,8 @@ class StudentModel(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return embeddings (..., width) of text and control ids, without positions."""
+        if not self.space.size:  # commands are text
+            return F.embedding(ids, self.model.get_input_embeddings().weight)
         control = ids >= self.space.base
         text = F.embedding(ids.masked_fill(control, 0), self.model.get_input_embeddings().weight)
         return text.index_put((control,), self.rows(ids[control] - self.space.base).to(text.dtype))
@@ -145,7 +147,7 @@ def save_model(student: StudentModel, folder: Path) -> None:
         model.generation_config = GenerationConfig(
             eos_token_id=eos,
             pad_token_id=eos,
-            suppress_tokens=list(range(space.base, padded)),
+            suppress_tokens=list(range(space.base, padded)) or None,
             do_sample=False,
         )
         if tied:
@@ -168,10 +170,28 @@ def load_model(folder: Path, space: CommandSpace, *, revision: str | None = None
         )
     table = embedding[space.base : space.base + space.size].clone()
     model.resize_token_embeddings(space.base)
-    student = StudentModel(model, space, ControlRows(space, table.mean(0)))
+    student = StudentModel(model, space, ControlRows(space, embedding.mean(0)))
     low, _, share = space.mixing()
     with torch.no_grad():
         for row, (target, mixed) in enumerate(zip(low, share, strict=True)):
             if mixed == 0:
                 student.rows.weight[target] = table[row]
     return student
+
+
+@torch.no_grad()
+def grown(student: StudentModel, space: CommandSpace) -> StudentModel:
+    """Return ``student`` with the rows of ``space``, which `CommandSpace.extended` made of its own.
+
+    Known rows stay as they are. A new task begins as the mean of the known tasks, a new attribute as the mean of the
+    known attributes' open rows: nothing is asked yet.
+    """
+    old, weight = student.space, student.rows.weight
+    rows = ControlRows(space, weight.new_zeros(weight.shape[1]))
+    if space.size:
+        known, every, each = len(old.tasks), len(space.tasks), 1 + old.bins
+        rows.weight[:every] = weight[:known].mean(0)
+        rows.weight[:known] = weight[:known]
+        rows.weight[every:] = weight[known::each].mean(0)
+        rows.weight[every : every + len(old.attributes) * each] = weight[known:]
+    return StudentModel(student.model, space, rows)

@@ -22,7 +22,8 @@ def rows(episodes: list[Episode], tokenizer: Any, space: CommandSpace) -> Iterat
     """Yield one row an episode: ``prompt`` and ``completion`` as text, and both as ids.
 
     ``prompt_ids`` ends with the command's ids; ``completion_ids`` ends with the end token. ``prompt`` shows the command
-    in angle brackets for people: it is not what the student reads, since control ids have no text.
+    in angle brackets for people: it is not what the student reads, since control ids have no text (where the student is
+    commanded in text, it is).
     """
     for start in range(0, len(episodes), CHUNK):
         part = episodes[start : start + CHUNK]
@@ -31,15 +32,11 @@ def rows(episodes: list[Episode], tokenizer: Any, space: CommandSpace) -> Iterat
         for episode, text, written in zip(part, inputs, completions, strict=True):
             positions = space.positions(episode.task, achieved(episode))
             control = space.render(episode.task, dict(positions))
-            shown = "".join(
-                f"<{a.name}={'any' if a.name not in positions else format(positions[a.name], '.2f')}>"
-                for a in space.attributes
-            )
             yield {
                 "episode_id": episode.episode_id,
                 "task": episode.task,
                 "split": episode.split,
-                "prompt": f"{decode(tokenizer, text)}<task={episode.task}>{shown}",
+                "prompt": f"{decode(tokenizer, text)}{space.shown(episode.task, dict(positions))}",
                 "completion": episode.completion,
                 "prompt_ids": space.prompt(text, control),
                 "completion_ids": [*written, tokenizer.eos_token_id],

@@ -274,7 +274,7 @@ class Student:
 
     def _unasked(self, prompt: Sequence[int], control: Sequence[int]) -> list[int]:
         """Return ``prompt`` with every attribute open and the same task."""
-        task = self.space.tasks[control[0] - self.space.base]
+        task = self.space.task_of(control)
         return self.space.prompt(prompt[: -len(control)], self.space.render(task, {}))
 
     @cached_property

@@ -5,24 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from udrl.commands import LENGTH, Attribute, CommandSpace
+from udrl.commands import LENGTH
 from udrl.data.episodes import Episode, read_episodes
 from udrl.data.run import Run
-from udrl.errors import StudentError, UsageError, suggestion
+from udrl.errors import StudentError, UsageError
 from udrl.progress import track
-from udrl.student.presets import PRESETS, Preset
+from udrl.student.beginning import Rendering, begin, preset_of
+from udrl.student.origin import REPLAY, find_origin, joined_facts, replayed
 
 EPOCHS = 3
 CALIBRATION_INPUTS = 16
 """Validation inputs a task that calibration sweeps."""
-LONGEST = 1000.0
-"""Declared upper end of the length attribute, in words (raised where training completions are longer)."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,18 @@ class TrainReport:
 def train(
     run: Path | str = "runs/default",
     *,
-    student: str = "gpt2",
+    student: str | None = None,
     init: str = "auto",
+    start_from: Path | str | None = None,
+    replay: float = REPLAY,
     steps: int | None = None,
     epochs: float = EPOCHS,
     batch_size: int | None = None,
     learning_rate: float | None = None,
     vocab_size: int | None = None,
     attributes: Sequence[str] = (),
+    commands: Rendering = "ids",
+    balance: bool = False,
     curriculum: float = 0.0,
     open_each: float = 0.1,
     open_all: float = 0.1,
@@ -65,8 +69,13 @@ def train(
 ) -> TrainReport:
     """Train a student on the run's episodes and put it into ``RUN/student``.
 
-    student: a preset (gpt2, gpt2-100m, gpt2-mini), a hub id or a local path of a causal language model.
+    student: a preset (gpt2, gpt2-100m, gpt2-mini), a hub id or a local path of a causal language model; None: gpt2.
     init: "pretrained", "random" (a GPT-2 of the preset's shape), or "auto": pretrained where there are weights.
+    start_from: the run or checkpoint of a trained student, instead of ``student``: its tokenizer, weights, rows and
+    bins are kept, and rows are added for tasks and attributes that it does not know (see `udrl.student.origin`).
+    replay: share of that run's own training episodes that are trained on again, against forgetting.
+    commands: "ids" renders commands as control ids, "text" as words (`udrl.text_commands`). balance: draw episodes
+    by bin (`udrl.student.balance`).
     steps: optimiser steps; None: as many as ``epochs`` passes take. attributes: rewards to be commanded in (none: all
     that the episodes have; length always is one). curriculum: see `LoopOptions`. calibration_inputs: validation inputs
     a task (0: no calibration). restart: forget an interrupted training instead of continuing it. save_every: steps
@@ -77,11 +86,34 @@ def train(
     new one is finished.
     """
     place = Run(run)
-    preset = _preset(student, init)
+    origin = None if start_from is None else find_origin(start_from)
+    if origin is not None and (student is not None or vocab_size is not None or init != "auto" or commands != "ids"):
+        raise UsageError(
+            f"a student that starts from {start_from} keeps its model, tokenizer and kind of command: leave student, "
+            "init, vocab-size and commands out"
+        )
+    if not 0 <= replay <= 1:
+        raise UsageError(f"replay is a share, within [0, 1], found {replay:g}")
+    preset = preset_of(student or "gpt2", init, origin)
+    student = preset.name
     with place.writing():
         episodes = read_episodes(place.episodes, splits=("train",))
         if not episodes:
             raise StudentError(f"{place.episodes} holds no training episodes that were kept: run udrl synth first")
+        facts, held = place.facts(), read_episodes(place.episodes, splits=("validation",))
+        if origin is not None:
+            facts = joined_facts(facts, origin)
+            own = len(episodes)
+            episodes += replayed(origin, episodes, share=replay, split="train", seed=seed)
+            again = len(episodes) - own
+            forgotten = [task for task in origin.space.tasks if task not in {e.task for e in episodes}]
+            if forgotten:
+                warnings.warn(
+                    f"the student may forget what it is not trained on again: {', '.join(forgotten)}; start from the "
+                    "run that it was trained in, whose episodes are then replayed",
+                    stacklevel=2,
+                )
+            held += replayed(origin, held, share=1.0, split="validation", seed=seed)
         import torch
 
         from udrl.student.examples import make_examples
@@ -100,29 +132,32 @@ def train(
             curriculum=curriculum,
             open_each=open_each,
             open_all=open_all,
+            balance=balance,
             save_every=save_every,
             seed=seed,
         )
         partial = place.path / ".student.partial"
-        mark = _fingerprint(episodes, options, student, init, vocab_size, attributes, str(dtype))
+        began = (student, init, vocab_size, attributes, commands, None if origin is None else origin.weights)
+        mark = _fingerprint(episodes, options, *began, str(dtype))
         state = partial / STATE
         if restart or not (partial / "fingerprint").exists() or (partial / "fingerprint").read_text() != mark:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-        made = _begin(
+        made = begin(
             episodes,
             preset,
             partial,
             vocab_size=vocab_size,
             attributes=attributes,
-            facts=place.facts(),
+            facts=facts,
             seed=seed,
+            rendering=commands,
+            origin=origin,
         )
         (partial / "fingerprint").write_text(mark)
         model, tokenizer, space = made[0].to(where), made[1], made[2]
         context = int(model.model.config.max_position_embeddings)
         examples = make_examples(episodes, tokenizer, space, context=context)
-        held = read_episodes(place.episodes, splits=("validation",))
         validation = make_examples(held, tokenizer, space, context=context)
 
         counted = {"tokens": 0.0, "seconds": 0.0, "loss": 0.0, "gap": 0.0, "step": 0}
@@ -156,10 +191,11 @@ def train(
         finally:
             log_file.close()
             bar.close()
-        sampling = replace(SAMPLING, max_tokens=max(map(len, examples.completions)))
+        longest = max(max(map(len, examples.completions)), 0 if origin is None else origin.max_tokens)
+        sampling = replace(SAMPLING, max_tokens=longest)
         trained = Student(model, tokenizer, name=place.path.name, sampling=sampling, dtype=dtype)
         calibrated = calibration_inputs > 0 and _calibrate(
-            trained, held, partial, count=calibration_inputs, encoder=encoder, facts=place.facts(), seed=seed
+            trained, held, partial, count=calibration_inputs, encoder=encoder, facts=facts, seed=seed
         )
         save_model(model, partial)
         last = validations[-1] if validations else None
@@ -175,29 +211,15 @@ def train(
             loss_gap=last.gap if last else None,
             calibrated=calibrated,
         )
-        facts = {**asdict(report), "folder": str(place.student), "options": asdict(options), "seed": seed}
+        done = {**asdict(report), "folder": str(place.student), "options": asdict(options), "seed": seed}
+        if origin is not None:
+            done["origin"] = {**origin.record(), "replayed": again}
         from udrl.student.card import write_card
 
-        write_card(partial, space=space, report=facts, run_facts=place.facts())
+        write_card(partial, space=space, report=done, run_facts=facts)
         _publish(partial, place.student)
-        place.record("train", **facts, precision=str(dtype), device=str(where), torch=torch.__version__)
+        place.record("train", **done, precision=str(dtype), device=str(where), torch=torch.__version__)
         return report
-
-
-def _preset(student: str, init: str) -> Preset:
-    if init not in ("auto", "pretrained", "random"):
-        raise UsageError(f"unknown init '{init}'; known: auto, pretrained, random")
-    known = PRESETS.get(student)
-    if known is None:
-        if init == "random":
-            raise UsageError(f"--init random needs a preset ({', '.join(PRESETS)}), '{student}' is none")
-        if "/" not in student and not Path(student).exists() and suggestion(student, PRESETS):
-            raise UsageError(f"unknown student '{student}'{suggestion(student, PRESETS)}; known: {', '.join(PRESETS)}, "
-                             "or a hub id or local path of a causal language model")  # fmt: skip
-        return Preset(student, student, 0, 0, 0, 0, 0, 2e-4, 32)
-    if init == "pretrained" and known.hub is None:
-        raise UsageError(f"student '{student}' has no pretrained weights: use --init random, or --student gpt2")
-    return replace(known, hub=None) if init == "random" else known
 
 
 def _fingerprint(episodes: Sequence[Episode], *parts: object) -> str:
@@ -205,105 +227,6 @@ def _fingerprint(episodes: Sequence[Episode], *parts: object) -> str:
     for episode in episodes:
         digest.update(f"{episode.episode_id}{sorted(episode.returns.items())}".encode())
     return digest.hexdigest()
-
-
-def _begin(
-    episodes: Sequence[Episode],
-    preset: Preset,
-    folder: Path,
-    *,
-    vocab_size: int | None,
-    attributes: Sequence[str],
-    facts: Mapping[str, Any],
-    seed: int,
-) -> tuple[Any, Any, CommandSpace]:
-    """Make the tokenizer, the command space and the untrained model; the first two are kept in ``folder``."""
-    import torch
-
-    from udrl.student.initialise import scratch_gpt2
-    from udrl.student.model import StudentModel
-    from udrl.student.tokenizer import load_tokenizer, train_tokenizer
-
-    if preset.hub is not None:
-        model, tokenizer = _pretrained(preset.hub)
-        base = len(model.get_input_embeddings().weight)
-    elif (folder / "tokenizer.json").exists():
-        tokenizer = load_tokenizer(folder, local_files_only=True)
-        base, model = len(tokenizer), None
-    else:
-        texts = {e.input for e in episodes} | {e.completion for e in episodes}
-        tokenizer = train_tokenizer(sorted(texts), vocab_size or preset.vocab_size)
-        base, model = len(tokenizer), None
-    if model is None:
-        model = scratch_gpt2(
-            vocab_size=base,
-            layers=preset.layers,
-            width=preset.width,
-            heads=preset.heads,
-            context=preset.context,
-            eos=tokenizer.eos_token_id,
-            seed=seed,
-        )
-    space = _space(episodes, base, attributes, facts)
-    tokenizer.save_pretrained(folder)
-    space.save(folder)
-    torch.manual_seed(seed)
-    return StudentModel(model, space), tokenizer, space
-
-
-def _pretrained(source: str) -> tuple[Any, Any]:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from udrl.student.tokenizer import load_tokenizer
-
-    try:
-        tokenizer = load_tokenizer(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise StudentError(
-            f"the weights of '{source}' cannot be loaded ({first}): check the name, accept its licence and set "
-            "HF_TOKEN if it is gated, download it where the hub is reachable and pass the folder, or train from "
-            "scratch with --init random"
-        ) from error
-    if tokenizer.eos_token_id is None:
-        raise StudentError(f"the tokenizer of '{source}' has no end token: use another model")
-    return model, tokenizer
-
-
-def _space(episodes: Sequence[Episode], base: int, wanted: Sequence[str], facts: Mapping[str, Any]) -> CommandSpace:
-    from udrl.student.examples import achieved
-
-    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for episode in episodes:
-        for name, value in achieved(episode).items():
-            if value is not None:
-                values[episode.task][name].append(value)
-    scored = sorted({name for of_task in values.values() for name in of_task} - {LENGTH})
-    for name in wanted:
-        if name not in (*scored, LENGTH):
-            raise UsageError(f"attribute '{name}' is not among the episodes' rewards{suggestion(name, scored)}; "
-                             f"known: {', '.join([*scored, LENGTH])}")  # fmt: skip
-    chosen = [n for n in (wanted or scored) if n != LENGTH]
-    ranges = {
-        r["name"]: r for r in facts.get("stages", {}).get("score", {}).get("rewards", []) if isinstance(r, Mapping)
-    }
-    made = []
-    for name in chosen:
-        every = [v for of_task in values.values() for v in of_task[name]]
-        declared = ranges.get(name, {})
-        made.append(
-            Attribute(
-                name,
-                float(declared.get("low", 0.0 if min(every) >= 0 else min(every))),
-                float(declared.get("high", 1.0 if max(every) <= 1 else max(every))),
-                str(declared.get("unit", "")),
-            )
-        )
-    longest = max(v for of_task in values.values() for v in of_task[LENGTH])
-    made.append(Attribute(LENGTH, 1.0, max(LONGEST, longest), "words"))
-    return CommandSpace.fit(base, made, values)
 
 
 def _calibrate(

@@ -1,0 +1,106 @@
+"""``udrl train --from``: the student that a training starts from, and the episodes that it was trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from udrl.commands import FILE, CommandSpace
+from udrl.data.episodes import Episode, read_episodes
+from udrl.data.hashing import hash_unit
+from udrl.data.inputs import Split
+from udrl.data.run import Run
+from udrl.errors import StudentError, UsageError
+from udrl.student.calibration import Calibration
+
+REPLAY = 0.25
+"""Share of the origin's training episodes that are trained on again, against forgetting."""
+GENTLER = 0.5
+"""The default learning rate, as a share of the preset's: what is known is to be kept."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A trained student. folder: its checkpoint; run: the run that it stands in, None for a checkpoint by itself.
+
+    name: the preset or model that it was made from; weights: a hash of them; max_tokens: the most that it ships with;
+    facts: the run's run.json, or nothing.
+    """
+
+    folder: Path
+    run: Run | None
+    name: str
+    weights: str
+    max_tokens: int
+    space: CommandSpace
+    facts: Mapping[str, Any]
+
+    def record(self) -> dict[str, Any]:
+        """Return what run.json keeps of it."""
+        return {
+            "student": str(self.folder),
+            "weights": self.weights,
+            "tasks": list(self.space.tasks),
+            "attributes": [a.name for a in self.space.attributes],
+        }
+
+
+def find_origin(source: Path | str) -> Origin:
+    """Return the student at ``source``, a run folder or a checkpoint that ``udrl train`` wrote.
+
+    Raises StudentError where there is none, or none that this version can read.
+    """
+    path = Path(source)
+    folder = path if (path / FILE).exists() else path / "student"
+    weights = folder / "model.safetensors"
+    if not folder.is_dir():
+        raise StudentError(f"there is no student at {path} to start from: name a run or a checkpoint of udrl train")
+    space = CommandSpace.load(folder)
+    if not weights.is_file():
+        raise StudentError(f"{folder} holds no model.safetensors to start from: copy the whole checkpoint")
+    run = Run(folder.parent) if folder.name == "student" and (folder.parent / "run.json").exists() else None
+    facts = run.facts() if run is not None else {"stages": {}}
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    name = facts["stages"].get("train", {}).get("student", folder.name)
+    calibration = Calibration.load(folder)
+    tokens = calibration.sampling.get("max_tokens") if calibration is not None else None
+    return Origin(folder, run, str(name), digest, tokens or 0, space, facts)
+
+
+def replayed(origin: Origin, own: Sequence[Episode], *, share: float, split: Split, seed: int) -> list[Episode]:
+    """Return a share of the origin's kept episodes of ``split`` that are not among ``own``, those of tasks it knows."""
+    if origin.run is None or not origin.run.episodes.is_dir():
+        return []
+    there = {episode.episode_id for episode in own}
+    return [
+        episode
+        for episode in read_episodes(origin.run.episodes, splits=(split,))
+        if episode.task in origin.space.tasks
+        and episode.episode_id not in there
+        and hash_unit(seed, "replay", episode.episode_id) < share
+    ]
+
+
+def joined_facts(own: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
+    """Return the facts of a run together with those of its origin's: rewards, encoder and teachers of both.
+
+    Raises UsageError where relevance was computed with different encoders: the two would not be one attribute.
+    """
+    stages, earlier = dict(own["stages"]), origin.facts["stages"]
+    scores = [facts.get("score", {}) for facts in (earlier, stages)]
+    encoders = [(score.get("encoder") or {}).get("name") for score in scores]
+    if None not in encoders and encoders[0] != encoders[1]:
+        raise UsageError(
+            f"the student in {origin.folder} learned relevance by the encoder {encoders[0]}, and this run was scored "
+            f"with {encoders[1]}: score it again with udrl score --encoder {encoders[0]}"
+        )
+    rewards = {reward["name"]: reward for score in scores for reward in score.get("rewards", ())}
+    encoder = next((score["encoder"] for score in reversed(scores) if score.get("encoder")), None)
+    stages["score"] = {**scores[1], "rewards": list(rewards.values()), "encoder": encoder}
+    synth, before = stages.get("synth", {}), earlier.get("synth", {})
+    stages["synth"] = {**synth, "teachers": {**before.get("teachers", {}), **synth.get("teachers", {})}}
+    return {**own, "stages": stages}
