@@ -27,6 +27,7 @@ COMMANDS = (
     "generate",
     "render",
     "push",
+    "report",
     "bench",
     "tasks",
     "teachers",

@@ -20,12 +20,13 @@ HUB_LICENCES = (
 PLACE = "PATH_OF_THIS_FOLDER"
 """What the card loads, until it is known where the folder is."""
 
-_SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-_OTHER_RULES = {
+OTHER_RULES = {
     "contaminated": "a benchmark suite asks the same input",
     "pii": "it, or its input, holds personal data",
 }
+"""The rules of ``udrl.data.hygiene``, as RULES of cleaning."""
 
 _HEADER = """---
 pretty_name: udrl episodes
@@ -95,7 +96,7 @@ def dataset_card(*, counts: Mapping[str, int], meter: EpisodeMeter, facts: Mappi
     """
     licence = licence_header({str(facts["licence"])} if facts.get("licence") else set())
     # datasets refuses a split without rows, so the header leaves it out.
-    splits = "".join(f"  - split: {split}\n    path: {split}.parquet\n" for split in _SPLITS if counts.get(split))
+    splits = "".join(f"  - split: {split}\n    path: {split}.parquet\n" for split in SPLITS if counts.get(split))
     total = counts.get("total", 0)
     size = next((name for most, name in _SIZES if total < most), "n>1M")
     lines = ((name, value) for name, value in facts.items())
@@ -114,13 +115,13 @@ def _counts(meter: EpisodeMeter) -> str:
     origins = meter.origins
 
     def row(name: str, task: str | None) -> tuple[object, ...]:
-        by_split = (meter.count(task=task, split=split) for split in _SPLITS)
+        by_split = (meter.count(task=task, split=split) for split in SPLITS)
         by_origin = (meter.count(task=task, origin=origin) for origin in origins)
         return name, meter.count(task=task), meter.count(task=task, kept=False), *by_split, *by_origin
 
     tasks = meter.tasks
     rows = [row(task, task) for task in tasks] + ([row("all", None)] if len(tasks) != 1 else [])
-    return _table(("task", "episodes", "of them rejected", *_SPLITS, *origins), rows)
+    return _table(("task", "episodes", "of them rejected", *SPLITS, *origins), rows)
 
 
 def _rules(counts: Mapping[str, int]) -> str:
@@ -129,7 +130,7 @@ def _rules(counts: Mapping[str, int]) -> str:
     for name, count in sorted(counts.items()):
         kind, _, rule = name.partition(":")
         if kind in ("rejected", "repaired"):
-            rows.append((f"{kind}: {rule}", count, RULES.get(rule, _OTHER_RULES.get(rule, ""))))
+            rows.append((f"{kind}: {rule}", count, RULES.get(rule, OTHER_RULES.get(rule, ""))))
         elif kind == "masked":
             rows.append((f"{kind}: {rule}", count, "personal data, replaced by its kind in brackets"))
     return f"{_table(('rule', 'episodes', 'meaning'), rows)}\n" if rows else ""

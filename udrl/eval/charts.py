@@ -23,6 +23,7 @@ ROLES = {
     "reference": "#050505",
     "baseline": "#060606",
     "zone": "#070707",
+    "good": "#080808",
 }
 """Role -> the colour that stands for it while drawing; the page defines ``--ink``, ``--muted`` and so on."""
 
@@ -105,6 +106,53 @@ def forest_chart(rows: Sequence[Estimate], *, title: str, reference: str, bound:
         axes.set_xlabel(f"relevance as a share of {reference}'s")
         _finish(figure, output)
     return _page_colours(output.getvalue(), title)
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One origin's share of a histogram: counts, one a bin; role: the colour."""
+
+    label: str
+    counts: Sequence[int]
+    role: str
+
+
+def histogram_chart(
+    edges: Sequence[float],
+    parts: Sequence[Bars],
+    *,
+    title: str,
+    name: str,
+    zone: tuple[float, float] | None = None,
+) -> str:
+    """Draw how many values fall into each bin, the parts on top of each other.
+
+    edges: of the bins, one more than counts. name: of what is counted. zone: a range that is marked.
+    """
+    with _figure(2.3, f"histogram {name} {title}", left=0.52, top=0.28) as (figure, axes, output):
+        if zone is not None:
+            axes.axvspan(*zone, color=ROLES["zone"], linewidth=0, zorder=0)
+        below = [0.0] * (len(edges) - 1)
+        for part in parts:
+            above = [low + count for low, count in zip(below, part.counts, strict=True)]
+            axes.stairs(above, edges, baseline=below, fill=True, color=ROLES[part.role], linewidth=0)
+            below = above
+        axes.set_xlim(edges[0], edges[-1])
+        axes.set_ylim(0, max(max(below), 1) * 1.08)
+        axes.grid(axis="x", visible=False)
+        axes.set_xlabel(name)
+        axes.set_ylabel("episodes")
+        axes.yaxis.set_major_locator(_whole_numbers())
+        axes.set_title(title, loc="left", fontsize=9.5, color=ROLES["ink"])
+        _finish(figure, output)
+    said = ", ".join(f"{part.label} {sum(part.counts)}" for part in parts)
+    return _page_colours(output.getvalue(), f"{title}: episodes by {name} ({said})")
+
+
+def _whole_numbers() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(nbins=5, integer=True)
 
 
 @contextmanager

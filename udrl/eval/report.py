@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from udrl import __version__
-from udrl.data.run import atomic_write
+from udrl.data.run import Run, atomic_write
 from udrl.errors import RunError
 from udrl.eval import records, scores, summary
 from udrl.eval.markup import filled, page_file, role
@@ -48,6 +48,16 @@ def report(folder: Path) -> Path:
     path = folder / FILE
     atomic_write(path, render(found, rows, about))
     return path
+
+
+def reports(run: Run | Path | str) -> list[Path]:
+    """Write the reports of all benchmarks of the run again and return their paths; raises RunError as ``report``."""
+    run = run if isinstance(run, Run) else Run(run)
+    run.check()
+    folders = sorted(path.parent for path in (run.path / "bench").glob(f"*/{summary.FILE}"))
+    if not folders:
+        raise RunError(f"{run.path} holds no benchmark: run 'udrl bench --run {run.path}', or look at --episodes")
+    return [report(folder) for folder in folders]
 
 
 def render(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> str:

@@ -1,0 +1,48 @@
+"""udrl report: pages to look at, from what a run holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from udrl.cli.common import common_options, emit
+
+if TYPE_CHECKING:
+    from udrl.eval.episodes_page import EpisodesReport
+
+
+@click.command("report", short_help="Write a page about the episodes, or the benchmarks' reports anew.")
+@click.option("--episodes", is_flag=True, help="A page to look at the episodes before training.")
+@click.option(
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where the page about episodes goes. Default: RUN/episodes.html.",
+)
+@common_options(seed=False)
+def command(*, run: Path, episodes: bool, output: Path | None, as_json: bool) -> None:
+    """Write a page about the run's episodes; without --episodes, write the reports of its benchmarks again.
+
+    The pages need no network and hold every figure and text that they show. The one about episodes says what there is
+    to train on: counts, returns and lengths by task and origin, who wrote what, examples, what was rejected and why.
+    """
+    if episodes:
+        from udrl.eval.episodes_page import episodes_report
+
+        page = episodes_report(run, output=output)
+        emit(page, as_json=as_json, text=describe(page))
+        return
+    if output is not None:
+        raise click.UsageError("--output belongs to --episodes; a benchmark's report stands beside its files")
+    from udrl.eval.report import reports
+
+    pages = reports(run)
+    emit({"reports": pages}, as_json=as_json, text="\n".join(f"report: {path}" for path in pages))
+
+
+def describe(report: EpisodesReport) -> str:
+    """Return what the page says first, for people."""
+    marks = {True: "  ", False: "! ", None: "  "}
+    return "\n".join([*(marks[check.passed] + check.sentence for check in report.checks), f"page: {report.page}"])

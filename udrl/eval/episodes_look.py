@@ -1,0 +1,168 @@
+"""What the page about episodes shows: figures of all of them, and examples drawn by a hash, so always the same ones."""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import itertools
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from udrl.data.episodes import Episode, count_episodes, iterate_episodes, reward_names
+from udrl.data.hashing import hash_int
+from udrl.data.rejected import RejectedReport, rejected
+from udrl.data.run import Run
+from udrl.data.statistics import EpisodeMeter, Values
+from udrl.errors import RunError
+from udrl.metrics import spearman_within
+from udrl.rewards.spread import Spread, SpreadMeter
+
+SEED = 0
+BINS = 5
+EXAMPLES = 3
+"""Examples of each bin of a task."""
+
+MAX_TASKS = 24
+"""Tasks with pictures and examples, the largest ones; the tables have MAX_ROWS."""
+
+MAX_ROWS = 200
+
+
+@dataclass
+class Setting:
+    """What one teacher wrote under one of its settings; sums are over kept episodes."""
+
+    written: int = 0
+    kept: int = 0
+    words: int = 0
+    scored: Counter[str] = field(default_factory=Counter)
+    returns: dict[str, float] = field(default_factory=dict)
+
+    def add(self, episode: Episode) -> None:
+        """Count one episode."""
+        self.written += 1
+        if episode.rejected_by is not None:
+            return
+        self.kept += 1
+        self.words += episode.horizon
+        for name, value in episode.returns.items():
+            if value is not None:
+                self.scored[name] += 1
+                self.returns[name] = self.returns.get(name, 0.0) + value
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Kept episodes of one task with a return (or length) in [low, high], a few of them as examples."""
+
+    low: float
+    high: float
+    count: int
+    examples: tuple[Episode, ...]
+
+
+@dataclass(frozen=True)
+class Look:
+    """All that the page shows. by: what the bins are of, a reward or None for the length."""
+
+    facts: Mapping[str, Any]
+    meter: EpisodeMeter
+    counts: Mapping[str, int]
+    spreads: Mapping[str, Spread]
+    settings: Mapping[tuple[str, str], Setting]
+    by: str | None
+    bins: Mapping[str, Sequence[Bin]]
+    rejected: RejectedReport
+
+
+def look(run: Run) -> Look:
+    """Read the run's episodes twice, once for figures, once for examples. Memory: some 20 bytes an episode.
+
+    Raises RunError where the run has no episodes.
+    """
+    run.check()
+    names = reward_names(run.episodes)
+    meter, spread = EpisodeMeter(names), SpreadMeter()
+    settings: dict[tuple[str, str], Setting] = {}
+    for episode in iterate_episodes(run.episodes, kept=False):
+        meter.add(episode)
+        spread.add(episode, episode.returns)
+        if episode.origin in ("teacher", "student"):
+            settings.setdefault((episode.teacher, _setting(episode.sampling)), Setting()).add(episode)
+    if not meter.tasks:
+        raise RunError(f"{run.episodes} holds no episodes: run 'udrl synth --run {run.path}' first")
+    by = next((name for name in sorted(names, key=lambda n: n != "relevance") if meter.scored(name)), None)
+    return Look(
+        facts=run.facts(),
+        meter=meter,
+        counts=count_episodes(run.episodes),
+        spreads=spread.spreads(),
+        settings=settings,
+        by=by,
+        bins=_bins(run, meter, by),
+        rejected=rejected(run),
+    )
+
+
+def length_correlation(meter: EpisodeMeter, task: str, name: str) -> float | None:
+    """Return the rank correlation of a return with the length over the teachers' kept episodes of ``task``.
+
+    None where fewer than two are scored.
+    """
+    lengths, returns = meter.lengths(task, ("teacher",)), meter.returns(task, name, ("teacher",))
+    if np.count_nonzero(~np.isnan(returns)) < 2:
+        return None
+    return spearman_within(lengths, returns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _setting(sampling: str) -> str:
+    """Return the name of the setting that an episode was written with."""
+    said = json.loads(sampling)
+    if "style" in said:
+        return str(said["style"])
+    return f"fidelity {said['fidelity']}" if "fidelity" in said else ""
+
+
+def _bins(run: Run, meter: EpisodeMeter, by: str | None) -> dict[str, list[Bin]]:
+    edges = {task: _edges(_values(meter, task, by)) for task in meter.tasks[:MAX_TASKS]}
+    heaps: dict[tuple[str, int], list[tuple[int, int, Episode]]] = {}
+    counts: Counter[tuple[str, int]] = Counter()
+    for number, episode in enumerate(iterate_episodes(run.episodes)):
+        value = episode.horizon if by is None else episode.returns.get(by)
+        if value is None or episode.task not in edges:
+            continue
+        place = int(np.searchsorted(edges[episode.task][1:-1], value, side="right"))
+        counts[episode.task, place] += 1
+        heap = heaps.setdefault((episode.task, place), [])
+        entry = (-hash_int(SEED, "example", episode.episode_id), number, episode)
+        if len(heap) < EXAMPLES:
+            heapq.heappush(heap, entry)
+        else:
+            heapq.heappushpop(heap, entry)
+    found: dict[str, list[Bin]] = {}
+    for task, marks in edges.items():
+        for place, (low, high) in enumerate(itertools.pairwise(marks)):
+            if drawn := heaps.get((task, place)):
+                examples = tuple(entry[2] for entry in sorted(drawn, reverse=True))
+                found.setdefault(task, []).append(Bin(low, high, counts[task, place], examples))
+    return found
+
+
+def _values(meter: EpisodeMeter, task: str, by: str | None) -> Values:
+    return meter.lengths(task) if by is None else meter.returns(task, by)
+
+
+def _edges(values: Values) -> list[float]:
+    """Return the bounds of at most BINS bins with as many values each; equal ones are merged."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return []
+    marks = [float(mark) for mark in np.quantile(known, np.linspace(0, 1, BINS + 1))]
+    inner = [mark for mark in dict.fromkeys(marks[1:-1]) if marks[0] < mark]
+    return [marks[0], *inner, marks[-1]]
