@@ -67,7 +67,7 @@ class Wording:
 
 def contains(text: str, phrase: str) -> bool:
     """Tell whether ``phrase`` stands in ``text`` as a word or phrase of its own, in whatever casing."""
-    return any(True for _ in _ends(_normal(text), _normal(phrase)))
+    return any(True for _ in _ends(_normal(text), _normal(phrase.strip())))
 
 
 def _normal(text: str) -> str:
@@ -160,8 +160,8 @@ class Writer:
         self.wording, self.vocabulary, self.limit = wording, vocabulary, limit
         self.ids: list[int] = []
         self.text = b""
-        self.banned = [_normal(phrase) for phrase in wording.ban]
-        self.required = {phrase: vocabulary.ids(phrase) for phrase in wording.require}
+        self.banned = [_normal(phrase.strip()) for phrase in wording.ban]
+        self.required = {phrase.strip(): vocabulary.ids(phrase.strip()) for phrase in wording.require}
         self.forced: deque[int] = deque()
         self.must: Literal["go on", "stop", None] = None
 
@@ -186,11 +186,11 @@ class Writer:
                 return token
             text = self.text + self.vocabulary.pieces[token]
             if self.wording.max_words is not None and count_words(_shown(text)) > self.wording.max_words:
-                return None
+                break
             if self._leads_well([token], text, look_ahead):
                 return self._take(token)
             logits[token] = float("-inf")
-        while self._state(self.text) in ("open", "offends"):  # nothing can go on with the word, so it goes
+        while self._state(self.text) in ("open", "offends"):  # a word that nothing can go on with is left out
             self.text = self.text.removesuffix(self.vocabulary.pieces[self.ids.pop()])
         return None
 
