@@ -14,9 +14,22 @@ import udrl.cli.main as cli
 from udrl.words import count_words
 
 # What the command line shows as a line on standard error would be an error under pytest's own settings.
-pytestmark = pytest.mark.filterwarnings("default:target .* is beyond what", "default:.* inputs are longer than")
+pytestmark = pytest.mark.filterwarnings(
+    "default:target .* is beyond what", "default:.* inputs are longer than", "default:.* has no room for what"
+)
 
-KEYS = {"input", "task", "completion", "command", "achieved", "finish_reason", "seed"}
+KEYS = {
+    "input",
+    "task",
+    "completion",
+    "command",
+    "achieved",
+    "finish_reason",
+    "seed",
+    "drawn",
+    "chosen",
+    "unmet",
+}
 
 
 @pytest.fixture
@@ -66,21 +79,124 @@ def test_generate_num_gives_seeds_that_repeat_each_completion(generate: Any) -> 
         assert again["completion"] == one["completion"]
 
 
-def test_generate_best_of_keeps_the_candidate_nearest_to_the_command(generate: Any) -> None:
+def test_generate_closest_of_keeps_the_candidate_nearest_to_the_command(generate: Any) -> None:
     text = "a red fox in the snow"
     _, candidates, _ = generate("--num", "6", "--length", "14", "--score", text)
-    _, (best,), _ = generate("--best-of", "6", "--length", "14", text)
+    _, (closest,), _ = generate("--closest-of", "6", "--length", "14", text)
     misses = [abs(one["achieved"]["length"] - 14) for one in candidates]
-    assert abs(best["achieved"]["length"] - 14) == min(misses)
-    assert best["completion"] in [one["completion"] for one in candidates]
-    _, (again,), _ = generate("--length", "14", "--seed", str(best["seed"]), text)
-    assert again["completion"] == best["completion"]
+    assert abs(closest["achieved"]["length"] - 14) == min(misses)
+    assert closest["drawn"] == 6
+    assert closest["completion"] == candidates[closest["chosen"]]["completion"]
+    _, (again,), _ = generate("--length", "14", "--seed", str(closest["seed"]), text)
+    assert again["completion"] == closest["completion"]
+    assert (again["drawn"], again["chosen"]) == (1, 0)
 
 
-def test_generate_best_of_without_a_target_keeps_the_most_relevant(generate: Any) -> None:
-    _, candidates, _ = generate("--num", "4", "--score", "a red fox")
-    _, (best,), _ = generate("--best-of", "4", "a red fox")
-    assert best["achieved"]["relevance"] == max(one["achieved"]["relevance"] for one in candidates)
+def test_generate_best_of_keeps_the_most_relevant(generate: Any) -> None:
+    for command in ([], ["--length", "14"]):
+        _, candidates, _ = generate("--num", "4", "--score", *command, "a red fox")
+        _, (best,), _ = generate("--best-of", "4", *command, "a red fox")
+        assert best["achieved"]["relevance"] == max(one["achieved"]["relevance"] for one in candidates)
+        assert best["completion"] == candidates[best["chosen"]]["completion"]
+
+
+def test_generate_requires_and_bans_words(generate: Any) -> None:
+    _, (plain,), _ = generate("a red fox")
+    word = next(word for word in plain["completion"].split() if word.isalpha())
+    code, answers, err = generate("--require", "lighthouse", "--ban", word.upper(), "--best-of", "2", "a red fox")
+    assert (code, err) == (0, "")
+    (one,) = answers
+    assert "lighthouse" in one["completion"]
+    assert word.lower() not in one["completion"].lower().split()
+    assert one["unmet"] == []
+
+
+def test_generate_says_what_is_required_and_not_there(generate: Any) -> None:
+    code, (one,), err = generate("--require", "lighthouse keeper", "--max-tokens", "2", "a red fox")
+    assert code == 0
+    assert one["unmet"] == ["lighthouse keeper"]
+    assert "warning: the completion for 'a red fox' has no room for what is required: lighthouse keeper" in err
+    assert err.count("\n") == 1
+
+
+def test_generate_max_words_and_no_repeat_and_guidance(generate: Any) -> None:
+    _, (plain,), _ = generate("--seed", "2", "a red fox")
+    assert count_words(plain["completion"]) > 3
+    _, (short,), _ = generate("--seed", "2", "--max-words", "3", "a red fox")
+    assert count_words(short["completion"]) == 3
+    assert plain["completion"].startswith(short["completion"])
+    assert short["finish_reason"] == "length"
+    _, (once,), _ = generate("--seed", "2", "--no-repeat", "1", "--temperature", "0", "a red fox")
+    assert len(set(once["completion"].split())) == len(once["completion"].split())
+    _, (same,), _ = generate("--seed", "2", "--guidance", "1", "a red fox")
+    assert same == plain
+    _, (free,), _ = generate("--guidance", "0", "--temperature", "0", "--length", "14", "a red fox")
+    _, (unasked,), _ = generate("--temperature", "0", "a red fox")
+    assert free["completion"] == unasked["completion"]  # nothing of the command is left at weight 0
+
+
+class _Recorder(io.StringIO):
+    """Standard output that keeps apart what is written at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.parts.append(text)
+        return super().write(text)
+
+
+def test_generate_stream_prints_words_as_they_come(
+    small_run: Path, generate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, several, _ = generate("--num", "2", "a red fox")
+    out = _Recorder()
+    monkeypatch.setattr(sys, "stdout", out)
+    command = ["generate", "--run", str(small_run), "--task", "text-to-image", "--stream", "--num", "2", "a red fox"]
+    assert cli.run(command) == 0
+    assert out.getvalue() == "".join(one["completion"] + "\n" for one in several)
+    assert len([part for part in out.parts if part.strip()]) > 4
+
+
+def test_generate_stream_that_is_interrupted_ends_with_what_was_written(
+    small_run: Path, generate: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from udrl.student.student import Student
+
+    _, (one,), _ = generate("a red fox")
+    whole = Student.stream
+
+    def broken_off(*arguments: Any, **options: Any) -> Any:
+        stream = whole(*arguments, **options)
+        yield next(stream)
+        yield next(stream)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Student, "stream", broken_off)
+    assert cli.run(["generate", "--run", str(small_run), "--task", "text-to-image", "--stream", "a red fox"]) == 130
+    out, err = capsys.readouterr()
+    assert out.endswith("\n")
+    assert out.strip()
+    assert one["completion"].startswith(out.rstrip("\n"))
+    assert "interrupted" in err
+
+
+def test_generate_guidance_needs_a_student_that_knows_the_open_command(
+    generate: Any, small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "run"
+    copy.mkdir()
+    (copy / "student").symlink_to(small_run / "student")
+    facts = json.loads((small_run / "run.json").read_text(encoding="utf-8"))
+    facts["stages"]["train"]["options"]["open_all"] = 0.0
+    (copy / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+    common = ["--task", "text-to-image", "--guidance", "2", "a red fox"]
+    for place in (copy, copy / "student"):
+        assert cli.run(["generate", "--run", str(place), *common]) == 2
+        err = capsys.readouterr().err
+        assert "was trained without command dropout (open_all 0)" in err
+        assert err.count("\n") == 1
 
 
 def test_generate_reads_standard_input_line_by_line(generate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,6 +284,18 @@ def test_generate_warns_of_unreachable_targets_on_stderr_only(generate: Any) -> 
         (["--target", "length=5", "--target", "length=6", "x"], 2, "'length' is given twice"),
         (["--length", "0", "x"], 2, "0 is not in the range x>=1"),
         (["--top-p", "0", "x"], 2, "0.0 is not in the range 0<x<=1"),
+        (["--best-of", "0", "x"], 2, "0 is not in the range x>=1"),
+        (["--closest-of", "0", "x"], 2, "0 is not in the range x>=1"),
+        (["--closest-of", "2", "x"], 2, "closest-of needs a command that can be measured"),
+        (["--closest-of", "2", "--best-of", "2", "--length", "5", "x"], 2, "take one"),
+        (["--stream", "--best-of", "2", "x"], 2, "--stream prints words before the rest is known"),
+        (["--stream", "x"], 2, "leave --best-of, --closest-of, --score and --json out"),
+        (["--require", "fine art", "--ban", "Art", "x"], 2, "'fine art' is required and 'Art' is banned"),
+        (["--ban", "...", "x"], 2, "'...' has no letter or digit"),
+        (["--max-words", "1", "--require", "two words", "x"], 2, "at most 1 words leave no room"),
+        (["--guidance", "-1", "x"], 2, "-1.0 is not in the range x>=0"),
+        (["--guidance", "nan", "x"], 2, "guidance >= 0, got 5 and nan"),
+        (["--no-repeat", "-1", "x"], 2, "-1 is not in the range x>=0"),
         (["--input-file", "f.txt", "x"], 2, "both TEXT and --input-file are given"),
         (["--input-file", "nowhere.txt"], 1, "there is no file nowhere.txt"),
         (["--device", "cuda:9", "x"], 1, "device 'cuda:9' cannot be used"),
