@@ -10,7 +10,7 @@ import transformers
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-ROOM = 512
+ROOM = 1024
 ENGINE: dict[str, Any] = {
     "dtype": "float32",
     "max_model_len": ROOM,
