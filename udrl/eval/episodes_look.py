@@ -126,7 +126,11 @@ def _setting(sampling: str) -> str:
     said = json.loads(sampling)
     if "style" in said:
         return str(said["style"])
-    return f"fidelity {said['fidelity']}" if "fidelity" in said else ""
+    if "fidelity" not in said:
+        return ""
+    # The built-in teacher's is drawn anew for each completion: fifths of it are its settings.
+    fifth = int(5 * said["fidelity"])
+    return "fidelity 1" if fifth == 5 else f"fidelity {fifth / 5:.1f} to {(fifth + 1) / 5:.1f}"
 
 
 def _bins(run: Run, meter: EpisodeMeter, by: str | None) -> dict[str, list[Bin]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -87,7 +88,7 @@ def lengths_section(found: Look) -> str:
 def writers_section(found: Look) -> str:
     """Return what each teacher wrote under each of its settings."""
     names = [name for name in found.meter.reward_names if found.meter.scored(name)]
-    ranked = sorted(found.settings.items(), key=lambda item: (item[0][0], -item[1].written, item[0][1]))
+    ranked = sorted(found.settings.items(), key=operator.itemgetter(0))
     rows = []
     for (teacher, setting), part in ranked[:MAX_ROWS]:
         means = (number(part.returns[name] / part.scored[name] if part.scored[name] else None) for name in names)
@@ -287,12 +288,12 @@ def _rejected(example: RejectedExample) -> str:
 
 def _box(given: str, lines: Iterable[tuple[str, str]], facts: str) -> str:
     """An input with texts below it; the names of ``lines`` are HTML already."""
-    answers = "".join(
-        f'<div class="answer"><div>{name}</div><div class="said" dir="auto">{escape(_clipped(text))}</div></div>'
+    answers = [
+        f'<div class="answer"><div>{name}</div><div><div class="said" dir="auto">{escape(_clipped(text))}</div>'
         for name, text in lines
-    )
-    about = f'<div class="answer"><div></div><div class="scores">{escape(facts)}</div></div>'
-    return f'<article class="example"><h3 dir="auto">{escape(_clipped(given))}</h3>{answers}{about}</article>'
+    ]
+    body = "</div></div>".join(answers) + f'<div class="scores">{escape(facts)}</div></div></div>'
+    return f'<article class="example"><h3 dir="auto">{escape(_clipped(given))}</h3>{body}</article>'
 
 
 def _clipped(text: str) -> str:

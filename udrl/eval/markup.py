@@ -63,7 +63,7 @@ def percent(value: float | None) -> str:
 
 def number(value: float | None, digits: int = 2) -> str:
     """A figure with thousands set apart."""
-    return ABSENT if value is None else f"{value:,.{digits}f}"
+    return ABSENT if value is None else f"{round(value, digits) + 0.0:,.{digits}f}"  # + 0.0: no "-0.00"
 
 
 def below(text: str) -> str:
