@@ -113,6 +113,8 @@ class RayTeacher:
         if not settings["gpus_per_worker"]:
             engine = {"distributed_executor_backend": "mp", "enable_chunked_prefill": False, **engine}
             placed["placement_group_config"] = {"bundles": [{"CPU": 1}]}
+        if "log_engine_metrics" in vLLMEngineProcessorConfig.model_fields:
+            placed["log_engine_metrics"] = False  # vLLM's metrics for Ray need Ray Serve, which ray[data] is without
         config = vLLMEngineProcessorConfig(
             model_source=self.model,
             engine_kwargs=engine,
