@@ -64,7 +64,7 @@ def begin(
     """Make the tokenizer, the command space and the untrained model; the first two are kept in ``folder``.
 
     attributes: rewards to be commanded in (none: all that the episodes have). facts: what the run knows of them.
-    With an origin, its tokenizer, weights, bins and rendering are kept.
+    With an origin, its tokenizer, weights, bins and rendering are kept, and ``attributes`` says which are added.
     """
     import torch
 
@@ -148,7 +148,8 @@ def _space(
         if name not in (*scored, LENGTH):
             raise UsageError(f"attribute '{name}' is not among the episodes' rewards{suggestion(name, scored)}; "
                              f"known: {', '.join([*scored, LENGTH])}")  # fmt: skip
-    chosen = [n for n in (wanted or scored) if n != LENGTH]
+    known = () if origin is None else tuple(a.name for a in origin.space.attributes if a.name in scored)
+    chosen = [n for n in dict.fromkeys([*known, *(wanted or scored)]) if n != LENGTH]
     ranges = {
         r["name"]: r for r in facts.get("stages", {}).get("score", {}).get("rewards", []) if isinstance(r, Mapping)
     }
