@@ -191,7 +191,7 @@ def test_synth_killed_ten_times_on_the_real_engine_writes_every_key_once(tmp_pat
         while not engines or len(lines(run)) < moment:
             assert process.poll() is None, process.communicate()[1].decode()
             engines = engines or engines_of(process.pid)
-            time.sleep(0.02)
+            time.sleep(0.05)
         process.kill()
         process.communicate()
         assert all(gone(pid) for pid in engines), "the engine ends with its parent"
