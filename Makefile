@@ -4,7 +4,8 @@
 #   make test      all tests but those that need the demo or a vLLM engine    make check   linters, types, CLI docs
 #   make test-demo the demo at full size against what it must reach
 #   make test-vllm   tests of the vllm and ray backends, on vLLM for CPUs in an environment of its own (3 GB)
-#   make bench     everything in benchmarks/           make docs    regenerate docs/cli.md
+#   make bench     everything else in benchmarks/      make docs    regenerate docs/cli.md
+#   make bench-vllm  the vllm backend beside vLLM itself, in the environment of test-vllm
 #
 #   PYTHON=python3.12   which Python makes the virtual environment        (default: python3)
 #   VENV=.venv          where it is made (VENV_VLLM=.venv-vllm: that of test-vllm)
@@ -22,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 PYTEST_ARGS ?=
 WORKERS ?= 2
 
-.PHONY: demo test test-vllm test-demo check bench docs setup clean
+.PHONY: demo test test-vllm test-demo check bench bench-vllm docs setup clean
 
 demo: setup
 	$(BIN)/udrl demo
@@ -44,7 +45,7 @@ docs: setup
 	$(BIN)/python docs/generate_cli.py
 
 bench: setup
-	@set -e; for script in $(wildcard benchmarks/*.py); do echo "== $$script"; $(BIN)/python "$$script"; done
+	@set -e; for script in $(filter-out benchmarks/synth.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script"; done
 
 setup: $(STAMP)
 
@@ -65,6 +66,9 @@ PIP_VLLM := $(VENV_VLLM)/bin/python -m pip --disable-pip-version-check install -
 
 test-vllm: $(VENV_VLLM)/.udrl-ready
 	$(VENV_VLLM)/bin/python -m pytest -x -q --durations=25 -p no:cacheprovider $(PYTEST_ARGS) tests/vllm
+
+bench-vllm: $(VENV_VLLM)/.udrl-ready
+	$(VENV_VLLM)/bin/python benchmarks/synth.py
 
 $(VENV_VLLM)/.udrl-ready: constraints-vllm.txt setup.cfg
 	$(PYTHON) -m venv $(VENV_VLLM)
