@@ -416,10 +416,11 @@ def test_generation_names_what_is_unmet(small_student: Student) -> None:
 
 
 def test_stream_yields_the_completion_in_whole_words(small_student: Student) -> None:
+    sampling = replace(small_student.sampling, max_tokens=32)
     for text, command in zip(INPUTS, COMMANDS, strict=True):
-        for wording in (None, Wording(require=("lighthouse",), ban=("a",))):
-            (expected,) = small_student.generate([text], [command], seeds=[3], wording=wording)
-            stream = small_student.stream(text, command, seed=3, wording=wording)
+        for wording in (None, Wording(require=("lighthouse",), ban=("the",))):
+            (expected,) = small_student.generate([text], [command], seeds=[3], sampling=sampling, wording=wording)
+            stream = small_student.stream(text, command, seed=3, sampling=sampling, wording=wording)
             parts = [next(stream)]
             assert not torch.is_inference_mode_enabled()
             parts += list(stream)

@@ -2,7 +2,8 @@
 
 tokenizer, packing, gpt2, model   the network and what it reads
 examples, loop, training          how it learns
-decoding, student, calibration    how it writes, and what its commands achieve
+decoding, guidance, wording       how it writes: the loop, commands taken further, required and banned words
+student, streaming, calibration   what it writes, whole or as it comes, and what its commands achieve
 """
 
 from __future__ import annotations
