@@ -1,0 +1,164 @@
+"""``udrl train --from`` and ``--commands text``, end to end: trained, calibrated, asked, benchmarked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+
+import udrl
+import udrl.cli.main as cli
+from udrl.commands import LENGTH, Command, CommandSpace
+from udrl.data.episodes import read_episodes
+from udrl.errors import StudentError, UsageError
+from udrl.rewards.scoring import score
+from udrl.student.examples import make_examples
+from udrl.student.loop import validate
+from udrl.student.origin import find_origin
+from udrl.student.student import Student
+from udrl.student.training import train
+from udrl.teacher.synthesis import synth
+from udrl.words import count_words
+
+OLD, NEW = ("search-query", "text-to-image"), "text-to-video"
+SMALL = {"batch_size": 16, "device": "cpu", "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two tasks and its student, which obeys length."""
+    run = tmp_path_factory.mktemp("from") / "two"
+    synth(run, tasks=OLD, num_inputs=70, samples=3, seed=1, rewards=("novelty",))  # quicker than relevance
+    train(run, student="gpt2-mini", steps=70, vocab_size=500, calibration_inputs=0, **SMALL)  # type: ignore[arg-type]
+    return run
+
+
+@pytest.fixture(scope="module")
+def after(before: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a third task alone, whose student was started from the other."""
+    run = tmp_path_factory.mktemp("from") / "third"
+    synth(run, tasks=(NEW,), num_inputs=50, samples=3, seed=2, score=False)
+    score(run, rewards=("novelty",), reward_fields=("fidelity=0:1",))
+    train(run, start_from=before, steps=40, calibration_inputs=1, **SMALL)  # type: ignore[arg-type]
+    return run
+
+
+def old_loss(student: Student, run: Path) -> tuple[float, float]:
+    """The loss on the validation episodes of the old tasks, and its gap to shuffled commands."""
+    held = read_episodes(run / "episodes", splits=("validation",))
+    examples = make_examples(held, student.tokenizer, student.space, context=student.context)
+    found = validate(student.model, examples, 0, dtype=student.dtype, seed=0)
+    return found.loss, found.gap
+
+
+def mean_words(student: Student, task: str, level: float) -> float:
+    """The mean length of completions under a commanded quantile of length."""
+    texts = ["a red fox in the snow", "an old harbour at dawn", "a paper lantern festival", "a glass tower"] * 3
+    target = student.space.quantile(task, LENGTH, level)
+    written = student.generate(texts, [Command(task, {LENGTH: target})] * len(texts), calibrated=False)
+    return sum(count_words(one.completion) for one in written) / len(texts)
+
+
+def test_from_keeps_what_is_known_and_adds_what_is_new(before: Path, after: Path) -> None:
+    old, new = CommandSpace.load(before / "student"), CommandSpace.load(after / "student")
+    assert new.tasks == (*old.tasks, NEW)
+    assert [a.name for a in new.attributes] == ["novelty", LENGTH, "fidelity"]
+    for task in old.tasks:
+        for name, scale in old.scales[task].items():
+            assert new.scales[task][name] == scale, "bins are never refitted"
+    one, other = (json.loads((run / "student" / "tokenizer.json").read_text())["model"] for run in (before, after))
+    assert one == other
+    facts = json.loads((after / "run.json").read_text())["stages"]["train"]
+    assert facts["student"] == "gpt2-mini"
+    assert facts["origin"]["tasks"] == list(OLD)
+    assert facts["origin"]["weights"] == find_origin(before).weights
+    assert 0.15 < facts["origin"]["replayed"] / len(read_episodes(before / "episodes")) < 0.35
+    card = (after / "student" / "README.md").read_text()
+    assert f"Started from**: the student {before / 'student'}" in card
+    assert not (after / ".student.partial").exists()
+
+
+def test_from_obeys_in_the_old_tasks_as_in_the_new(before: Path, after: Path) -> None:
+    old, new = udrl.load(before, device="cpu"), udrl.load(after, device="cpu")
+    (was, gap), (loss, now) = old_loss(old, before), old_loss(new, before)
+    assert loss < was + 0.15, "replay keeps what was known"
+    assert now > 0.5 * gap > 0, "and obeyed"
+    for task in ("text-to-image", NEW):
+        assert mean_words(new, task, 0.95) > 1.2 * mean_words(new, task, 0.05)
+    assert new.calibration is not None
+    assert set(new.calibration.curves) == {*OLD, NEW}, "weights have changed: old tasks are measured again"
+
+
+def test_from_without_replay_warns_of_what_may_be_forgotten(before: Path, after: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(after, run)
+    alone = tmp_path / "checkpoint"
+    shutil.copytree(before / "student", alone)
+    with pytest.warns(UserWarning, match="may forget what it is not trained on again: search-query, text-to-image"):
+        report = train(run, start_from=alone, steps=2, calibration_inputs=0, **SMALL)  # type: ignore[arg-type]
+    assert report.episodes == len(read_episodes(run / "episodes"))
+
+
+def test_from_wrong_usage_is_one_sentence(before: Path, after: Path, tmp_path: Path) -> None:
+    for options in ({"student": "gpt2-mini"}, {"vocab_size": 600}, {"commands": "text"}, {"init": "random"}):
+        with pytest.raises(UsageError, match="keeps its model, tokenizer and kind of command"):
+            train(after, start_from=before, steps=1, **options)  # type: ignore[arg-type]
+    with pytest.raises(StudentError, match="there is no student at"):
+        train(after, start_from=tmp_path, steps=1)
+    (tmp_path / "student").mkdir()
+    with pytest.raises(StudentError, match="not a student of udrl"):
+        train(after, start_from=tmp_path, steps=1)
+    assert cli.run(["train", "--run", str(after), "--from", str(before), "--commands", "text"]) == 2
+    for name in ("one", "another"):
+        shutil.copytree(before, tmp_path / name)
+        facts = json.loads((tmp_path / name / "run.json").read_text())
+        facts["stages"]["score"]["encoder"] = {"name": f"{name}-encoder"}
+        (tmp_path / name / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(UsageError, match=r"scored with another-encoder: .* --encoder one-encoder"):
+        train(tmp_path / "another", start_from=tmp_path / "one", steps=1)
+
+
+# -- commands as text ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def spoken(before: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first run again, with a student that is commanded in words, drawn by bin."""
+    run = tmp_path_factory.mktemp("text") / "run"
+    shutil.copytree(before, run)
+    train(
+        run, student="gpt2-mini", commands="text", balance=True, steps=70, vocab_size=500, calibration_inputs=1,
+        **SMALL,  # type: ignore[arg-type]
+    )  # fmt: skip
+    return run
+
+
+def test_text_commands_are_obeyed_and_calibrated(spoken: Path) -> None:
+    student = udrl.load(spoken, device="cpu")
+    assert student.space.text is not None
+    assert mean_words(student, "text-to-image", 0.95) > 1.2 * mean_words(student, "text-to-image", 0.05)
+    assert student.calibration is not None
+    assert set(student.calibration.curves) == set(OLD)
+    assert "| search-query novelty=5 length=5 =>" in (spoken / "student" / "README.md").read_text()
+
+
+def test_text_commands_through_generate_guidance_render_and_bench(
+    spoken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--run", str(spoken), "--device", "cpu"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        code = cli.run(["generate", *common, "--task", "text-to-image", "--length", "12", "--guidance", "1.5",
+                        "--json", "a red fox"])  # fmt: skip
+    assert code == 0
+    assert json.loads(capsys.readouterr()[0])["command"] == {LENGTH: 12.0}
+    rows = tmp_path / "rows.jsonl"
+    assert cli.run(["render", "--run", str(spoken), "--output", str(rows)]) == 0
+    first = json.loads(rows.read_text().splitlines()[0])
+    assert first["prompt"].endswith(" =>")
+    assert f" | {first['task']} novelty=" in first["prompt"]
+    student = udrl.load(spoken, device="cpu")
+    assert student.tokenizer.encode(" " + first["prompt"], add_special_tokens=False) == first["prompt_ids"]
