@@ -8,9 +8,11 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +160,36 @@ def test_vllm_model_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
     missing = cards.teacher(card_file(tmp_path, Path("nobody/no-such-model")))
     with pytest.raises(TeacherError, match=r"nobody/no-such-model cannot be loaded.*set HF_TOKEN.*give their folder"):
         list(missing.generate([ask("a", "sea")]))
+
+
+class _GatedHub(BaseHTTPRequestHandler):
+    """A hub that answers as huggingface.co does for weights whose licence was not accepted."""
+
+    def do_GET(self) -> None:
+        self.send_response(403)
+        self.send_header("X-Error-Code", "GatedRepo")
+        self.send_header("X-Error-Message", "Access to this model is restricted")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET  # noqa: N815 - the name is http.server's
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_vllm_gated_weights_say_what_to_accept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = ThreadingHTTPServer(("127.0.0.1", 0), _GatedHub)
+    threading.Thread(target=hub.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{hub.server_address[1]}")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    gated = cards.teacher(card_file(tmp_path, Path("nobody/gated-model")))
+    try:
+        with pytest.raises(TeacherError, match=r"gated: accept the licence at .*nobody/gated-model, set HF_TOKEN"):
+            list(gated.generate([ask("a", "sea")]))
+    finally:
+        hub.shutdown()
+        hub.server_close()
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
