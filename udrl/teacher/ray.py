@@ -92,8 +92,11 @@ class RayTeacher:
 
         if self._begun or ray.is_initialized():
             return
+        address = self._settings["address"] or os.environ.get("RAY_ADDRESS")
+        # Ray only counts CPUs: where engines take all of them, the steps before them wait for ever.
+        room = {} if address else {"num_cpus": max(os.cpu_count() or 1, 2 * int(self._settings["workers"]) + 4)}
         try:
-            ray.init(address=self._settings["address"], log_to_driver=False, logging_level="WARNING")
+            ray.init(address=address or "local", log_to_driver=False, logging_level="WARNING", **room)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise TeacherError(
                 f"teacher '{self.name}': no Ray cluster can be reached ({error}): start one with 'ray start --head', "
