@@ -41,7 +41,7 @@ class Congestion:
     def wanted(self) -> int:
         """How many requests should be under way: those that run, those that rest before another try (but never so
         many that memory grows with a storm), and a few that are ready when places get free."""
-        return self.room + max(1, self.limit // 8)
+        return self.room + max(1, self.limit // 16)
 
     @property
     def room(self) -> int:
