@@ -79,6 +79,79 @@ if TYPE_CHECKING:
     show_default=True,
     help="Share of the steps that begin with high returns alone: helps small students from scratch to learn copying.",
 )
+@click.option(
+    "--open-each",
+    metavar="X",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="Command dropout: how often an attribute is left open in training.",
+)
+@click.option(
+    "--open-all",
+    metavar="X",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="How often the whole command is.",
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(["cosine", "linear", "constant"]),
+    default="cosine",
+    show_default=True,
+    help="How the learning rate falls to a tenth after the warmup.",
+)
+@click.option(
+    "--warmup", metavar="X", type=click.FloatRange(0, 1), default=0.03, show_default=True, help="Share of the steps."
+)
+@click.option("--weight-decay", metavar="X", type=click.FloatRange(min=0), default=0.05, show_default=True)
+@click.option(
+    "--clip",
+    metavar="X",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Longest gradient.",
+)
+@click.option(
+    "--micro-batch",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Episodes computed at once: less memory, the same student. Default: the whole batch.",
+)
+@click.option("--gradient-checkpointing", is_flag=True, help="Less memory for a third more time.")
+@click.option(
+    "--validate-every",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    help="Steps between validations.",
+)
+@click.option(
+    "--signs-inputs",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=4,
+    show_default=True,
+    help="Validation inputs a task on which obedience is watched, in at most 5 % of the time; 0: not at all.",
+)
+@click.option(
+    "--keep",
+    type=click.Choice(["last", "best"]),
+    default="last",
+    show_default=True,
+    help="The weights of the last step, or of the lowest validation loss.",
+)
+@click.option(
+    "--patience",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    help="End after N validations without a lower loss. Default: never.",
+)
+@click.option("--track", "tracker", type=click.Choice(["trackio", "wandb"]), help="Send the figures there too.")
 @click.option("--encoder", metavar="NAME|PATH", help="Of the rewards that calibration measures. Default: the run's.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
@@ -101,6 +174,19 @@ def command(
     commands: Literal["ids", "text"],
     balance: bool,
     curriculum: float,
+    open_each: float,
+    open_all: float,
+    schedule: Literal["cosine", "linear", "constant"],
+    warmup: float,
+    weight_decay: float,
+    clip: float,
+    micro_batch: int | None,
+    gradient_checkpointing: bool,
+    validate_every: int,
+    signs_inputs: int,
+    keep: Literal["last", "best"],
+    patience: int,
+    tracker: Literal["trackio", "wandb"] | None,
     encoder: str | None,
     device: str,
     precision: str,
@@ -134,6 +220,19 @@ def command(
             commands=commands,
             balance=balance,
             curriculum=curriculum,
+            open_each=open_each,
+            open_all=open_all,
+            schedule=schedule,
+            warmup=warmup,
+            weight_decay=weight_decay,
+            clip=clip,
+            micro_batch=micro_batch,
+            gradient_checkpointing=gradient_checkpointing,
+            validate_every=validate_every,
+            signs_inputs=signs_inputs,
+            keep=keep,
+            patience=patience,
+            tracker=tracker,
             encoder=encoder,
             seed=seed,
             device=device,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from udrl.student.packing import Batch, padded, select
 
@@ -29,14 +30,26 @@ def packed_logits(model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.
     hidden = _dropout(hidden, config.embd_pdrop, model.training)
     last = len(transformer.h) - 1
     for index, block in enumerate(transformer.h):
-        mixed = _attend(block.attn, _norm(block.ln_1, hidden), batch, config.n_head, dtype, model.training)
-        if index == last:
-            mixed, hidden = select(mixed, batch.predict), select(hidden, batch.predict)
-        hidden = hidden + _dropout(_linear(block.attn.c_proj, mixed, dtype), config.resid_pdrop, model.training)
-        inner = F.gelu(_linear(block.mlp.c_fc, _norm(block.ln_2, hidden), dtype), approximate="tanh")
-        hidden = hidden + _dropout(_linear(block.mlp.c_proj, inner, dtype), config.resid_pdrop, model.training)
+        places = batch.predict if index == last else None
+        arguments = (block, hidden, batch, config, dtype, model.training, places)
+        if model.training and transformer.gradient_checkpointing:
+            hidden = checkpoint(_block, *arguments, use_reentrant=False)
+        else:
+            hidden = _block(*arguments)
     head: Tensor = model.lm_head.weight[:text_size].to(dtype).T
     return (_norm(transformer.ln_f, hidden).to(dtype) @ head).float()
+
+
+def _block(
+    block: Any, hidden: Tensor, batch: Batch, config: Any, dtype: torch.dtype, training: bool, places: Tensor | None
+) -> Tensor:
+    """Run one block; with ``places``, its second half at those only."""
+    mixed = _attend(block.attn, _norm(block.ln_1, hidden), batch, config.n_head, dtype, training)
+    if places is not None:
+        mixed, hidden = select(mixed, places), select(hidden, places)
+    hidden = hidden + _dropout(_linear(block.attn.c_proj, mixed, dtype), config.resid_pdrop, training)
+    inner = F.gelu(_linear(block.mlp.c_fc, _norm(block.ln_2, hidden), dtype), approximate="tanh")
+    return hidden + _dropout(_linear(block.mlp.c_proj, inner, dtype), config.resid_pdrop, training)
 
 
 def _attend(attn: Any, x: Tensor, batch: Batch, heads: int, dtype: torch.dtype, training: bool) -> Tensor:

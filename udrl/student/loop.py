@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,13 +18,17 @@ import numpy as np
 import torch
 
 from udrl.commands import CommandSpace
-from udrl.errors import StudentError
+from udrl.errors import StudentError, UsageError
 from udrl.student.balance import balanced_order
 from udrl.student.examples import Examples, batch_of, draw_open, training_order
 from udrl.student.model import StudentModel
 from udrl.student.packing import Indices
 
 STATE = "training_state.pt"
+BEST = "best.pt"
+"""Beside the state: the weights of the lowest validation loss so far, where they are asked for."""
+SIGNS_SHARE = 0.05
+"""Most of the training's time that the signs of obedience may take."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,10 @@ class LoopOptions:
     task_temperature: tasks are drawn in proportion to size ** (1 / temperature).
     curriculum: share of the steps, at the beginning, that see only episodes in the upper half of the first attribute.
     balance: draw episodes by bin after that, see `udrl.student.balance`.
+    checkpointing: compute the blocks again in the backward pass instead of keeping what they computed.
     save_every, validate_every: in steps.
+    keep: the weights that stay, of the last step or of the lowest validation loss.
+    patience: end after so many validations in a row without a lower loss than before them (0: never).
     """
 
     steps: int
@@ -53,8 +61,11 @@ class LoopOptions:
     task_temperature: float = 2.0
     curriculum: float = 0.0
     balance: bool = False
+    checkpointing: bool = False
     save_every: int = 200
     validate_every: int = 200
+    keep: Literal["last", "best"] = "last"
+    patience: int = 0
     seed: int = 0
 
 
@@ -75,6 +86,8 @@ class Validation:
 
 
 Log = Callable[[int, Mapping[str, float]], None]
+Signs = Callable[[], Mapping[str, float]]
+"""Measures the student as it is, see `udrl.student.signs`. Must leave torch's random state alone."""
 
 
 def rate(step: int, options: LoopOptions) -> float:
@@ -89,8 +102,9 @@ def rate(step: int, options: LoopOptions) -> float:
 
 def make_optimizer(student: StudentModel, options: LoopOptions) -> torch.optim.AdamW:
     """AdamW; weight decay on the blocks' matrices only."""
-    decay = [p for n, p in student.named_parameters() if p.ndim == 2 and _decays(n)]
-    plain = [p for n, p in student.named_parameters() if not (p.ndim == 2 and _decays(n))]
+    trained = [(n, p) for n, p in student.named_parameters() if p.requires_grad]
+    decay = [p for n, p in trained if p.ndim == 2 and _decays(n)]
+    plain = [p for n, p in trained if not (p.ndim == 2 and _decays(n))]
     groups = [{"params": decay, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.95), fused=True)
 
@@ -109,12 +123,22 @@ def run_loop(
     state_file: Path | None = None,
     fingerprint: str = "",
     log: Log | None = None,
+    signs: Signs | None = None,
 ) -> list[Validation]:
     """Train ``student`` in place and return its validations.
 
     state_file: where the state is saved every ``save_every`` steps, and continued from when it holds one of the same
-    ``fingerprint``. log: called after every step with figures. Raises StudentError where the loss is not finite.
+    ``fingerprint``; the best weights stand beside it. log: called after every step with figures. signs: called after a
+    validation, as often as `SIGNS_SHARE` of the time allows. Raises StudentError where the loss is not finite or the
+    memory does not suffice, UsageError where the best weights are asked for and nothing can tell which those are.
     """
+    if validation is not None and not len(validation):
+        validation = None
+    if (options.keep == "best" or options.patience) and (validation is None or state_file is None):
+        raise UsageError(
+            "the best step and patience need validation episodes, and there are none: synthesize more inputs "
+            "(udrl synth --num-inputs), or keep the last step's weights"
+        )
     device = student.rows.weight.device
     optimizer = make_optimizer(student, options)
     order = _order(examples, student.space, options)
@@ -127,43 +151,143 @@ def run_loop(
             optimizer.load_state_dict(saved["optimizer"])
             first = saved["step"]
             validations = [Validation(*v) for v in saved["validations"]]
+    best = state_file.with_name(BEST) if state_file is not None and options.keep == "best" else None
+    spent = Spending()
     parameters = [p for p in student.parameters() if p.requires_grad]
+    if options.checkpointing:
+        student.model.gradient_checkpointing_enable()
     student.train()
     for step in range(first, options.steps):
+        if out_of_patience(validations, options.patience):
+            break
         started = time.perf_counter()
         torch.manual_seed(options.seed * 1_000_003 + step)  # dropout, where the model has any
         chosen = order[step * options.batch_size : (step + 1) * options.batch_size]
-        rng = np.random.default_rng([options.seed, step])
-        opened = draw_open((len(chosen), len(student.space.attributes)), options.open_each, options.open_all, rng)
-        tokens, total, value = 0, int(sum(len(examples.completions[i]) for i in chosen)), 0.0
-        for part in range(0, len(chosen), options.micro_batch):
-            rows = slice(part, part + options.micro_batch)
-            batch = batch_of(examples, chosen[rows].tolist(), student.space, opened=opened[rows]).to(device)
-            loss = student.losses(batch, dtype=dtype).sum() / total
-            loss.backward()  # type: ignore[no-untyped-call]
-            value += loss.item()
-            tokens += len(batch.ids)
-        if not math.isfinite(value):
-            raise StudentError(
-                f"the training loss is {value} at step {step}: lower the learning rate (now {options.learning_rate:g})"
-            )
-        norm = torch.nn.utils.clip_grad_norm_(parameters, options.clip)
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step, options)
-        optimizer.step()
-        optimizer.zero_grad()
+        with memory(step, options, examples, chosen):
+            value, tokens = _gradients(student, examples, chosen, step, options, dtype)
+            if not math.isfinite(value):
+                raise StudentError(
+                    f"the training loss is {value} at step {step}: lower the learning rate "
+                    f"(now {options.learning_rate:g})"
+                )
+            norm = torch.nn.utils.clip_grad_norm_(parameters, options.clip)
+            for group in optimizer.param_groups:
+                group["lr"] = rate(step, options)
+            optimizer.step()
+            optimizer.zero_grad()
+        spent.step(time.perf_counter() - started)
         if log is not None:
             log(step, {"loss": value, "gradient_norm": float(norm), "learning_rate": rate(step, options),
                        "tokens": tokens, "seconds": time.perf_counter() - started})  # fmt: skip
         last = step + 1 == options.steps
-        if validation is not None and len(validation) and ((step + 1) % options.validate_every == 0 or last):
-            validations.append(validate(student, validation, step + 1, dtype=dtype, seed=options.seed))
+        if validation is not None and ((step + 1) % options.validate_every == 0 or last):
+            chunk = min(64, 2 * options.micro_batch)  # without gradients, twice as much fits
+            found = validate(student, validation, step + 1, dtype=dtype, seed=options.seed, chunk=chunk)
+            validations.append(found)
+            figures = {"validation_loss": found.loss, "loss_gap": found.gap}
+            if signs is not None and spent.allows():
+                begun = time.perf_counter()
+                student.eval()
+                figures |= signs()
+                student.train()
+                spent.signs(time.perf_counter() - begun)
+                figures["signs_seconds"] = spent.last
             if log is not None:
-                log(step, {"validation_loss": validations[-1].loss, "loss_gap": validations[-1].gap})
+                log(step, figures)
+            if best is not None and found.loss < _best_loss(best, fingerprint):
+                weights = {"fingerprint": fingerprint, "step": found.step, "loss": found.loss}
+                _save(best, {**weights, "student": student.state_dict()})
         if state_file is not None and ((step + 1) % options.save_every == 0 or last):
             _save_state(state_file, student, optimizer, step + 1, validations, fingerprint)
+    if options.checkpointing:
+        student.model.gradient_checkpointing_disable()
+    if best is not None:
+        student.load_state_dict(torch.load(best, map_location=device, weights_only=True)["student"])
     student.eval()
     return validations
+
+
+def _gradients(
+    student: StudentModel, examples: Examples, chosen: Indices, step: int, options: LoopOptions, dtype: torch.dtype
+) -> tuple[float, int]:
+    """Add up the gradients of one batch, part by part; return its loss in nats a token, and its number of tokens."""
+    device = student.rows.weight.device
+    rng = np.random.default_rng([options.seed, step])
+    opened = draw_open((len(chosen), len(student.space.attributes)), options.open_each, options.open_all, rng)
+    tokens, total, value = 0, int(sum(len(examples.completions[i]) for i in chosen)), 0.0
+    for part in range(0, len(chosen), options.micro_batch):
+        rows = slice(part, part + options.micro_batch)
+        batch = batch_of(examples, chosen[rows].tolist(), student.space, opened=opened[rows]).to(device)
+        loss = student.losses(batch, dtype=dtype).sum() / total
+        loss.backward()  # type: ignore[no-untyped-call]
+        value += loss.item()
+        tokens += len(batch.ids)
+    return value, tokens
+
+
+@contextmanager
+def memory(step: int, options: LoopOptions, examples: Examples, chosen: Indices) -> Iterator[None]:
+    """Turn running out of memory into one sentence that names the setting to lower."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+            raise
+        longest = max(len(examples.inputs[i]) + len(examples.completions[i]) for i in chosen)
+        at_once = min(options.micro_batch, options.batch_size)
+        advice = (
+            f"lower --micro-batch (now {at_once}; the student stays the same)"
+            if at_once > 1
+            else "train a smaller student or on shorter texts"
+            if options.checkpointing
+            else "turn on --gradient-checkpointing"
+        )
+        raise StudentError(
+            f"out of memory at step {step}, with {at_once} sequences of up to {longest} tokens at once: {advice}"
+        ) from error
+
+
+@dataclass
+class Spending:
+    """Seconds that went into training and into the signs, so that the signs stay a small share."""
+
+    trained: float = 0.0
+    measured: float = 0.0
+    last: float = 0.0
+    steps: int = 0
+
+    def step(self, seconds: float) -> None:
+        """Count one training step."""
+        self.trained, self.steps = self.trained + seconds, self.steps + 1
+
+    def signs(self, seconds: float) -> None:
+        """Count one measurement of the signs."""
+        self.measured, self.last = self.measured + seconds, seconds
+
+    def allows(self) -> bool:
+        """Say whether another measurement fits in; the first is taken to cost as much as ten steps."""
+        cost = self.last or 10 * self.trained / self.steps
+        return self.measured + cost <= SIGNS_SHARE * self.trained
+
+
+def out_of_patience(validations: Sequence[Validation], patience: int) -> bool:
+    """Say whether the last ``patience`` validations are all no better than the best before them (0: never)."""
+    if not 0 < patience < len(validations):
+        return False
+    losses = [v.loss for v in validations]
+    return min(losses[-patience:]) >= min(losses[:-patience])
+
+
+def best_of(validations: Sequence[Validation]) -> Validation:
+    """Return the validation of the lowest loss, the earliest where several are equal."""
+    return min(validations, key=lambda v: v.loss)
+
+
+def _best_loss(file: Path, fingerprint: str) -> float:
+    if not file.exists():
+        return math.inf
+    saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    return float(saved["loss"]) if saved["fingerprint"] == fingerprint else math.inf
 
 
 def _order(examples: Examples, space: CommandSpace, options: LoopOptions) -> Indices:
@@ -189,7 +313,14 @@ def _order(examples: Examples, space: CommandSpace, options: LoopOptions) -> Ind
 
 @torch.no_grad()
 def validate(
-    student: StudentModel, examples: Examples, step: int, *, dtype: torch.dtype, seed: int, limit: int = 256
+    student: StudentModel,
+    examples: Examples,
+    step: int,
+    *,
+    dtype: torch.dtype,
+    seed: int,
+    limit: int = 256,
+    chunk: int = 64,
 ) -> Validation:
     """Measure the loss on up to ``limit`` episodes with their own commands and with those of another of their task."""
     was_training = student.training
@@ -205,8 +336,8 @@ def validate(
     sums = []
     for source in (examples, other):
         losses = [
-            student.losses(batch_of(source, indices[k : k + 64], student.space).to(device), dtype=dtype)
-            for k in range(0, len(indices), 64)
+            student.losses(batch_of(source, indices[k : k + chunk], student.space).to(device), dtype=dtype)
+            for k in range(0, len(indices), chunk)
         ]
         sums.append(torch.cat(losses).mean().item())
     student.train(was_training)
@@ -221,9 +352,8 @@ def _save_state(
     validations: list[Validation],
     fingerprint: str,
 ) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    torch.save(
+    _save(
+        file,
         {
             "fingerprint": fingerprint,
             "step": step,
@@ -231,6 +361,12 @@ def _save_state(
             "optimizer": optimizer.state_dict(),
             "validations": [(v.step, v.loss, v.shuffled) for v in validations],
         },
-        partial,
     )
+
+
+def _save(file: Path, content: Mapping[str, Any]) -> None:
+    """Write ``content`` so that whoever is interrupted leaves the file as it was."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    torch.save(dict(content), partial)
     partial.replace(file)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from udrl.commands import LENGTH
 from udrl.data.episodes import Episode, read_episodes
@@ -18,11 +17,15 @@ from udrl.data.run import Run
 from udrl.errors import StudentError, UsageError
 from udrl.progress import track
 from udrl.student.beginning import Rendering, begin, preset_of
+from udrl.student.monitor import Monitor, Tracker
 from udrl.student.origin import REPLAY, find_origin, joined_facts, replayed
 
 EPOCHS = 3
 CALIBRATION_INPUTS = 16
 """Validation inputs a task that calibration sweeps."""
+SIGNS_INPUTS = 4
+"""Validation inputs a task that the signs of obedience are measured on."""
+Schedule = Literal["cosine", "linear", "constant"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,10 @@ class TrainReport:
     validation_loss: float | None
     loss_gap: float | None
     calibrated: bool
+    kept_step: int
+    """The step whose weights the student has."""
+    signs: Mapping[str, float]
+    """The last signs of obedience (`udrl.student.signs`); empty where the training was too short for them."""
 
 
 def train(
@@ -66,6 +73,17 @@ def train(
     precision: str = "auto",
     restart: bool = False,
     save_every: int = 100,
+    micro_batch: int | None = None,
+    schedule: Schedule = "cosine",
+    warmup: float = 0.03,
+    weight_decay: float = 0.05,
+    clip: float = 1.0,
+    gradient_checkpointing: bool = False,
+    validate_every: int = 200,
+    signs_inputs: int = SIGNS_INPUTS,
+    keep: Literal["last", "best"] = "last",
+    patience: int = 0,
+    tracker: Tracker | None = None,
 ) -> TrainReport:
     """Train a student on the run's episodes and put it into ``RUN/student``.
 
@@ -80,6 +98,10 @@ def train(
     that the episodes have; length always is one). curriculum: see `LoopOptions`. calibration_inputs: validation inputs
     a task (0: no calibration). restart: forget an interrupted training instead of continuing it. save_every: steps
     between the states that an interrupted training continues from.
+
+    micro_batch, schedule, warmup, weight_decay, clip, open_each, open_all, gradient_checkpointing, validate_every,
+    keep, patience: see `LoopOptions`; micro_batch None is the whole batch. signs_inputs: validation inputs a task
+    whose signs of obedience are watched (0: none). tracker: send the figures there too.
 
     An interrupted call is continued by the next one with the same arguments, to bit-identical weights on a CPU.
     Raises StudentError or UsageError for what cannot be trained; the student of an earlier training stays until the
@@ -117,8 +139,9 @@ def train(
         import torch
 
         from udrl.student.examples import make_examples
-        from udrl.student.loop import STATE, LoopOptions, run_loop
+        from udrl.student.loop import STATE, LoopOptions, best_of, run_loop
         from udrl.student.model import save_model
+        from udrl.student.signs import signs_of
         from udrl.student.student import SAMPLING, Student, pick_device, pick_dtype
 
         where = pick_device(device)
@@ -127,13 +150,21 @@ def train(
         options = LoopOptions(
             steps=steps or max(1, round(epochs * len(episodes) / batch)),
             batch_size=batch,
-            micro_batch=batch,
+            micro_batch=min(micro_batch or batch, batch),
             learning_rate=learning_rate or preset.learning_rate,
+            warmup=warmup,
+            schedule=schedule,
+            weight_decay=weight_decay,
+            clip=clip,
             curriculum=curriculum,
             open_each=open_each,
             open_all=open_all,
             balance=balance,
+            checkpointing=gradient_checkpointing,
             save_every=save_every,
+            validate_every=validate_every,
+            keep=keep,
+            patience=patience,
             seed=seed,
         )
         partial = place.path / ".student.partial"
@@ -160,23 +191,11 @@ def train(
         examples = make_examples(episodes, tokenizer, space, context=context)
         validation = make_examples(held, tokenizer, space, context=context)
 
-        counted = {"tokens": 0.0, "seconds": 0.0, "loss": 0.0, "gap": 0.0, "step": 0}
-        log_file = (partial / "training.jsonl").open("a", encoding="utf-8")
-        bar = track(f"train {student}", total=options.steps, unit="steps")
-
-        def log(step: int, figures: Mapping[str, float]) -> None:
-            log_file.write(json.dumps({"step": step + 1, **figures}) + "\n")
-            if "loss" not in figures:
-                counted["gap"] = figures["loss_gap"]
-                return
-            bar.update(step + 1 - counted["step"])
-            counted["step"] = step + 1
-            counted["tokens"] += figures["tokens"]
-            counted["seconds"] += figures["seconds"]
-            counted["loss"] = 0.95 * counted["loss"] + 0.05 * figures["loss"] if counted["loss"] else figures["loss"]
-            speed = counted["tokens"] / counted["seconds"]
-            bar.set_postfix_str(f"loss {counted['loss']:.2f}, command gap {counted['gap']:.2f}, {speed:,.0f} tokens/s")
-
+        longest = max(max(map(len, examples.completions)), 0 if origin is None else origin.max_tokens)
+        sampling = replace(SAMPLING, max_tokens=longest)
+        trained = Student(model, tokenizer, name=place.path.name, sampling=sampling, dtype=dtype)
+        watched = _inputs(held, signs_inputs)
+        monitor = Monitor(partial, name=student, steps=options.steps, tracker=tracker, config=asdict(options))
         try:
             validations = run_loop(
                 model,
@@ -186,30 +205,33 @@ def train(
                 validation=validation,
                 state_file=state,
                 fingerprint=mark,
-                log=log,
+                log=monitor.log,
+                signs=signs_of(trained, watched, lambda: _rewards(trained, encoder, facts), seed=seed)
+                if any(watched.values())
+                else None,
             )
         finally:
-            log_file.close()
-            bar.close()
-        longest = max(max(map(len, examples.completions)), 0 if origin is None else origin.max_tokens)
-        sampling = replace(SAMPLING, max_tokens=longest)
-        trained = Student(model, tokenizer, name=place.path.name, sampling=sampling, dtype=dtype)
+            monitor.close()
         calibrated = calibration_inputs > 0 and _calibrate(
             trained, held, partial, count=calibration_inputs, encoder=encoder, facts=facts, seed=seed
         )
         save_model(model, partial)
         last = validations[-1] if validations else None
+        if last and keep == "best":
+            last = best_of(validations)
         report = TrainReport(
             student=student,
             folder=place.student,
             parameters=model.parameter_count,
             episodes=len(episodes),
-            steps=options.steps,
-            seconds=round(counted["seconds"], 1),
-            tokens_per_second=round(counted["tokens"] / max(counted["seconds"], 1e-9), 1),
+            steps=validations[-1].step if validations else options.steps,
+            seconds=round(monitor.seconds, 1),
+            tokens_per_second=round(monitor.tokens / max(monitor.seconds, 1e-9), 1),
             validation_loss=last.loss if last else None,
             loss_gap=last.gap if last else None,
             calibrated=calibrated,
+            kept_step=last.step if last else options.steps,
+            signs=monitor.signs,
         )
         done = {**asdict(report), "folder": str(place.student), "options": asdict(options), "seed": seed}
         if origin is not None:
@@ -243,21 +265,12 @@ def _calibrate(
 
     Rewards and their encoder are those that the run was scored with, unless ``encoder`` names another.
     """
-    from udrl.rewards import computable
     from udrl.student.measure import calibrate
 
-    inputs: dict[str, dict[str, None]] = defaultdict(dict)
-    for episode in held:
-        inputs[episode.task][episode.input] = None
-    chosen = {task: list(texts)[:count] for task, texts in inputs.items()}
+    chosen = _inputs(held, count)
     if not any(chosen.values()):
         return False
-    scored = facts["stages"].get("score", {})
-    rewards = computable(
-        [a for a in student.attributes if a != LENGTH],
-        encoder=encoder or (scored.get("encoder") or {}).get("name"),
-        sources={reward["name"]: reward["source"] for reward in scored.get("rewards", [])},
-    )
+    rewards = _rewards(student, encoder, facts)
     cells = sum(len(texts) * student.space.bins * (1 + 4 * len(rewards)) for texts in chosen.values())
     bar = track("calibrate", total=cells, unit="completions")
     calibration = calibrate(student, chosen, rewards, seed=seed, progress=bar.update)
@@ -266,9 +279,28 @@ def _calibrate(
     return True
 
 
+def _inputs(held: Sequence[Episode], count: int) -> dict[str, list[str]]:
+    """Return the first ``count`` different inputs of each task."""
+    inputs: dict[str, dict[str, None]] = defaultdict(dict)
+    for episode in held:
+        inputs[episode.task][episode.input] = None
+    return {task: list(texts)[:count] for task, texts in inputs.items()}
+
+
+def _rewards(student: Any, encoder: str | None, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    from udrl.rewards import computable
+
+    scored = facts["stages"].get("score", {})
+    return computable(
+        [a for a in student.attributes if a != LENGTH],
+        encoder=encoder or (scored.get("encoder") or {}).get("name"),
+        sources={reward["name"]: reward["source"] for reward in scored.get("rewards", [])},
+    )
+
+
 def _publish(partial: Path, folder: Path) -> None:
     """Put the finished student in place of an earlier one."""
-    for name in ("fingerprint", "training_state.pt"):
+    for name in ("fingerprint", "training_state.pt", "best.pt"):
         (partial / name).unlink(missing_ok=True)
     old = folder.with_name(".student.old")
     shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,225 @@
+"""The training loop: what it must not change, when it ends, what it keeps, and what it says."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from udrl.commands import Attribute, CommandSpace
+from udrl.errors import MissingDependency, StudentError, UsageError
+from udrl.student import loop
+from udrl.student.examples import Examples
+from udrl.student.initialise import scratch_gpt2
+from udrl.student.loop import BEST, STATE, LoopOptions, Validation, best_of, out_of_patience, rate, run_loop
+from udrl.student.model import StudentModel
+from udrl.student.monitor import EVENTS, Monitor
+
+BASE = 80
+
+
+def space() -> CommandSpace:
+    rng = np.random.default_rng(0)
+    values = {"t": {"relevance": rng.random(600).tolist(), "length": rng.integers(3, 40, 600).tolist()}}
+    return CommandSpace.fit(BASE, (Attribute("relevance", 0, 1), Attribute("length", 1, 1000, "words")), values)
+
+
+def new_student(dropout: float = 0.0) -> StudentModel:
+    model = scratch_gpt2(vocab_size=BASE, layers=2, width=24, heads=2, context=64, eos=0, seed=1, copying=False)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
+    model.config.embd_pdrop = model.config.resid_pdrop = dropout
+    torch.manual_seed(0)
+    return StudentModel(model, space())
+
+
+def examples(count: int, seed: int = 0) -> Examples:
+    rng = np.random.default_rng(seed)
+    return Examples(
+        ("t",) * count,
+        [rng.integers(1, BASE, rng.integers(1, 15)).tolist() for _ in range(count)],
+        [[*rng.integers(1, BASE, rng.integers(1, 20)).tolist(), 0] for _ in range(count)],
+        [{"relevance": float(rng.uniform(0, 9)), "length": float(rng.uniform(0, 9))} for _ in range(count)],
+    )
+
+
+def options(**changed: Any) -> LoopOptions:
+    return LoopOptions(**{"steps": 6, "batch_size": 7, "micro_batch": 7, "validate_every": 2, "seed": 3, **changed})
+
+
+def fit(made: LoopOptions, *, dropout: float = 0.0, **more: Any) -> tuple[dict[str, torch.Tensor], list[Validation]]:
+    student = new_student(dropout)
+    found = run_loop(student, examples(40), made, dtype=torch.float32, **{"validation": examples(20, seed=1), **more})
+    return {n: t.clone() for n, t in student.state_dict().items()}, found
+
+
+def equal(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("changed", [{"micro_batch": 3}, {"checkpointing": True}], ids=["micro batch", "checkpointing"])
+def test_loop_saving_memory_gives_the_gradients_of_the_whole_batch(changed: dict[str, Any]) -> None:
+    gradients = []
+    for made in (options(), options(**changed)):
+        student = new_student()
+        student.train()
+        if made.checkpointing:
+            student.model.gradient_checkpointing_enable()
+        loop._gradients(student, examples(40), np.arange(7), 0, made, torch.float32)
+        gradients.append({n: p.grad for n, p in student.named_parameters() if p.grad is not None})
+    whole, parts = gradients
+    assert whole.keys() == parts.keys()
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name], atol=1e-6, rtol=1e-4)
+
+
+def test_loop_checkpointing_computes_blocks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from udrl.student import gpt2
+
+    calls = []
+    inner = gpt2._block
+    monkeypatch.setattr(gpt2, "_block", lambda *a: calls.append(1) or inner(*a))
+    fit(options(steps=1), validation=None)
+    plain = len(calls)
+    fit(options(steps=1, checkpointing=True), validation=None)
+    assert (plain, len(calls)) == (2, 6)  # two blocks forward; the second time twice
+
+
+@pytest.mark.parametrize("stop", range(6))
+def test_loop_resumed_at_any_step_is_bit_identical(stop: int, tmp_path: Path) -> None:
+    made = options(save_every=1, keep="best")
+
+    def interrupt(step: int, figures: Mapping[str, float]) -> None:
+        if step == stop:
+            raise KeyboardInterrupt
+
+    whole, validations = fit(made, dropout=0.2, state_file=tmp_path / "a" / STATE)
+    with pytest.raises(KeyboardInterrupt):
+        fit(made, dropout=0.2, state_file=tmp_path / "b" / STATE, log=interrupt)
+    resumed, again = fit(made, dropout=0.2, state_file=tmp_path / "b" / STATE)
+    assert equal(whole, resumed)
+    assert validations == again
+
+
+def test_loop_signs_leave_the_training_alone() -> None:
+    def signs() -> Mapping[str, float]:
+        calls.append(1)
+        return {"stop_rate": 0.5}
+
+    calls: list[int] = []
+    said: list[Mapping[str, float]] = []
+    made = options(steps=30, validate_every=15)
+    plain, _ = fit(made, dropout=0.2)
+    watched, _ = fit(made, dropout=0.2, signs=signs, log=lambda _, figures: said.append(figures))
+    assert calls  # a sign that costs nothing fits in
+    assert equal(plain, watched)
+    assert any("stop_rate" in figures and "validation_loss" in figures for figures in said)
+
+
+def test_loop_signs_stay_a_small_share_of_the_time() -> None:
+    spent = loop.Spending()
+    measured = 0
+    for step in range(1, 2001):
+        spent.step(0.1)
+        if step % 20 == 0 and spent.allows():
+            spent.signs(1.5)
+            measured += 1
+    assert measured >= 4
+    assert spent.measured <= 0.05 * spent.trained
+
+
+def test_loop_keeps_the_best_weights_where_asked(tmp_path: Path) -> None:
+    made = options(steps=40, learning_rate=0.05, validate_every=4)  # fast enough to get worse on other episodes
+    last, validations = fit(made)
+    assert best_of(validations).step < 40
+    kept, again = fit(options(steps=40, learning_rate=0.05, validate_every=4, keep="best"), state_file=tmp_path / STATE)
+    assert validations == again
+    assert not equal(last, kept)
+    saved = torch.load(tmp_path / BEST, weights_only=True)
+    assert saved["step"] == best_of(validations).step
+    assert equal(kept, saved["student"])
+
+
+def test_loop_ends_when_patience_is_over(tmp_path: Path) -> None:
+    made = options(steps=40, learning_rate=0.05, validate_every=2, patience=3)
+    _, validations = fit(made, state_file=tmp_path / STATE)
+    assert validations[-1].step < 40
+    assert best_of(validations) == validations[-4]
+
+
+def test_loop_patience_counts_validations_without_a_lower_loss() -> None:
+    def of(*losses: float) -> list[Validation]:
+        return [Validation(i, loss, loss) for i, loss in enumerate(losses)]
+
+    assert not out_of_patience(of(3, 4, 5), 0)
+    assert not out_of_patience(of(3, 4), 2)
+    assert out_of_patience(of(3, 4, 3), 2)
+    assert not out_of_patience(of(3, 4, 2.9), 2)
+    assert not out_of_patience(of(5, 4, 4.5, 3, 3.5), 2)
+
+
+def test_loop_without_validation_cannot_choose() -> None:
+    for changed in ({"keep": "best"}, {"patience": 2}):
+        with pytest.raises(UsageError, match="need validation episodes"):
+            fit(options(**changed), validation=examples(0))
+
+
+def test_loop_out_of_memory_names_the_setting_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StudentModel, "losses", lambda *_, **__: torch.empty(2**60))  # torch's own failure
+    with pytest.raises(StudentError, match=r"out of memory at step 0, with 3 sequences .* lower --micro-batch \(now 3"):
+        fit(options(micro_batch=3))
+    with pytest.raises(StudentError, match="turn on --gradient-checkpointing"):
+        fit(options(micro_batch=1))
+    with pytest.raises(StudentError, match="smaller student"):
+        fit(options(micro_batch=1, checkpointing=True))
+
+
+def test_loop_other_failures_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StudentModel, "losses", lambda *_, **__: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        fit(options())
+
+
+def test_loop_schedules() -> None:
+    for schedule, middle, end in (("cosine", 0.55, 0.1), ("linear", 0.55, 0.1), ("constant", 1.0, 1.0)):
+        made = LoopOptions(steps=1000, learning_rate=1.0, warmup=0.1, schedule=schedule)  # type: ignore[arg-type]
+        assert rate(49, made) == pytest.approx(0.5)
+        assert rate(99, made) == pytest.approx(1.0)
+        assert rate(550, made) == pytest.approx(middle, abs=0.01)
+        assert rate(999, made) == pytest.approx(end, abs=0.01)
+
+
+def test_monitor_writes_lines_events_and_a_readable_line(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monitor = Monitor(tmp_path, name="gpt2-mini", steps=2)
+    step = {"loss": 2.0, "gradient_norm": 1.0, "learning_rate": 0.1, "tokens": 100, "seconds": 0.5}
+    signs = {"spearman_length": 0.9, "stop_rate": 1.0, "diversity": 0.8, "completions": 8.0, "signs_seconds": 0.1}
+    monitor.log(0, step)
+    monitor.log(0, {"validation_loss": 2.5, "loss_gap": 0.25, **signs})
+    assert monitor.line() == (
+        "loss 2.00, validation 2.50 (+0.25 if commands lie), obeys length 0.90, ends 100%, diversity 0.80, 200 tokens/s"
+    )
+    assert monitor.signs == signs
+    monitor.close()
+    lines = [json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 1]
+    events = EventAccumulator(str(tmp_path / EVENTS))
+    events.Reload()
+    assert events.Scalars("train/loss")[0].value == 2.0
+    assert events.Scalars("validation/spearman_length")[0].value == pytest.approx(0.9)
+
+
+def test_monitor_tracker_that_is_not_installed_names_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(MissingDependency, match="pip install trackio"):
+        Monitor(tmp_path, name="a", steps=1, tracker="trackio")

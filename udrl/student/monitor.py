@@ -1,0 +1,106 @@
+"""Where the figures of a training go: training.jsonl, TensorBoard event files, a tracker if asked for, one line."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from udrl.errors import MissingDependency, is_installed
+from udrl.progress import track
+
+EVENTS = "tensorboard"
+"""Folder of the event files, beside training.jsonl in the student's folder."""
+
+Tracker = Literal["trackio", "wandb"]
+
+
+class Monitor:
+    """Takes the training loop's figures (`log` is its callback). Close it, also after a failure."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        steps: int,
+        tracker: Tracker | None = None,
+        project: str = "udrl",
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Open the files in ``folder``. tracker: also send everything there, with ``config``, as run ``name``.
+
+        Raises MissingDependency where the tracker is not installed.
+        """
+        self._tracker: Any = None
+        if tracker is not None:
+            if not is_installed(tracker):
+                raise MissingDependency(f"tracking with {tracker} needs its package: pip install {tracker}")
+            self._tracker = importlib.import_module(tracker)
+            self._tracker.init(project=project, name=name, config=dict(config or {}))
+        self._folder = folder
+        self._file = (folder / "training.jsonl").open("a", encoding="utf-8")
+        self._events: Any = None
+        self._bar = track(f"train {name}", total=steps, unit="steps")
+        self._step = 0
+        self._loss = 0.0
+        self._latest: dict[str, float] = {}
+        self.tokens = 0.0
+        self.seconds = 0.0
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """Take the figures of the 0-based ``step``: those of a step hold "loss", those of a validation do not."""
+        self._file.write(json.dumps({"step": step + 1, **figures}) + "\n")
+        self._send(step + 1, figures)
+        if "loss" not in figures:
+            self._latest |= figures
+            return
+        self._bar.update(step + 1 - self._step)
+        self._step = step + 1
+        self.tokens += figures["tokens"]
+        self.seconds += figures["seconds"]
+        self._loss = 0.95 * self._loss + 0.05 * figures["loss"] if self._loss else figures["loss"]
+        self._bar.set_postfix_str(self.line())
+
+    def line(self) -> str:
+        """Return where the training stands, for people."""
+        latest = self._latest
+        parts = [f"loss {self._loss:.2f}"]
+        if "validation_loss" in latest:
+            parts.append(f"validation {latest['validation_loss']:.2f} (+{latest['loss_gap']:.2f} if commands lie)")
+        obeyed = [f"{n.removeprefix('spearman_')} {v:.2f}" for n, v in latest.items() if n.startswith("spearman_")]
+        if obeyed:
+            parts.append(f"obeys {', '.join(obeyed)}")
+            parts.append(f"ends {latest['stop_rate']:.0%}, diversity {latest['diversity']:.2f}")
+        parts.append(f"{self.tokens / max(self.seconds, 1e-9):,.0f} tokens/s")
+        return ", ".join(parts)
+
+    @property
+    def signs(self) -> dict[str, float]:
+        """The latest signs of obedience; empty where none were measured."""
+        names = ("stop_rate", "diversity", "completions", "signs_seconds")
+        return {n: v for n, v in self._latest.items() if n in names or n.startswith("spearman_")}
+
+    def close(self) -> None:
+        """Write out what is held back and end the line."""
+        self._file.close()
+        self._bar.close()
+        if self._events is not None:
+            self._events.close()
+        if self._tracker is not None:
+            self._tracker.finish()
+
+    def _send(self, step: int, figures: Mapping[str, float]) -> None:
+        if self._events is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # what an interrupted call wrote from this step on is done again
+            self._events = SummaryWriter(str(self._folder / EVENTS), purge_step=step)
+        kind = "train" if "loss" in figures else "validation"
+        named = {f"{kind}/{name}": value for name, value in figures.items()}
+        for name, value in named.items():
+            self._events.add_scalar(name, value, step)
+        if self._tracker is not None:
+            self._tracker.log(named, step=step)
