@@ -37,6 +37,18 @@ lose is the part of it that was not yet given back. gpus_per_worker: whether an 
 """
 
 
+NEUTRAL: Mapping[str, float] = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+"""vLLM's own defaults. Rows of a table have the same columns: a setting that only some requests have would be null."""
+
+
 class RayTeacher:
     """The model of ``card`` on a Ray cluster, begun at the first request."""
 
@@ -138,6 +150,7 @@ class RayTeacher:
 
             order = json.loads(row["order"])
             ids, stop_ids, stop_texts = prompt(tokenizer or model, revision, order["messages"], template, stop)
+            order["sampling"] = {**NEUTRAL, **order["sampling"]}
             order["sampling"] |= {"stop": stop_texts, "stop_token_ids": stop_ids}
             return {"key": row["key"], "prompt": "", "tokenized_prompt": ids, "sampling_params": order["sampling"]}
 

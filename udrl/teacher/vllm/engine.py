@@ -7,6 +7,7 @@ error. It ends when standard input does, which is also what happens when its par
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import queue
@@ -37,6 +38,8 @@ def main() -> None:
     except Exception as error:
         _send(replies, {"fatal": _cause(error)})
         raise
+    gc.collect()
+    gc.freeze()  # what loading leaves behind stays; looking through it again and again takes time from writing
     _send(replies, {"ready": engine.described()})
     engine.serve(inbox, replies)
 
