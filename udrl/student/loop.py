@@ -155,7 +155,7 @@ def run_loop(
     spent = Spending()
     parameters = [p for p in student.parameters() if p.requires_grad]
     if options.checkpointing:
-        student.model.gradient_checkpointing_enable()
+        switch_checkpointing(student.model, "enable")
     student.train()
     for step in range(first, options.steps):
         if out_of_patience(validations, options.patience):
@@ -200,11 +200,17 @@ def run_loop(
         if state_file is not None and ((step + 1) % options.save_every == 0 or last):
             _save_state(state_file, student, optimizer, step + 1, validations, fingerprint)
     if options.checkpointing:
-        student.model.gradient_checkpointing_disable()
+        switch_checkpointing(student.model, "disable")
     if best is not None:
         student.load_state_dict(torch.load(best, map_location=device, weights_only=True)["student"])
     student.eval()
     return validations
+
+
+def switch_checkpointing(model: Any, to: Literal["enable", "disable"]) -> None:
+    """Call transformers' switch, which had another name in its first releases that are supported."""
+    newer = getattr(model, f"activation_checkpointing_{to}", None)
+    (newer or getattr(model, f"gradient_checkpointing_{to}"))()
 
 
 def _gradients(
