@@ -202,8 +202,9 @@ def command(
     from udrl.rewards import gameable
     from udrl.student.training import train
 
-    for line in gameable(Run(run).facts()["stages"].get("score", {})):
-        click.echo(line, err=True)
+    if run.is_dir():
+        for line in gameable(Run(run).facts()["stages"].get("score", {})):
+            click.echo(line, err=True)
     with only_results_on_stdout():
         report = train(
             run,
