@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from udrl import metrics
+from udrl import bootstrap, metrics
 
 WORDS = st.lists(st.sampled_from("abcde"), max_size=30)
 
@@ -139,7 +139,7 @@ def test_intervals_do_not_depend_on_the_order_of_rows() -> None:
 def test_intervals_are_the_same_where_weights_are_too_many_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(5).random(200)
     kept = metrics.mean_interval(values, resamples=9000)
-    monkeypatch.setattr(metrics, "_CACHED_WEIGHTS", 0)
+    monkeypatch.setattr(bootstrap, "_CACHED_WEIGHTS", 0)
     assert metrics.mean_interval(values, resamples=9000) == kept
 
 

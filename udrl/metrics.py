@@ -1,26 +1,18 @@
 """The figures that the benchmark and the training signs report: pure functions over texts and numbers.
 
-Words are those of udrl.words, lower-cased, without punctuation. Intervals are bootstrap intervals that draw
-whole clusters (inputs) with replacement, because completions of one input are not independent.
+Words are those of udrl.words, lower-cased, without punctuation. Intervals are those of `udrl.bootstrap`, one at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
+from udrl.bootstrap import RESAMPLES, Floats, Intervals, mean_intervals, ratio_intervals
 from udrl.words import folded_words
-
-Floats = npt.NDArray[np.float64]
-
-RESAMPLES = 10_000
-LEVEL = 0.95
-_CACHED_WEIGHTS = 100_000_000  # one byte each
-_CHUNK_WEIGHTS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -102,8 +94,8 @@ def mean_interval(
     clusters: one label for each value (None: each is its own). Raises ValueError where there are no values,
     or one is NaN.
     """
-    sums, counts = _by_cluster(clusters, values, np.ones_like(np.asarray(values, dtype=np.float64)))
-    return _interval(sums, counts, resamples, seed)
+    (column,) = _column(values, clusters=clusters)
+    return _only(mean_intervals(column, clusters, resamples=resamples, seed=seed))
 
 
 def ratio_interval(
@@ -119,8 +111,10 @@ def ratio_interval(
     The mean of ``b`` must be well away from 0, in the resamples too. Raises as ``mean_interval`` does, and
     where the mean of ``b`` is 0.
     """
-    sums_a, sums_b = _by_cluster(clusters, a, b)
-    return _interval(sums_a, sums_b, resamples, seed)
+    top, bottom = _column(a, b, clusters=clusters)
+    if bottom.sum() == 0:
+        raise ValueError("the mean that is divided by is 0")
+    return _only(ratio_intervals(top, bottom, clusters, resamples=resamples, seed=seed))
 
 
 def win_rate_interval(
@@ -164,60 +158,19 @@ def _ranks(values: Floats) -> Floats:
     return ranks[place]
 
 
-def _by_cluster(clusters: npt.ArrayLike | None, *columns: npt.ArrayLike) -> tuple[Floats, ...]:
-    """Return each column summed by cluster, in the order of the sorted labels."""
-    arrays = [np.asarray(column, dtype=np.float64) for column in columns]
+def _column(*values: npt.ArrayLike, clusters: npt.ArrayLike | None) -> list[Floats]:
+    """Return each as a column (n, 1), checked: of one length, at least one value, no NaN."""
+    arrays = [np.asarray(value, dtype=np.float64) for value in values]
     n = len(arrays[0])
-    labels = np.arange(n) if clusters is None else np.asarray(clusters)
-    if any(array.shape != (n,) for array in arrays) or labels.shape != (n,):
-        shapes = ", ".join(str(array.shape) for array in (*arrays, labels))
-        raise ValueError(f"values and clusters must be of one length, got the shapes {shapes}")
+    shapes = [array.shape for array in arrays] + ([] if clusters is None else [np.asarray(clusters).shape])
+    if any(shape != (n,) for shape in shapes):
+        raise ValueError(f"values and clusters must be of one length, got the shapes {', '.join(map(str, shapes))}")
     if n == 0:
         raise ValueError("an interval needs at least one value, got none")
     if any(np.isnan(array).any() for array in arrays):
         raise ValueError("an interval needs known values, got NaN: leave unscored items out")
-    _, place = np.unique(labels, return_inverse=True)
-    return tuple(np.bincount(place, weights=array).astype(np.float64) for array in arrays)
+    return [array[:, None] for array in arrays]
 
 
-def _interval(top: Floats, bottom: Floats, resamples: int, seed: int) -> Interval:
-    """Return sum(top) / sum(bottom) with its bootstrap interval over clusters.
-
-    Only deviations from the ratio are resampled, so that equal columns give an interval of no width.
-    """
-    if bottom.sum() == 0:
-        raise ValueError("the mean that is divided by is 0")
-    ratio = float(top.sum() / bottom.sum())
-    columns = np.stack([top - ratio * bottom, bottom], axis=1).astype(np.float32)
-    drawn = [weights.astype(np.float32) @ columns for weights in _weights(len(top), resamples, seed)]
-    found = np.concatenate(drawn).astype(np.float64)
-    tail = (1 - LEVEL) / 2
-    lo, hi = np.quantile(ratio + found[:, 0] / found[:, 1], [tail, 1 - tail])
-    return Interval(ratio, float(lo), float(hi))
-
-
-def _weights(clusters: int, resamples: int, seed: int) -> Iterator[npt.NDArray[np.uint8]]:
-    """Yield how often each cluster is drawn in each resample: blocks (rows, clusters), ``resamples`` rows.
-
-    Every system and figure over the same number of clusters is resampled alike, and drawn only once.
-    """
-    if clusters * resamples <= _CACHED_WEIGHTS:
-        yield from _cached_weights(clusters, resamples, seed)
-    else:
-        yield from _draw_weights(clusters, resamples, seed)
-
-
-@lru_cache(maxsize=4)
-def _cached_weights(clusters: int, resamples: int, seed: int) -> tuple[npt.NDArray[np.uint8], ...]:
-    return tuple(_draw_weights(clusters, resamples, seed))
-
-
-def _draw_weights(clusters: int, resamples: int, seed: int) -> Iterator[npt.NDArray[np.uint8]]:
-    random = np.random.default_rng([seed, clusters])
-    rows = max(1, _CHUNK_WEIGHTS // clusters)
-    for start in range(0, resamples, rows):
-        count = min(rows, resamples - start)
-        drawn = random.integers(0, clusters, size=(count, clusters))
-        drawn += np.arange(count)[:, None] * clusters
-        times = np.bincount(drawn.ravel(), minlength=count * clusters)
-        yield times.reshape(count, clusters).astype(np.uint8)
+def _only(found: Intervals) -> Interval:
+    return Interval(float(found.mean[0]), float(found.lo[0]), float(found.hi[0]))
