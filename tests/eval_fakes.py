@@ -55,11 +55,13 @@ class Written:
 class FakeStudent:
     """Writes ``length`` words, a share ``relevance`` of them from the input.
 
-    obedience: probability that a completion follows its command; else it draws its own target.
+    obedience: probability that a completion follows its command; else it draws its own target. uncalibrated: what is
+    achieved without calibration, as a share of the target.
     """
 
     tasks: tuple[str, ...] = ("alpha", "beta")
     obedience: float = 1.0
+    uncalibrated: float = 0.5
     calls: list[int] = field(default_factory=list)
     name: str = "fake"
     parameters: int = 1234
@@ -69,18 +71,28 @@ class FakeStudent:
     def __post_init__(self) -> None:
         self.space = space(self.tasks)
 
-    def generate(self, inputs: Sequence[str], commands: Sequence[Command], *, seeds: Sequence[int]) -> list[Written]:
+    def generate(
+        self,
+        inputs: Sequence[str],
+        commands: Sequence[Command],
+        *,
+        seeds: Sequence[int],
+        calibrated: bool = True,
+        batch_size: int = 0,
+    ) -> list[Written]:
         assert len(inputs) == len(commands) == len(seeds)
         self.calls.append(len(inputs))
-        return [self._write(*each) for each in zip(inputs, commands, seeds, strict=True)]
+        return [self._write(*each, calibrated) for each in zip(inputs, commands, seeds, strict=True)]
 
     def reachable(self, task: str, attribute: str, *, length: float | None = None) -> tuple[float, float]:
         quantile = self.space.quantile
         return quantile(task, attribute, 0.05), quantile(task, attribute, 0.95)
 
-    def _write(self, text: str, command: Command, seed: int) -> Written:
+    def _write(self, text: str, command: Command, seed: int, calibrated: bool) -> Written:
         rng = random.Random(seed)
         targets: Mapping[str, float] = command.targets if rng.random() < self.obedience else {}
+        if not calibrated:
+            targets = {name: target * self.uncalibrated for name, target in targets.items()}
         length = round(targets.get("length", rng.uniform(5, 30)))
         share = targets.get("relevance", rng.uniform(0.1, 0.8))
         own = words(text)

@@ -110,7 +110,8 @@ def check_figure(value: Any) -> None:
 
 def check_system(system: dict[str, Any], references: set[str], *, top: bool) -> None:
     keys = {
-        "kind", "n", "coverage", "failed", "truncated", "parameters", "engine", "precision", "relevance",
+        "kind", "student", "batch_size", "cost_per_1000", "unfinished", "rewards",
+        "n", "coverage", "failed", "truncated", "parameters", "engine", "precision", "relevance",
         "relevance_second", "anchored_relevance", "agreement", "distinct_2", "pairwise_distance", "copy_rate",
         "novelty", "length", "stop_rate", "latency_ms", "tokens_per_second",
     }  # fmt: skip
@@ -139,7 +140,10 @@ def check_system(system: dict[str, Any], references: set[str], *, top: bool) -> 
 
 
 def check_parity(entry: dict[str, Any], *, top: bool) -> None:
-    keys = {"ratio", "ci95", "win_rate", "win_rate_ci95", "within_5_percent", "caveats"}
+    keys = {
+        "ratio", "ci95", "win_rate", "win_rate_ci95", "within_5_percent", "caveats", "items", "items_needed",
+        "equal_length", "length_controlled_win_rate", "length_controlled_win_rate_ci95", "second",
+    }  # fmt: skip
     assert set(entry) == (keys | {"per_task"} if top else keys)
     assert entry["ci95"][0] <= entry["ratio"] <= entry["ci95"][1]
     assert entry["win_rate_ci95"][0] <= entry["win_rate"] <= entry["win_rate_ci95"][1]
@@ -168,8 +172,9 @@ def test_bench_writes_the_summary_in_the_documented_schema(done: BenchReport, su
     assert summary == json.loads(json.dumps(done.summary))
     assert set(summary) == {
         "schema", "suite", "encoder", "second_encoder", "hardware", "seed", "systems", "parity",
-        "command_following",
+        "command_following", "references", "headline", "judge",
     }  # fmt: skip
+    assert (summary["references"], summary["headline"]) == (["teacher"], {"teacher": ["student@matched"]})
     assert (summary["schema"], summary["suite"], summary["seed"]) == (1, "mine", 0)
     assert summary["encoder"] == "all-MiniLM-L6-v2"
     assert summary["second_encoder"].startswith("lsa")

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from udrl.eval.parity import PARITY, items_needed, ratio_of
+from udrl.eval.parity import PARITY, items_needed, ratios
 from udrl.eval.records import Completion, Kind, SystemFacts
 from udrl.eval.scores import COLUMNS, Scores, score
 from udrl.eval.summary import build_summary
@@ -21,7 +21,8 @@ KINDS: Mapping[str, Kind] = {"teacher": "teacher", "shuffled": "baseline", "echo
 
 
 def facts(name: str) -> SystemFacts:
-    return SystemFacts(name, KINDS.get(name, "student"))
+    kind = KINDS.get(name, "student")
+    return SystemFacts(name, kind, student="student" if kind == "student" else None)
 
 
 def scores_of(systems: Mapping[str, npt.NDArray[np.float64]], **columns: Mapping[str, float]) -> Scores:
@@ -91,7 +92,9 @@ def test_parity_interval_of_a_five_percent_loss_covers_it_in_about_95_of_100_ben
         difficulty = np.random.default_rng(1000 + seed).normal(0, 0.1, size=60)
         noise = np.random.default_rng(seed).normal(0, 0.05, size=(2, 60))
         ours, theirs = 0.57 * (1 + difficulty) + noise[0], 0.6 * (1 + difficulty) + noise[1]
-        low, high = ratio_of({"relevance": ours}, {"relevance": theirs}, items)["ci95"]
+        others = {"relevance_second": np.full(60, np.nan), "length": np.full(60, 20.0)}
+        both = {"ours": {"relevance": ours, **others}, "theirs": {"relevance": theirs, **others}}
+        low, high = ratios(both, [("ours", "theirs")], items)["ours", "theirs"]["ci95"]
         covered += low <= 0.95 <= high
     assert 180 <= covered <= 199
 
@@ -175,7 +178,9 @@ def test_summary_too_few_inputs_names_the_number_needed() -> None:
     entry = summary_of(systems)["parity"]["s"]["teacher"]
     assert entry["ci95"][0] < PARITY < entry["ratio"]
     needed = items_needed(entry["ratio"], entry["ci95"][0], 12)
-    assert f"too few inputs to say that it is within 5 %: about {needed} would be needed" in entry["caveats"]
+    assert (
+        f"too few inputs to say that it is within 5 %: about {needed} would be needed, there are 12" in entry["caveats"]
+    )
 
 
 def test_parity_items_needed_follow_the_root_law() -> None:

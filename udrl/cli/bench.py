@@ -90,6 +90,8 @@ def describe(report: BenchReport) -> str:
     lines = []
     for verdict in report.verdicts:
         lines += [verdict.sentence, *(f"  but: {against}" for against in verdict.against)]
+        for task in verdict.tasks:
+            lines += [f"  {task.sentence}", *(f"    but: {against}" for against in task.against)]
     lines += [f"note: {note}" for note in report.notes]
     lines.append(f"report: {report.report}")
     return "\n".join(lines)

@@ -6,81 +6,104 @@ Ratios are of means over items that both answered, with a paired bootstrap clust
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from udrl import metrics
+from udrl.bootstrap import Intervals, length_controlled, ratio_intervals
+from udrl.eval.figures import Item, PerItem
 from udrl.eval.scores import Floats
 
-Item = tuple[str, str]
-"""(task, input_id)."""
-PerItem = Mapping[str, Floats]
-"""Name of a figure -> its value for every item, NaN where nothing was scored."""
 PARITY = 0.95
 COPY_MARGIN = 0.05
 LENGTH_MARGIN = 0.10
 DIVERSITY_MARGIN = 0.05
 STOP_RATE = 0.98
 
+Pair = tuple[str, str]
+"""(system, reference)."""
+
 
 def parity_of(
-    name: str, ref: str, systems: Mapping[str, PerItem], items: Sequence[Item], table: Mapping[str, Any]
+    systems: Mapping[str, PerItem], references: Sequence[str], items: Sequence[Item], table: Mapping[str, Any]
 ) -> dict[str, Any]:
-    tasks = list(dict.fromkeys(task for task, _ in items))
-    whole = ratio_of(systems[name], systems[ref], items, None)
-    per_task = {}
-    for task in tasks:
-        part = ratio_of(systems[name], systems[ref], items, task)
-        caveats = _caveats(
-            table[name]["per_task"][task], table[ref]["per_task"][task], part, systems, name, ref, items, task
-        )
-        per_task[task] = {**part, "caveats": caveats}
-    caveats = _caveats(table[name], table[ref], whole, systems, name, ref, items, None)
-    if not lengths_differ(table[name], table[ref]):
-        parts = [(task, table[name]["per_task"][task], table[ref]["per_task"][task]) for task in tasks]
-        off = [task for task, ours, theirs in parts if lengths_differ(ours, theirs)]
-        if off:
-            caveats.append(f"lengths differ by more than 10 % in {', '.join(off)}")
-    return {**whole, "caveats": caveats, "per_task": per_task}
+    """Return system -> reference -> its parity, over all tasks and, as ``per_task``, for each.
 
-
-def ratio_of(
-    ours: PerItem, theirs: PerItem, items: Sequence[Item], task: str | None = None, column: str = "relevance"
-) -> dict[str, Any]:
-    """Return ratio, win rate, their intervals and ``within_5_percent``, over all tasks (None) or one.
-
-    ours, theirs: two systems' figures by item; null throughout where no item was answered by both.
+    systems: figures by item; table: ``systems`` of summary.json.
     """
+    pairs = [(name, ref) for name in systems for ref in references if ref != name]
+    tasks = list(dict.fromkeys(task for task, _ in items))
+    parts = {task: ratios(systems, pairs, items, task) for task in (None, *tasks)}
+    parity: dict[str, Any] = {}
+    for name, ref in pairs:
+        ours, theirs = table[name], table[ref]
+        per_task = {
+            task: _judged(ours["per_task"][task], theirs["per_task"][task], parts[task][name, ref], ref)
+            for task in tasks
+        }
+        whole = _judged(ours, theirs, parts[None][name, ref], ref)
+        off = [task for task in tasks if lengths_differ(ours["per_task"][task], theirs["per_task"][task])]
+        if off and whole["equal_length"]:
+            whole["caveats"].append(f"lengths differ by more than 10 % in {', '.join(off)}")
+        parity.setdefault(name, {})[ref] = {**whole, "per_task": per_task}
+    return parity
+
+
+def ratios(
+    systems: Mapping[str, PerItem], pairs: Sequence[Pair], items: Sequence[Item], task: str | None = None
+) -> dict[Pair, dict[str, Any]]:
+    """Return every pair's ratio, win rates, their intervals and ``within_5_percent``, over all tasks (None) or one.
+
+    They are computed together; null throughout where no item was answered by both.
+    """
+    if not pairs:
+        return {}
     chosen = np.array([task is None or item[0] == task for item in items])
-    a, b = ours[column][chosen], theirs[column][chosen]
-    known = ~np.isnan(a + b)
-    clusters = np.array([item[1] for item in items])[chosen][known]
-    if not known.any() or not np.mean(b[known]) > 0:
-        nothing = {"ratio": None, "ci95": None, "win_rate": None, "win_rate_ci95": None}
-        return {**nothing, "within_5_percent": False}
-    ratio = metrics.ratio_interval(a[known], b[known], clusters)
-    wins = metrics.win_rate_interval(a[known], b[known], clusters)
+    clusters = np.array([item[1] for item in items])[chosen]
+
+    def columns(figure: str, side: int) -> Floats:
+        stacked: Floats = np.stack([systems[pair[side]][figure][chosen] for pair in pairs], axis=1)
+        return stacked
+
+    ours, theirs = columns("relevance", 0), columns("relevance", 1)
+    known = ~np.isnan(ours + theirs)
+    # A reference that is never relevant has no share that could be reached.
+    theirs[:, ~(np.where(known, theirs, 0.0).sum(axis=0) > 0)] = np.nan
+    wins = (np.sign(ours - theirs) + 1) / 2
+    longer = columns("length", 0) - columns("length", 1)
+    second = columns("relevance_second", 0), columns("relevance_second", 1)
+    found = ratio_intervals(
+        np.hstack([ours, wins, second[0]]), np.hstack([theirs, np.ones_like(wins), second[1]]), clusters
+    )
+    controlled = length_controlled(wins, longer, clusters)
+    n = len(pairs)
     return {
-        "ratio": ratio.mean,
-        "ci95": [ratio.lo, ratio.hi],
-        "win_rate": wins.mean,
-        "win_rate_ci95": [wins.lo, wins.hi],
-        "within_5_percent": bool(ratio.lo >= PARITY),
+        pair: {
+            **_named(found, k, "ratio", "ci95"),
+            **_named(found, n + k, "win_rate", "win_rate_ci95"),
+            **_named(controlled, k, "length_controlled_win_rate", "length_controlled_win_rate_ci95"),
+            "within_5_percent": bool(found.lo[k] >= PARITY),
+            "items": int(found.items[k]),
+            "items_needed": items_needed(float(found.mean[k]), float(found.lo[k]), int(found.items[k])),
+            "second": None if np.isnan(found.mean[2 * n + k]) else _named(found, 2 * n + k, "ratio", "ci95"),
+        }
+        for k, pair in enumerate(pairs)
     }
 
 
-def _caveats(
-    ours: Mapping[str, Any],
-    theirs: Mapping[str, Any],
-    ratio: Mapping[str, Any],
-    systems: Mapping[str, PerItem],
-    name: str,
-    ref: str,
-    items: Sequence[Item],
-    task: str | None,
-) -> list[str]:
+def _named(found: Intervals, k: int, mean: str, interval: str) -> dict[str, Any]:
+    if np.isnan(found.mean[k]):
+        return {mean: None, interval: None}
+    return {mean: float(found.mean[k]), interval: [float(found.lo[k]), float(found.hi[k])]}
+
+
+def _judged(ours: Mapping[str, Any], theirs: Mapping[str, Any], ratio: Mapping[str, Any], ref: str) -> dict[str, Any]:
+    equal = bool(ours["length"] and theirs["length"]) and not lengths_differ(ours, theirs)
+    return {**ratio, "equal_length": equal, "caveats": _caveats(ours, theirs, ratio, ref)}
+
+
+def _caveats(ours: Mapping[str, Any], theirs: Mapping[str, Any], ratio: Mapping[str, Any], ref: str) -> list[str]:
     """What speaks against the ratio, or for caution with it: one plain sentence each."""
     found: list[str] = []
     if ratio["ratio"] is None:
@@ -95,16 +118,18 @@ def _caveats(
             f"it copies more of the input: copy rate {ours['copy_rate']['mean']:.2f} "
             f"against {theirs['copy_rate']['mean']:.2f}"
         )
-    second = ratio_of(systems[name], systems[ref], items, task, "relevance_second")
-    if second["ratio"] is not None and second["within_5_percent"] != ratio["within_5_percent"]:
+    second = ratio["second"]
+    if second is not None and (second["ci95"][0] >= PARITY) != ratio["within_5_percent"]:
         found.append(
             f"the second encoder disagrees: ratio {second['ratio']:.2f} "
             f"[{second['ci95'][0]:.2f}, {second['ci95'][1]:.2f}]"
         )
     found += _diversity_caveat(ours, theirs)
-    needed = items_needed(ratio["ratio"], ratio["ci95"][0], _count(items, task))
-    if needed is not None:
-        found.append(f"too few inputs to say that it is within 5 %: about {needed} would be needed")
+    if ratio["items_needed"] is not None:
+        found.append(
+            f"too few inputs to say that it is within 5 %: about {ratio['items_needed']} would be needed, "
+            f"there are {ratio['items']}"
+        )
     found += _completeness(ours, "it") + _completeness(theirs, ref)
     return found
 
@@ -118,6 +143,30 @@ def items_needed(ratio: float, low: float, items: int) -> int | None:
     if not low < PARITY < ratio:
         return None
     return math.ceil(items * ((ratio - low) / (ratio - PARITY)) ** 2)
+
+
+def headline(table: Mapping[str, Any], parity: Mapping[str, Any], references: Sequence[str]) -> dict[str, list[str]]:
+    """Return for each reference one row of every student that it is fairest to compare with, the best ratio first.
+
+    That is the row matched to this reference in length; else the one matched to another, the open one, any.
+    """
+    students: dict[str, list[str]] = {}
+    for name, system in table.items():
+        if system["student"] is not None:
+            students.setdefault(system["student"], []).append(name)
+    found: dict[str, list[str]] = {}
+    for ref in references:
+        rows = [_fairest(own, ref) for own in students.values()]
+        found[ref] = sorted(rows, key=lambda name: -(parity[name][ref]["ratio"] or 0.0))
+    return found
+
+
+def _fairest(rows: Sequence[str], ref: str) -> str:
+    for wanted in (f"@matched-{ref}", "@matched", "@open", ""):
+        for name in rows:
+            if name.endswith(wanted):
+                return name
+    raise AssertionError("every name ends with nothing")
 
 
 def _diversity_caveat(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
@@ -145,7 +194,3 @@ def lengths_differ(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
     if not ours["length"] or not theirs["length"] or not theirs["length"]["mean"]:
         return False
     return bool(abs(ours["length"]["mean"] / theirs["length"]["mean"] - 1) > LENGTH_MARGIN)
-
-
-def _count(items: Iterable[Item], task: str | None) -> int:
-    return sum(task is None or item[0] == task for item in items)

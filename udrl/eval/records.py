@@ -74,8 +74,9 @@ class SystemFacts:
     """What a table says of a system besides its scores.
 
     latency_ms: (p50, p95) of one request end to end, None where none was timed; tokens_per_second:
-    completion tokens of the whole batch by its wall clock. notes: sentences for the report (what was
-    matched, what was clamped).
+    completion tokens of the whole batch by its wall clock. student: which student the row is one of, None for
+    others. batch_size: completions written together, None where nobody knows. cost: (US dollars for 1,000 calls, what
+    that is made of). notes: sentences for the report (what was matched, what was clamped).
     """
 
     name: str
@@ -86,6 +87,9 @@ class SystemFacts:
     latency_ms: tuple[float, float] | None = None
     tokens_per_second: float | None = None
     notes: tuple[str, ...] = ()
+    student: str | None = None
+    batch_size: int | None = None
+    cost: tuple[float, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,5 @@ def read_table(path: Path) -> tuple[Any, dict[str, Any]]:
 
 
 def _facts(data: dict[str, Any]) -> SystemFacts:
-    latency = data.pop("latency_ms")
-    notes = data.pop("notes")
-    return SystemFacts(**data, latency_ms=tuple(latency) if latency else None, notes=tuple(notes))
+    pairs = {name: tuple(data[name]) if data.get(name) else None for name in ("latency_ms", "cost")}
+    return SystemFacts(**{**data, **pairs, "notes": tuple(data["notes"])})

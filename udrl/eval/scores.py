@@ -14,7 +14,7 @@ computed in float32 arithmetic of the encoder, whatever precision training used.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +41,15 @@ class Scores:
     """Scores aligned with ``rows``.
 
     columns: name -> (n,) floats, NaN where not scored; agreement: reference -> (n,) floats; vectors: (n, d)
-    unit embeddings of the completions, zero where there is none (a zero row is never used).
+    unit embeddings of the completions, zero where there is none (a zero row is never used); rewards: name -> (n,)
+    floats of further rewards that were asked for.
     """
 
     rows: tuple[Completion, ...]
     columns: Mapping[str, Floats]
     agreement: Mapping[str, Floats]
     vectors: Vectors
+    rewards: Mapping[str, Floats] = field(default_factory=dict)
 
 
 def score(

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Targets = Mapping[str, Mapping[str, float]]
 """Task -> attribute -> the value commanded (no attribute: nothing)."""
 RELEVANCE = "relevance"
+BATCH_SIZE = 128
+"""Completions that a student writes together."""
 CHUNK = 2048
 """Completions asked of a student in one call: large enough to fill batches of like lengths, and shows
 progress.
@@ -57,7 +59,13 @@ class Student(Protocol):
     def space(self) -> CommandSpace: ...
 
     def generate(
-        self, inputs: Sequence[str], commands: Sequence[Command], *, seeds: Sequence[int]
+        self,
+        inputs: Sequence[str],
+        commands: Sequence[Command],
+        *,
+        seeds: Sequence[int],
+        calibrated: bool = True,
+        batch_size: int = ...,
     ) -> Sequence[Generation]: ...
 
     def reachable(self, task: str, attribute: str, *, length: float | None = None) -> tuple[float, float]: ...
@@ -131,6 +139,8 @@ def student_block(
     facts = SystemFacts(
         name=name,
         kind="student",
+        student=name.partition("@")[0],
+        batch_size=min(BATCH_SIZE, len(wanted)),
         parameters=student.parameters,
         engine=student.engine,
         precision=student.precision,
@@ -171,8 +181,13 @@ def wish(
     )
 
 
-def answer(student: Student, wanted: Sequence[Completion], *, bar: Bar | None = None) -> list[Completion]:
-    """Let ``student`` write what is ``wanted``, in few large calls; keeps the order."""
+def answer(
+    student: Student, wanted: Sequence[Completion], *, calibrated: bool = True, bar: Bar | None = None
+) -> list[Completion]:
+    """Let ``student`` write what is ``wanted``, in few large calls; keeps the order.
+
+    calibrated: whether a target is turned into the command that achieves it, or commanded as it stands.
+    """
 
     def size(i: int) -> tuple[float, int]:
         return wanted[i].targets.get(LENGTH, 0.0), len(wanted[i].input)
@@ -188,6 +203,8 @@ def answer(student: Student, wanted: Sequence[Completion], *, bar: Bar | None = 
                 [wanted[i].input for i in part],
                 [Command(wanted[i].task, wanted[i].targets) for i in part],
                 seeds=[wanted[i].seed for i in part],
+                calibrated=calibrated,
+                batch_size=BATCH_SIZE,
             )
         for i, generation in zip(part, written, strict=True):
             done[i] = replace(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from udrl.eval.parity import PARITY, lengths_differ
+from udrl.eval.parity import PARITY
 
 GOOD, FAIR = 0.8, 0.5
 """Within-input rank correlation from which a student is said to follow a command, or to follow it roughly."""
@@ -18,13 +18,15 @@ GOOD, FAIR = 0.8, 0.5
 class Verdict:
     """One finding: a ``sentence``, and what it means in ``detail``.
 
-    passed: None where it is neither good nor bad. against: what a sceptic would say, one sentence each.
+    passed: None where it is neither good nor bad. against: what a sceptic would say, one sentence each. tasks: the same
+    for each task, where there are several.
     """
 
     sentence: str
     detail: str
     passed: bool | None
     against: tuple[str, ...] = ()
+    tasks: tuple[Verdict, ...] = ()
 
 
 def verdicts(summary: Mapping[str, Any]) -> list[Verdict]:
@@ -33,46 +35,59 @@ def verdicts(summary: Mapping[str, Any]) -> list[Verdict]:
 
 
 def headline_systems(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Return for each reference the student's row that it is fairest to compare with: the one matched in
-    length.
-
-    Where no row was matched, the open one, then any student's row.
-    """
-    references = list(dict.fromkeys(ref for entry in summary["parity"].values() for ref in entry))
-    students = [name for name, system in summary["systems"].items() if system["kind"] == "student"]
-    chosen = {}
-    for ref in references:
-        for wanted in (f"@matched-{ref}", "@matched", "@open", ""):
-            fitting = [name for name in students if name.endswith(wanted)]
-            if fitting:
-                chosen[ref] = fitting[0]
-                break
-    return chosen
+    """Return for each reference the best student's row that it is fairest to compare with; see ``parity.headline``."""
+    return {ref: rows[0] for ref, rows in summary["headline"].items() if rows}
 
 
 def _parity(summary: Mapping[str, Any]) -> list[Verdict]:
+    """Every student beside each reference; without a student, every other system beside the leading one."""
     found = []
-    for ref, name in headline_systems(summary).items():
-        entry = summary["parity"][name][ref]
-        caveats = tuple(entry["caveats"])
-        if entry["ratio"] is None:
-            found.append(Verdict(f"Parity with {ref}: cannot be told.", "", None, caveats))
-            continue
-        low, high = entry["ci95"]
-        within = bool(entry["within_5_percent"])
-        ours, theirs = summary["systems"][name], summary["systems"][ref]
-        equal = "@matched" in name and not lengths_differ(ours, theirs)
-        at = "at equal length" if equal else f"of {name}, at another length"
-        said = "yes" if within else "not shown" if high >= PARITY else "no"
-        found.append(
-            Verdict(
-                f"Parity with {ref} {at}: {entry['ratio']:.2f} [{low:.2f}, {high:.2f}], within 5 %: {said}.",
-                f"{name} reaches {100 * entry['ratio']:.0f} % of the relevance of {ref} (95 % interval in brackets).",
-                within,
-                caveats,
-            )
-        )
-    return found
+    for ref, rows in summary["headline"].items():
+        for name in rows:
+            found.append(_one_parity(summary, name, ref, several=len(rows) > 1))
+    if found or not summary["references"]:
+        return found
+    leading = summary["references"][0]
+    others = [name for name, system in summary["systems"].items() if system["kind"] != "baseline" and name != leading]
+    return [_one_parity(summary, name, leading, several=True) for name in others]
+
+
+def _one_parity(summary: Mapping[str, Any], name: str, ref: str, *, several: bool) -> Verdict:
+    entry = summary["parity"][name][ref]
+    caveats = tuple(entry["caveats"])
+    who = f"{name}: parity" if several else "Parity"
+    if entry["ratio"] is None:
+        return Verdict(f"{who} with {ref}: cannot be told.", "", None, caveats)
+    sentence, passed = _said(f"{who} with {ref}", name, entry)
+    tasks = entry["per_task"] if len(entry["per_task"]) > 1 else {}
+    parts = []
+    for task, part in tasks.items():
+        if part["ratio"] is None:
+            parts.append(Verdict(f"{task}: cannot be told.", "", None, tuple(part["caveats"])))
+        else:
+            parts.append(Verdict(*_detailed(_said(task, "", part)), tuple(part["caveats"])))
+    return Verdict(
+        sentence,
+        f"{name} reaches {100 * entry['ratio']:.0f} % of the relevance of {ref} (95 % interval in brackets).",
+        passed,
+        caveats,
+        tuple(parts),
+    )
+
+
+def _said(about: str, name: str, entry: Mapping[str, Any]) -> tuple[str, bool]:
+    """Return the sentence on one ratio, and whether it is within 5 %."""
+    low, high = entry["ci95"]
+    within = bool(entry["within_5_percent"])
+    at = "at equal length" if entry["equal_length"] else "at another length"
+    if name and not entry["equal_length"] and "@" in name and not about.startswith(name):
+        at = f"of {name}, at another length"
+    said = "yes" if within else "not shown" if high >= PARITY else "no"
+    return f"{about} {at}: {entry['ratio']:.2f} [{low:.2f}, {high:.2f}], within 5 %: {said}.", within
+
+
+def _detailed(said: tuple[str, bool]) -> tuple[str, str, bool]:
+    return said[0], "", said[1]
 
 
 def _obedience(summary: Mapping[str, Any]) -> list[Verdict]:
