@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from udrl.commands import LENGTH, CommandSpace
+from udrl.data.run import atomic_write
 from udrl.errors import StudentError
 
 SCHEMA = 1
@@ -117,7 +118,7 @@ class Calibration:
             "inputs": self.inputs,
             "curves": {t: {a: [asdict(c) for c in cs] for a, cs in of.items()} for t, of in self.curves.items()},
         }
-        (folder / FILE).write_text(json.dumps(data, indent=1), encoding="utf-8")
+        atomic_write(folder / FILE, json.dumps(data, indent=1))
 
     @staticmethod
     def load(folder: Path) -> Calibration | None:

@@ -1,0 +1,133 @@
+"""Calibration of a run's student: at the end of training, and again where it is to be sampled in another way."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from udrl.commands import LENGTH
+from udrl.data.episodes import Episode, read_episodes
+from udrl.data.run import Run
+from udrl.errors import StudentError
+from udrl.progress import track
+
+if TYPE_CHECKING:
+    from udrl.student.measure import Score
+    from udrl.student.student import Student
+
+INPUTS = 16
+"""Validation inputs a task that calibration sweeps."""
+
+
+@dataclass(frozen=True)
+class CalibrateReport:
+    """What was measured. sampling: how the student is sampled from now on; reachable: by task and attribute, the lowest
+    and highest mean that a command achieves with the other attributes open."""
+
+    folder: Path
+    inputs: int
+    sampling: Mapping[str, Any]
+    reachable: Mapping[str, Mapping[str, tuple[float, float]]]
+
+
+def recalibrate(
+    run: Path | str = "runs/default",
+    *,
+    inputs: int = INPUTS,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    no_repeat: int | None = None,
+    guidance: float | None = None,
+    encoder: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+) -> CalibrateReport:
+    """Measure on validation inputs what the run's student achieves under which command, and store it with the student.
+
+    inputs: validation inputs a task. temperature, top_p, no_repeat, guidance: see `Sampling`; None keeps what the
+    student ships with, and what is given becomes that. encoder: of relevance; None is the run's.
+
+    Raises StudentError where the run has no student or no validation episodes; its calibration then stays.
+    """
+    from udrl.student.student import load_student
+
+    place = Run(run)
+    with place.writing():
+        student = load_student(place.path, device=device, precision=precision)
+        given = {"temperature": temperature, "top_p": top_p, "no_repeat": no_repeat, "guidance": guidance}
+        changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        student.sampling = replace(student.sampling, **changed)
+        student.calibration = None
+        held = read_episodes(place.episodes, splits=("validation",))
+        if not calibrate_on(
+            student, held, place.student, count=inputs, encoder=encoder, facts=place.facts(), seed=seed
+        ):
+            raise StudentError(
+                f"{place.episodes} holds no validation episodes to calibrate on: synthesize more inputs "
+                "(udrl synth --num-inputs)"
+            )
+        from udrl.student.calibration import Calibration
+
+        found = Calibration.load(place.student)
+        assert found is not None
+        reachable = {
+            task: {name: curves[0].reachable for name, curves in of.items()} for task, of in found.curves.items()
+        }
+        report = CalibrateReport(place.student, found.inputs, found.sampling, reachable)
+        place.record("calibrate", **{**asdict(report), "folder": str(place.student)}, seed=seed)
+        return report
+
+
+def calibrate_on(
+    student: Student,
+    held: Sequence[Episode],
+    folder: Path,
+    *,
+    count: int,
+    encoder: str | None,
+    facts: Mapping[str, Any],
+    seed: int,
+) -> bool:
+    """Sweep commands over ``count`` inputs a task of ``held`` and save the calibration in ``folder``.
+
+    The rewards are those of them that can be computed. False where there are no inputs.
+    """
+    from udrl.student.measure import calibrate
+
+    chosen = first_inputs(held, count)
+    if not any(chosen.values()):
+        return False
+    rewards = rewards_of(student, encoder, facts)
+    cells = sum(len(texts) * student.space.bins * (1 + 4 * len(rewards)) for texts in chosen.values())
+    bar = track("calibrate", total=cells, unit="completions")
+    calibration = calibrate(student, chosen, rewards, seed=seed, progress=bar.update)
+    bar.close()
+    calibration.save(folder)
+    return True
+
+
+def first_inputs(held: Sequence[Episode], count: int) -> dict[str, list[str]]:
+    """Return the first ``count`` different inputs of each task."""
+    inputs: dict[str, dict[str, None]] = defaultdict(dict)
+    for episode in held:
+        inputs[episode.task][episode.input] = None
+    return {task: list(texts)[:count] for task, texts in inputs.items()}
+
+
+def rewards_of(student: Student, encoder: str | None, facts: Mapping[str, Any]) -> Mapping[str, Score]:
+    """Return the student's rewards that can be computed for new completions, as the run was scored with them.
+
+    encoder: another one than the run's; facts: the run's run.json.
+    """
+    from udrl.rewards import computable
+
+    scored = facts["stages"].get("score", {})
+    return computable(
+        [a for a in student.attributes if a != LENGTH],
+        encoder=encoder or (scored.get("encoder") or {}).get("name"),
+        sources={reward["name"]: reward["source"] for reward in scored.get("rewards", [])},
+    )
