@@ -7,7 +7,6 @@ be printed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 from udrl import __version__
@@ -15,9 +14,18 @@ from udrl.data.run import Run, atomic_write
 from udrl.eval import episodes_sections as sections
 from udrl.eval.episodes_checks import Check, checks
 from udrl.eval.episodes_look import Look, look
-from udrl.eval.markup import filled, page_file
+from udrl.eval.markup import finding, page
 
 FILE = "episodes.html"
+NAV = (
+    ("counts", "Counts"),
+    ("returns", "Returns"),
+    ("lengths", "Lengths"),
+    ("writers", "Who wrote"),
+    ("examples", "Examples"),
+    ("rejected", "Rejected"),
+    ("hygiene", "Hygiene"),
+)
 
 
 @dataclass(frozen=True)
@@ -51,27 +59,24 @@ def render(found: Look, verdicts: list[Check], *, name: str) -> str:
     """Return the page."""
     meter = found.meter
     tasks = "1 task" if len(meter.tasks) == 1 else f"{len(meter.tasks)} tasks"
-    parts = {
-        "style": page_file("page.css"),
-        "title": escape(f"Episodes of {name}"),
-        "description": (
+    body = [
+        sections.counts_section(found),
+        sections.returns_section(found),
+        sections.lengths_section(found),
+        sections.writers_section(found),
+        sections.examples_section(found),
+        sections.rejected_section(found),
+        sections.hygiene_section(found),
+    ]
+    return page(
+        title=f"Episodes of {name}",
+        description=(
             f"{meter.count():,} episodes of {tasks}, {meter.count(kept=False):,} of them rejected: "
             "what there is to train on, before it is trained on."
         ),
-        "checks": "\n".join(map(_check, verdicts)),
-        "counts": sections.counts_section(found),
-        "returns": sections.returns_section(found),
-        "lengths": sections.lengths_section(found),
-        "writers": sections.writers_section(found),
-        "examples": sections.examples_section(found),
-        "rejected": sections.rejected_section(found),
-        "hygiene": sections.hygiene_section(found),
-        "version": escape(__version__),
-    }
-    return filled("episodes.html", parts)
-
-
-def _check(check: Check) -> str:
-    kind = {True: "yes", False: "no", None: "open"}[check.passed]
-    detail = f'<p class="small">{escape(check.detail)}</p>' if check.detail else ""
-    return f'<li class="{kind}"><strong>{escape(check.sentence)}</strong>{detail}</li>'
+        nav=NAV,
+        verdict=(finding(check.passed, check.sentence, check.detail) for check in verdicts),
+        body="\n".join(body),
+        footer=f"Made by udrl {__version__} with udrl report --episodes. This page needs no network; the episodes "
+        "beside it hold every figure and text.",
+    )

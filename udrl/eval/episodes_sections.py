@@ -16,7 +16,7 @@ from udrl.data.rejected import RejectedExample
 from udrl.data.statistics import Values, quantiles
 from udrl.eval.charts import Bars, histogram_chart
 from udrl.eval.episodes_look import MAX_ROWS, MAX_TASKS, Bin, Look, length_correlation
-from udrl.eval.markup import ABSENT, definitions, number, percent, row_of, table_of
+from udrl.eval.markup import ABSENT, definitions, legend, number, percent, row_of, table_of
 
 ROLES = {"teacher": "student", "mismatched": "reference", "truncated": "baseline", "student": "good"}
 """Colour of each origin."""
@@ -250,11 +250,7 @@ def _return_edges(values: Values) -> list[float]:
 
 
 def _legend(found: Look) -> str:
-    items = "".join(
-        f'<li><span class="chip" style="background: var(--{ROLES[origin]})"></span>{origin}: {MEANINGS[origin]}</li>'
-        for origin in found.meter.origins
-    )
-    return f'<ul class="legend">{items}</ul>'
+    return legend((ROLES[origin], f"{origin}: {MEANINGS[origin]}") for origin in found.meter.origins)
 
 
 def _bin(part: Bin, by: str, whole: bool) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-COLUMNS: tuple[tuple[str, str, str], ...] = (
+QUALITY: tuple[tuple[str, str, str], ...] = (
     (
         "relevance",
         "Relevance",
@@ -52,6 +52,15 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
         "Spread",
         "Mean embedding distance between completions for different inputs (below: for the same input).",
     ),
+)
+"""Key, heading and meaning of every column of the table of what systems write."""
+
+COST: tuple[tuple[str, str, str], ...] = (
+    (
+        "parameters",
+        "Size",
+        "Number of parameters of the model.",
+    ),
     (
         "latency",
         "Latency",
@@ -61,25 +70,35 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     (
         "tokens_per_second",
         "Tokens/s",
-        "Completion tokens a second when many requests are answered together.",
+        "Completion tokens a second when many requests are answered together (below: how many).",
     ),
     (
-        "parameters",
-        "Size",
-        "Number of parameters of the model.",
-    ),
-    (
-        "stop_rate",
-        "Ends",
-        "Share of completions that ended by themselves, rather than at the length limit.",
+        "cost",
+        "$ for 1,000",
+        "US dollars for 1,000 calls; below, what that is made of.",
     ),
     (
         "answered",
         "Answered",
-        "Share of the inputs with a completion; below, how many requests failed.",
+        "Share of the inputs with a completion.",
+    ),
+    (
+        "failed",
+        "Failed",
+        "Requests that brought no completion.",
+    ),
+    (
+        "ends",
+        "Ends",
+        "Share of completions that ended by themselves; below, how many were cut at the token limit.",
+    ),
+    (
+        "truncated",
+        "Half read",
+        "Completions of which the encoder read only the start, because they are longer than it can read.",
     ),
 )
-"""Key, heading and meaning of every column of the systems table."""
+"""Key, heading and meaning of every column of the table of what systems take."""
 
 SYSTEMS: tuple[tuple[str, str], ...] = (
     (
@@ -150,7 +169,30 @@ PARITY = (
     "fall inside it. A system is called within 5 % where its whole interval lies in the coloured "
     "zone, right of the dashed line at 0.95."
 )
-WINS = "Wins: share of the inputs on which the system is more relevant than the reference (a tie counts half)."
+WINS = (
+    "Wins: share of the inputs on which the system is more relevant than the reference (a tie counts half); at equal "
+    "length: what that share would be if both were as long. Second encoder: the ratio by a measure that took no part "
+    "in training."
+)
+NOT_SHOWN = (
+    "“Not shown” is neither yes nor no: the interval holds 0.95, and more inputs would be needed to tell. An arrow at "
+    "the edge is a baseline that lies beyond it."
+)
+DIVERSITY = (
+    "Distinct-2 within a task: up and to the right is better. A system that is relevant but says the same everywhere "
+    "stands on the left."
+)
+LATENCY = (
+    "Median latency of one request on this machine, on a logarithmic scale: up and to the left is better. No system "
+    "left of the line is as relevant as one on it. Systems that were not timed are absent."
+)
+SIZE = "Parameters, on a logarithmic scale: up and to the left is better. Systems of unknown size are absent."
+JUDGE = (
+    "{name} was shown both completions for an input and asked which one serves it better, each pair twice with the "
+    "order swapped. Consistent: share of the inputs on which it prefers the same one both times. First: share of its "
+    "preferences that go to the one shown first (0.5: no bias). Agrees: share of its preferences that relevance shares."
+)
+UNCALIBRATED = "The dashed line is the same without calibration."
 COMMANDS = (
     "Each attribute was commanded at nine levels, all others left open. The line shows what came "
     "out, the band its 95 % interval. On the dashed diagonal the student gives exactly what was "

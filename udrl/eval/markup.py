@@ -1,19 +1,71 @@
-"""Parts of HTML that the pages are made of: tables, definitions, figures.
+"""Parts of HTML that the pages are made of: the page itself, tables, definitions, figures.
 
 Texts from outside are escaped here or by whoever calls, as each function says.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
+from typing import Any
 
 ABSENT = "–"
 """What stands where there is no figure."""
 
 _PROSE = dict.fromkeys(("Completion", "What speaks against it", "What it says"), ' class="text"')
+
+
+def page(
+    *,
+    title: str,
+    description: str,
+    nav: Sequence[tuple[str, str]],
+    verdict: Iterable[str],
+    body: str,
+    footer: str,
+    data: Mapping[str, Any] | None = None,
+    script: str = "",
+) -> str:
+    """Return a whole page that needs no network and runs no script but ``script``.
+
+    title, description and footer are escaped here; verdict (see ``finding``) and body are HTML already. nav: ids of
+    sections and what they are called; those that ``body`` lacks are left out. data: what the script finds as JSON in
+    the element ``data``.
+    """
+    policy = scripts = ""
+    if script:
+        policy = f"; script-src 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        scripts = (
+            f'<script type="application/json" id="data">{_script_json(data or {})}</script>\n<script>{script}</script>'
+        )
+    links = (f'<a href="#{place}">{name}</a>' for place, name in nav if f'id="{place}"' in body)
+    parts = {
+        "script_policy": policy,
+        "title": escape(title),
+        "style": page_file("page.css"),
+        "description": escape(description),
+        "nav": " ".join(links),
+        "verdict": "\n".join(verdict),
+        "body": body,
+        "footer": escape(footer),
+        "scripts": scripts,
+    }
+    return filled("base.html", parts)
+
+
+def finding(passed: bool | None, sentence: str, detail: str = "", against: Sequence[str] = (), lead: str = "") -> str:
+    """Return one finding of a verdict; all texts are escaped. passed: None where it is neither good nor bad."""
+    kind = {True: "yes", False: "no", None: "open"}[passed]
+    said = f'<p class="small">{escape(detail)}</p>' if detail else ""
+    if against:
+        points = "".join(f"<li>{escape(point)}</li>" for point in against)
+        said += f'<p class="against">{escape(lead)}</p><ul class="small">{points}</ul>'
+    return f'<li class="{kind}"><strong>{escape(sentence)}</strong>{said}</li>'.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def filled(template: str, parts: Mapping[str, str]) -> str:
@@ -56,6 +108,30 @@ def definitions(pairs: Iterable[tuple[str, str]], *, columns: bool = False) -> s
     return f'<dl class="small{" terms" if columns else ""}">{lines}</dl>'
 
 
+def legend(entries: Iterable[tuple[str, str]]) -> str:
+    """Colour roles with what they stand for."""
+    items = (
+        f'<li><span class="chip" style="background: var(--{role})"></span>{escape(meaning)}</li>'
+        for role, meaning in entries
+    )
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def estimate(value: Mapping[str, Any] | None, digits: int = 2, *, key: str = "mean", interval: str = "ci95") -> str:
+    """A figure with its interval below it, read from ``key`` and ``interval``."""
+    if not value or value.get(key) is None:
+        return ABSENT
+    bounds = value.get(interval)
+    return number(value[key], digits) + (below(span(*bounds, digits)) if bounds else "")
+
+
+def span(low: float, high: float, digits: int = 2) -> str:
+    """An interval, as text."""
+    low_, high_ = number(low, digits), number(high, digits)
+    # A dash between negative numbers would be read as another minus.
+    return f"{low_} to {high_}" if low_.startswith("-") or high_.startswith("-") else f"{low_}–{high_}"
+
+
 def percent(value: float | None) -> str:
     """A share as a percentage."""
     return ABSENT if value is None else f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
@@ -69,3 +145,9 @@ def number(value: float | None, digits: int = 2) -> str:
 def below(text: str) -> str:
     """A small line under a figure; ``text`` is HTML already."""
     return f'<span class="ci">{text}</span>'
+
+
+def _script_json(data: Mapping[str, Any]) -> str:
+    """JSON that cannot end its script element or open a comment in it, and holds no line separators."""
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,17 +1,13 @@
 """``report.html``: one self-contained page from the files of a benchmark, readable by a newcomer.
 
 It works offline, escapes every text (and a content security policy lets no other script than its own run),
-follows the reader's light or dark setting, and fits a phone. The page is made from the files alone, so that
-``udrl report`` can make it again at any time.
+follows the reader's light or dark setting, fits a phone and can be printed. The page is made from the files alone, so
+that ``udrl report`` can make it again at any time.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +15,33 @@ from udrl import __version__
 from udrl.data.run import Run, atomic_write
 from udrl.errors import RunError
 from udrl.eval import records, scores, summary
-from udrl.eval.markup import filled, page_file, role
+from udrl.eval.examples import examples_of, examples_section
+from udrl.eval.markup import finding, page, page_file
 from udrl.eval.sections import (
-    commands_section,
     how_section,
-    parity_section,
+    judge_section,
+    leading_of,
+    references_of,
     systems_section,
     tasks_section,
 )
-from udrl.eval.verdict import headline_systems, verdicts
+from udrl.eval.sections_commands import commands_section
+from udrl.eval.sections_parity import parity_section, pictures_section
+from udrl.eval.verdict import verdicts
 
 FILE = "report.html"
-MAX_EXAMPLES = 300
-"""Inputs in the examples browser; a larger suite is sampled evenly over its tasks, and the page says so."""
+NAV = (
+    ("systems", "Systems"),
+    ("parity", "Parity"),
+    ("pictures", "Quality and cost"),
+    ("commands", "Commands"),
+    ("judge", "Judge"),
+    ("tasks", "Tasks"),
+    ("examples", "Examples"),
+    ("how", "How it was measured"),
+)
+
+Row = Mapping[str, Any]
 
 
 def report(folder: Path) -> Path:
@@ -39,12 +49,7 @@ def report(folder: Path) -> Path:
 
     Raises RunError where one of the files is missing, damaged or of another schema.
     """
-    found = summary.read_summary(folder)
-    table, about = _read(folder / records.FILE)
-    scored, _ = _read(folder / scores.FILE)
-    if table.num_rows != scored.num_rows:
-        raise RunError(f"{folder}: {records.FILE} and {scores.FILE} do not belong together: run udrl bench again")
-    rows = [{**score, **row} for row, score in zip(table.to_pylist(), scored.to_pylist(), strict=True)]
+    found, rows, about = read(folder)
     path = folder / FILE
     atomic_write(path, render(found, rows, about))
     return path
@@ -54,109 +59,78 @@ def reports(run: Run | Path | str) -> list[Path]:
     """Write the reports of all benchmarks of the run again and return their paths; raises RunError as ``report``."""
     run = run if isinstance(run, Run) else Run(run)
     run.check()
-    folders = sorted(path.parent for path in (run.path / "bench").glob(f"*/{summary.FILE}"))
+    folders = benchmarks(run.path)
     if not folders:
         raise RunError(f"{run.path} holds no benchmark: run 'udrl bench --run {run.path}', or look at --episodes")
     return [report(folder) for folder in folders]
 
 
-def render(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> str:
+def benchmarks(run: Path) -> list[Path]:
+    """Return the folders of the finished benchmarks of a run."""
+    return sorted(path.parent for path in (run / "bench").glob(f"*/{summary.FILE}"))
+
+
+def read(folder: Path) -> tuple[dict[str, Any], list[Row], dict[str, Any]]:
+    """Return a benchmark's summary, its completions with their scores, and what it says of itself.
+
+    The rows have the columns of completions.parquet and scores.parquet. Raises RunError as ``report``.
+    """
+    found = summary.read_summary(folder)
+    table, about = _table(folder / records.FILE)
+    scored, _ = _table(folder / scores.FILE)
+    if table.num_rows != scored.num_rows:
+        raise RunError(f"{folder}: {records.FILE} and {scores.FILE} do not belong together: run udrl bench again")
+    rows = [{**score, **row} for row, score in zip(table.to_pylist(), scored.to_pylist(), strict=True)]
+    return found, rows, about
+
+
+def render(found: Mapping[str, Any], rows: Sequence[Row], about: Mapping[str, Any]) -> str:
     """Return the page.
 
-    found: summary.json; rows: completions with their scores (columns of both Parquet files); about: title,
-    description and notes of the benchmark.
+    found: summary.json; rows: as of ``read``; about: title, description and notes of the benchmark.
     """
-    script = page_file("report.js")
-    examples, total = _examples(found, rows)
-    references = list(headline_systems(found))
-    order = [*(n for n, s in found["systems"].items() if s["kind"] == "student"), *found["systems"]]
-    data = {"examples": examples, "systems": list(dict.fromkeys(order))}
-    note = f"Agreement is the similarity to {references[0]}'s completion." if references else ""
-    if total > len(examples):
-        note += f" {len(examples)} of {total} inputs are shown, evenly over the tasks."
-    parts = {
-        "style": page_file("page.css"),
-        "title": escape(str(about["title"])),
-        "description": escape(str(about["description"])),
-        "verdict": _verdict_list(found),
-        "systems": systems_section(found),
-        "parity": parity_section(found),
-        "commands": commands_section(found, rows),
-        "tasks": tasks_section(found),
-        "examples_note": escape(note),
-        "how": how_section(found, about),
-        "version": escape(__version__),
-        "data": _script_json(data),
-        "script": script,
-        "script_hash": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    }
-    return filled("report.html", parts)
-
-
-def _verdict_list(found: Mapping[str, Any]) -> str:
-    lines = []
-    for verdict in verdicts(found):
-        kind = {True: "yes", False: "no", None: "open"}[verdict.passed]
-        against = ""
-        if verdict.against:
-            points = "".join(f"<li>{escape(point)}</li>" for point in verdict.against)
-            lead = "What speaks against it:" if verdict.passed else "Keep in mind:"
-            against = f'<p class="against">{lead}</p><ul class="small">{points}</ul>'
-        detail = f'<p class="small">{escape(verdict.detail)}</p>' if verdict.detail else ""
-        lines.append(f'<li class="{kind}"><strong>{escape(verdict.sentence)}</strong>{detail}{against}</li>')
-    return "\n".join(lines).replace(" %", "\N{NO-BREAK SPACE}%")
-
-
-def _examples(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-    """Return the examples (the first completion of every system) and how many inputs there are in all."""
-    references = list(headline_systems(found))
-    by_item: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in rows:
-        if row["part"] == "comparison" and row["sample"] == 0:
-            item = by_item.setdefault(
-                (row["task"], row["input_id"]), {"task": row["task"], "input": row["input"], "answers": []}
+    references = references_of(found)
+    leading = leading_of(found)
+    reference = references[0] if references else None
+    # What is looked at first stands first below each input.
+    first = [name for name in (leading, reference) if name in found["systems"]]
+    systems = {name: found["systems"][name]["kind"] for name in (*first, *found["systems"])}
+    examples, data = examples_section(
+        examples_of(rows, reference=reference),
+        systems,
+        leading=leading,
+        other=reference,
+        note=f"Agreement is the similarity to {reference}'s completion." if reference else "",
+    )
+    body = [
+        systems_section(found),
+        parity_section(found),
+        pictures_section(found),
+        commands_section(found, rows),
+        judge_section(found),
+        tasks_section(found),
+        examples,
+        how_section(found, about),
+    ]
+    return page(
+        title=str(about["title"]),
+        description=str(about["description"]),
+        nav=NAV,
+        verdict=(
+            finding(
+                v.passed, v.sentence, v.detail, v.against, "What speaks against it:" if v.passed else "Keep in mind:"
             )
-            item["answers"].append(_answer(row, found, references))
-    order = list(found["systems"])
-    for item in by_item.values():
-        item["answers"].sort(key=lambda answer: order.index(answer["system"]))
-    items = list(by_item.values())
-    if len(items) <= MAX_EXAMPLES:
-        return items, len(items)
-    chosen = []
-    tasks = list(dict.fromkeys(item["task"] for item in items))
-    for task in tasks:
-        chosen += [item for item in items if item["task"] == task][: MAX_EXAMPLES // len(tasks)]
-    return chosen, len(items)
+            for v in verdicts(found)
+        ),
+        body="\n".join(body),
+        footer=f"Made by udrl {__version__}. This page needs no network; summary.json, completions.parquet and "
+        "scores.parquet beside it hold every figure and text.",
+        data=data,
+        script=page_file("examples.js"),
+    )
 
 
-def _answer(row: Mapping[str, Any], found: Mapping[str, Any], references: Sequence[str]) -> dict[str, Any]:
-    targets = json.loads(row["targets"])
-    agreement = (row.get("agreement") or {}).get(references[0]) if references else None
-    return {
-        "system": row["system"],
-        "role": role(found["systems"][row["system"]]["kind"]),
-        "completion": row["completion"],
-        "error": row["error"],
-        "relevance": _rounded(row["relevance"]),
-        "copy_rate": _rounded(row["copy_rate"]),
-        "agreement": _rounded(agreement),
-        "length": None if row["length"] is None else round(row["length"]),
-        "targets": ", ".join(f"{name} {value:.3g}" for name, value in targets.items()),
-    }
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
-
-
-def _script_json(data: Mapping[str, Any]) -> str:
-    """JSON that cannot end its script element or open a comment in it, and holds no line separators."""
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _read(path: Path) -> tuple[Any, dict[str, Any]]:
+def _table(path: Path) -> tuple[Any, dict[str, Any]]:
     if not path.exists():
         raise RunError(f"there is no {path}: run udrl bench first")
     return records.read_table(path)
