@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 
 from udrl.commands import LENGTH, Attribute, CommandSpace
 from udrl.errors import StudentError
+from udrl.student.calibrating import recalibrate
 from udrl.student.calibration import FILE, Calibration, Curve
 from udrl.student.measure import calibrate
-from udrl.student.student import SAMPLING, Generation
+from udrl.student.student import SAMPLING, Generation, load_student
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.floats(0, 1)), min_size=1, max_size=80), st.floats(-1, 2))
@@ -112,3 +114,31 @@ def test_calibration_file_round_trip_and_refusal(tmp_path: Path) -> None:
     with pytest.raises(StudentError, match="schema 2"):
         Calibration.load(tmp_path)
     assert Calibration.load(tmp_path / "none") is None
+
+
+def test_recalibrating_a_run_stores_the_sampling_that_was_measured(small_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    before = Calibration.load(run / "student")
+    weights = (run / "student" / "model.safetensors").read_bytes()
+    report = recalibrate(run, inputs=1, guidance=1.5, temperature=0.0)
+    after = Calibration.load(run / "student")
+    assert after is not None
+    assert before is not None
+    assert after.sampling == {**before.sampling, "guidance": 1.5, "temperature": 0.0}
+    assert after.curves != before.curves
+    assert after.inputs == report.inputs == 1
+    assert load_student(run).sampling.guidance == 1.5
+    assert (run / "student" / "model.safetensors").read_bytes() == weights
+    task, name = "text-to-image", "relevance"
+    assert report.reachable[task][name] == load_student(run).reachable(task, name)
+
+
+def test_recalibrating_without_validation_episodes_keeps_the_calibration(small_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    (run / "episodes" / "validation.parquet").unlink()
+    before = (run / "student" / FILE).read_bytes()
+    with pytest.raises(StudentError, match="no validation episodes"):
+        recalibrate(run)
+    assert (run / "student" / FILE).read_bytes() == before
