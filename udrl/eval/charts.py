@@ -158,6 +158,9 @@ def scatter_chart(
             _widen(axes)
         if frontier:
             steps = pareto([(point.x, point.y) for point in points])
+            limits = axes.get_xlim()
+            axes.set_xlim(limits)
+            steps.append((limits[1], steps[-1][1]))
             axes.step(*zip(*steps, strict=True), where="post", color=ROLES["muted"], linewidth=1, zorder=1)
         axes.set_xlabel(x)
         axes.set_ylabel(y)

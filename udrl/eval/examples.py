@@ -24,6 +24,9 @@ MAX_TEXT = 20_000
 EXTREMES = 20
 """Inputs that are shown in any case: so many at each end of the leading system's relevance, and of its agreement."""
 
+FEW = 10
+"""So many systems' completions of one input are shown at once; of more, only those of two."""
+
 _SCORES = (
     ("relevance", "relevance", 2),
     ("relevance_second", "second encoder", 2),
@@ -76,6 +79,7 @@ def examples_section(
     leading: str,
     other: str | None,
     order: str = "suite",
+    show: str | None = None,
     note: str = "",
     budget: int = MAX_CHARACTERS,
 ) -> tuple[str, dict[str, Any]]:
@@ -97,8 +101,7 @@ def examples_section(
         "system": names.index(leading),
         "other": names.index(other) if other in systems else 0,
         "order": order,
-        # So many systems that an input would fill several screens.
-        "show": "all" if len(names) <= 2 * EXTREMES // 5 or leading == other else "two",
+        "show": show or ("all" if len(names) <= FEW or other is None else "two"),
         "examples": [_packed(example, names, [name for name, _ in scores]) for example in chosen],
     }
     said = ["What the systems wrote, one completion each.", note]

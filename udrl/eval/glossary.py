@@ -203,3 +203,25 @@ LIMITS = (
     "Intervals are bootstrapped over inputs, and paired where systems are compared. Relevance says "
     "whether a completion is about its input, not whether it is correct or well written."
 )
+FIGURE_NAMES = {
+    "relevance": "relevance",
+    "relevance_second": "relevance by the second encoder",
+    "agreement": "agreement with the reference",
+    "copy_rate": "copy rate",
+    "length": "length in words",
+    "distinct_2 of one input": "distinct-2 of one input",
+}
+"""What the figures of a comparison are called."""
+
+COMPARE = (
+    "A starred difference is one that chance hardly explains (p below 0.05 after correction for the number of "
+    "differences in its table). Below each stands its 95 % interval."
+)
+COLOURS = "Green: the second run is more relevant; red: less; grey: chance could explain it."
+SIDE_BY_SIDE = "Measured for each run by itself: speeds differ with the machine and what else it does."
+COMPARED = (
+    "Only inputs of which both runs have completions are compared, each with itself. Intervals are a bootstrap over "
+    "inputs; p-values come from flipping the sign of inputs' differences at random (10,000 times, two-sided), "
+    "corrected by Holm's method for all differences of one table, tasks included. Rank correlations under "
+    "commands are within an input, over all levels and seeds."
+)

@@ -26,6 +26,7 @@ def place_labels(figure: Any, axes: Any, labels: Sequence[tuple[float, float, st
 
     A label that had to go further away gets a thin line to its point. Limits and scales of ``axes`` must be final.
     """
+    axes.get_xlim(), axes.get_ylim()  # limits that follow from what was drawn are computed only when asked for
     scale = 72 / figure.dpi
     corners = axes.get_window_extent()
     frame = (corners.x0 * scale, corners.y0 * scale, corners.x1 * scale, corners.y1 * scale)
