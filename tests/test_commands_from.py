@@ -75,8 +75,8 @@ def after(before: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def loss_and_gap(student: Student, run: Path) -> tuple[float, float]:
     """The loss on a run's validation episodes, and its gap to shuffled commands."""
     held = read_episodes(run / "episodes", splits=("validation",))
-    examples = make_examples(held, student.tokenizer, student.space, context=student.context)
-    found = validate(student.model, examples, 0, dtype=student.dtype, seed=0)
+    examples = make_examples(held, student.tokenizer, student.space, context=student.computes.context)
+    found = validate(student.computes.model, examples, 0, dtype=student.computes.dtype, seed=0)
     return found.loss, found.gap
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from udrl.commands import FILE, Attribute, CommandSpace
 from udrl.student.balance import balanced_order
 from udrl.student.decoding import Sampling, decode_batch
+from udrl.student.engines.pytorch import TorchEngine
 from udrl.student.examples import Examples, batch_of
 from udrl.student.initialise import scratch_gpt2
 from udrl.student.model import ControlRows, StudentModel, grown, load_model, save_model
@@ -149,7 +150,7 @@ def test_control_ids_are_never_sampled_from_another_architecture(tmp_path: Path)
     hot = Sampling(5.0, 1.0)
     for seed in range(4):
         made = decode_batch(
-            student, [prompt] * 6, range(seed, seed + 6), sampling=hot, limits=[40] * 6, end=0, dtype=torch.float32
+            TorchEngine(student), [prompt] * 6, range(seed, seed + 6), sampling=hot, limits=[40] * 6, end=0
         )
         assert all(i < student.space.base for one in made for i in one.ids)
     save_model(student, tmp_path)

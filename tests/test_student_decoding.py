@@ -22,6 +22,7 @@ from udrl.errors import UsageError
 from udrl.student import load
 from udrl.student.answers import answer, distance
 from udrl.student.decoding import Sampling, choose, decode_batch
+from udrl.student.engines.pytorch import TorchEngine
 from udrl.student.initialise import scratch_gpt2
 from udrl.student.model import StudentModel
 from udrl.student.streaming import settled
@@ -62,13 +63,12 @@ def prompts(model: StudentModel, *, commanded: bool = True) -> list[list[int]]:
 
 def written(model: StudentModel, sampling: Sampling, **options: Any) -> list[tuple[list[int], bool]]:
     out = decode_batch(
-        model,
+        TorchEngine(model),
         prompts(model),
         [11, 12, 13],
         sampling=sampling,
         limits=LIMITS,
         end=0,
-        dtype=torch.float32,
         **options,
     )
     return [(one.ids, one.stopped) for one in out]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from udrl.commands import Attribute, CommandSpace
 from udrl.student.decoding import Sampling, decode_batch
+from udrl.student.engines.pytorch import TorchEngine
 from udrl.student.initialise import scratch_gpt2
 from udrl.student.model import StudentModel, load_model, save_model
 from udrl.student.packing import pack
@@ -118,13 +119,12 @@ def test_network_batch_results_equal_single_results(student: StudentModel, packe
 
             def run(rows: list[int], sampling: Sampling = sampling) -> list[list[int]]:
                 made = decode_batch(
-                    student,
+                    TorchEngine(student),
                     [prompts[r] for r in rows],
                     [100 + r for r in rows],
                     sampling=sampling,
                     limits=[20] * len(rows),
                     end=0,
-                    dtype=torch.float32,
                 )
                 return [d.ids for d in made]
 
@@ -138,13 +138,12 @@ def test_network_batch_results_equal_single_results(student: StudentModel, packe
 def test_network_greedy_decoding_equals_transformers(student: StudentModel) -> None:
     prompts, _ = sequences(6, seed=7)
     mine = decode_batch(
-        student,
+        TorchEngine(student),
         prompts,
         [0] * 6,
         sampling=Sampling(0.0),
         limits=[15] * 6,
         end=BASE + 999,
-        dtype=torch.float32,
     )
     for prompt, decoded in zip(prompts, mine, strict=True):
         ids = list(prompt)
@@ -159,10 +158,8 @@ def test_network_greedy_decoding_equals_transformers(student: StudentModel) -> N
 def test_network_no_run_of_tokens_comes_twice(student: StudentModel, size: int) -> None:
     prompts, _ = sequences(6, seed=11)
     sampling = Sampling(0.0, no_repeat=size)
-    made = decode_batch(student, prompts, [0] * 6, sampling=sampling, limits=[60] * 6, end=BASE, dtype=torch.float32)
-    free = decode_batch(
-        student, prompts, [0] * 6, sampling=Sampling(0.0), limits=[60] * 6, end=BASE, dtype=torch.float32
-    )
+    made = decode_batch(TorchEngine(student), prompts, [0] * 6, sampling=sampling, limits=[60] * 6, end=BASE)
+    free = decode_batch(TorchEngine(student), prompts, [0] * 6, sampling=Sampling(0.0), limits=[60] * 6, end=BASE)
     for one in made:
         found = [tuple(one.ids[k : k + size]) for k in range(len(one.ids) - size + 1)]
         assert len(found) == len(set(found))
@@ -173,13 +170,12 @@ def test_network_control_ids_are_never_sampled(student: StudentModel) -> None:
     prompts, _ = sequences(8, seed=8)
     for seed in range(5):
         made = decode_batch(
-            student,
+            TorchEngine(student),
             prompts,
             [seed] * 8,
             sampling=Sampling(5.0, 1.0),
             limits=[40] * 8,
             end=0,
-            dtype=torch.float32,
         )
         assert all(i < BASE for d in made for i in d.ids)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from udrl.cli.common import common_options, emit, only_results_on_stdout
+from udrl.cli.common import common_options, emit, engine_option, only_results_on_stdout
 
 if TYPE_CHECKING:
     from udrl.eval.bench import BenchReport
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Inputs a task at most, for a quick look.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@engine_option
 @common_options()
 def command(
     *,
@@ -57,6 +58,7 @@ def command(
     limit: int | None,
     device: str,
     precision: str,
+    engine: str,
     as_json: bool,
 ) -> None:
     """Measure on held-out inputs how close the student comes to its teacher, and whether it obeys commands.
@@ -81,6 +83,7 @@ def command(
             limit=limit,
             device=device,
             precision=precision,
+            engine=engine,
         )
     emit(report.summary, as_json=as_json, text=describe(report))
 

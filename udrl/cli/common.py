@@ -146,6 +146,17 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def engine_option(function: Function) -> Function:
+    """Add the option on what computes for the student: --engine."""
+    return click.option(
+        "--engine",
+        type=click.Choice(["auto", "torch", "onnx-int8", "onnx-fp32"]),
+        default="auto",
+        show_default=True,
+        help="auto: on a CPU the fastest verified export (udrl export), unless --precision is given; else torch.",
+    )(function)
+
+
 def hygiene_options(function: Function) -> Function:
     """Add the options on benchmark inputs and personal data, which ``hygiene`` reads."""
     options = [

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from udrl.cli.common import common_options, only_results_on_stdout, plain
+from udrl.cli.common import common_options, engine_option, only_results_on_stdout, plain
 from udrl.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def _targets(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> 
 @click.option("--batch-size", metavar="N", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@engine_option
 @common_options()
 def command(
     *,
@@ -132,6 +133,7 @@ def command(
     batch_size: int,
     device: str,
     precision: str,
+    engine: str,
     as_json: bool,
 ) -> None:
     """Write completions for TEXT that obey a command.
@@ -159,7 +161,7 @@ def command(
         from udrl.student.wording import Wording
 
         wording = Wording(require, ban, max_words)
-        student = load(run, device=device, precision=precision)
+        student = load(run, device=device, precision=precision, engine=engine)
         wanted = Command(_task(task, student.tasks), commanded)
         student.space.check(wanted)
         settings: dict[str, Any] = {

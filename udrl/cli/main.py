@@ -24,6 +24,7 @@ COMMANDS = (
     "synth",
     "score",
     "train",
+    "export",
     "generate",
     "render",
     "push",

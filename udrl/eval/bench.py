@@ -76,6 +76,7 @@ def bench(
     limit: int | None = None,
     device: str = "auto",
     precision: str = "auto",
+    engine: str = "auto",
 ) -> BenchReport:
     """Benchmark the student of ``run`` and write ``bench/NAME/`` into it.
 
@@ -88,7 +89,7 @@ def bench(
     base_url: the OpenAI-compatible endpoint where references and the run's teacher are asked, the built-in apart.
     teacher: card of the run's teacher (None: the one that the run was synthesised with).
     limit: at most so many inputs a task, for a quick look.
-    device, precision: how the student runs; scores are always computed in float32.
+    device, precision, engine: how the student runs; scores are always computed in float32.
 
     A teacher that cannot be asked now is no error: its row is what it wrote for the run's test inputs, where the suite
     has those, or is left out; a note says so. Raises UsageError for unknown names, TaskError for a suite that is not
@@ -101,7 +102,7 @@ def bench(
     run.check()
     chosen = load_suite(suite or ("relevance" if is_builtin(run) else "heldout"))
     key = folder_key(run.student)
-    student = load(run.student, device=device, precision=precision)
+    student = load(run.student, device=device, precision=precision, engine=engine)
     return bench_student(
         run,
         chosen,

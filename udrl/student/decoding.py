@@ -1,32 +1,22 @@
-"""Generation with a key-value cache: many prompts at once, each with its own random stream.
-
-Prompts are left-padded in memory; the padding is masked and positions count from each prompt's first id, so that a
-prompt's result does not depend on what else is in its batch (exactly so for greedy decoding in float32).
-"""
+"""Generation, on any engine: many prompts at once, each with its own random stream."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from udrl.errors import UsageError
-from udrl.student.gpt2 import cached_logits, cast_weights
+from udrl.student.engines import Engine, Session
 from udrl.student.guidance import GuidedSession, guided
-from udrl.student.model import StudentModel
 from udrl.student.wording import Writer
 
 CANDIDATES = 64
 """Most tokens that sampling chooses from; at the temperatures of use the rest has no share worth the sorting."""
-
-GROWTH = 32
-"""Places that the cache grows by when it is full."""
 
 COMPACT = 0.75
 """Finished rows are dropped from the cache once no more than this share is still writing: moving it has a price."""
@@ -71,22 +61,14 @@ class Decoded:
     stopped: bool
 
 
-class Session(Protocol):
-    """One batch under way: `step` takes the newest ids (B,) and returns float32 logits (B, text ids)."""
-
-    def step(self, ids: Tensor) -> Tensor: ...
-    def keep(self, rows: Tensor) -> None: ...
-
-
 def decode_batch(
-    student: StudentModel,
+    engine: Engine,
     prompts: Sequence[Sequence[int]],
     seeds: Sequence[int],
     *,
     sampling: Sampling,
     limits: Sequence[int],
     end: int,
-    dtype: torch.dtype,
     on_token: Callable[[int, int], None] | None = None,
     unasked: Sequence[Sequence[int]] | None = None,
     writers: Sequence[Writer] | None = None,
@@ -98,13 +80,12 @@ def decode_batch(
     ``sampling`` guides; writers: one a prompt, where words are required or banned.
     """
     steps = decode_steps(
-        student,
+        engine,
         prompts,
         seeds,
         sampling=sampling,
         limits=limits,
         end=end,
-        dtype=dtype,
         unasked=unasked,
         writers=writers,
     )
@@ -120,19 +101,18 @@ def decode_batch(
 
 @torch.inference_mode()  # around each step, not around whoever reads them
 def decode_steps(
-    student: StudentModel,
+    engine: Engine,
     prompts: Sequence[Sequence[int]],
     seeds: Sequence[int],
     *,
     sampling: Sampling,
     limits: Sequence[int],
     end: int,
-    dtype: torch.dtype,
     unasked: Sequence[Sequence[int]] | None = None,
     writers: Sequence[Writer] | None = None,
 ) -> Generator[tuple[int, int], None, list[Decoded]]:
     """Do what `decode_batch` does and yield (row, id) for every id as it is drawn."""
-    device = student.rows.weight.device
+    device = engine.device
     longest = max(limits)
     written: list[list[int]] = [[] for _ in prompts] if writers is None else [writer.ids for writer in writers]
     stopped = [False] * len(prompts)
@@ -142,7 +122,7 @@ def decode_steps(
     rows = list(range(len(prompts)))
     alive = set(rows)
     runs = [_Runs(sampling.no_repeat) for _ in prompts]
-    session, logits = _begin(student, prompts, unasked, sampling.guidance, dtype)
+    session, logits = _begin(engine, prompts, unasked, sampling.guidance)
     for step in range(longest):
         if sampling.no_repeat:
             _ban(logits, [runs[row].banned() for row in rows])
@@ -156,7 +136,7 @@ def decode_steps(
                     tokens[place] = writers[row].next(
                         logits[place],
                         _draw(sampling, None if draws is None else float(draws[row, step]), (seeds[row], step)),
-                        _look_ahead(student, prompts, unasked, sampling.guidance, dtype, row, written[row]),
+                        _look_ahead(engine, prompts, unasked, sampling.guidance, row, written[row]),
                     )
             ids = torch.tensor([end if token is None else token for token in tokens], device=device)
         for row, token in zip(rows, tokens, strict=True):
@@ -183,17 +163,16 @@ def decode_steps(
 
 
 def _begin(
-    student: StudentModel,
+    engine: Engine,
     prompts: Sequence[Sequence[int]],
     unasked: Sequence[Sequence[int]] | None,
     guidance: float,
-    dtype: torch.dtype,
 ) -> tuple[Session, Tensor]:
     """Start a session on the prompts, a guided one where the weight is not 1, and return it with its first logits."""
     if guidance == 1:
-        return _start(student, prompts, dtype)
+        return engine.start(prompts)
     assert unasked is not None
-    session, logits = _start(student, [*prompts, *unasked], dtype)
+    session, logits = engine.start([*prompts, *unasked])
     return GuidedSession(session, len(prompts), guidance), guided(logits, guidance)
 
 
@@ -211,11 +190,10 @@ def _draw(sampling: Sampling, uniform: float | None, place: tuple[int, int]) -> 
 
 
 def _look_ahead(
-    student: StudentModel,
+    engine: Engine,
     prompts: Sequence[Sequence[int]],
     unasked: Sequence[Sequence[int]] | None,
     guidance: float,
-    dtype: torch.dtype,
     row: int,
     written: list[int],
 ) -> Callable[[list[int]], Tensor]:
@@ -224,7 +202,7 @@ def _look_ahead(
     def logits(ids: list[int]) -> Tensor:
         more = [*written, *ids]
         open_ = None if unasked is None else [[*unasked[row], *more]]
-        return _begin(student, [[*prompts[row], *more]], open_, guidance, dtype)[1][0]
+        return _begin(engine, [[*prompts[row], *more]], open_, guidance)[1][0]
 
     return logits
 
@@ -264,99 +242,3 @@ def _ban(logits: Tensor, banned: Sequence[Sequence[int]]) -> None:
     rows = [row for row, ids in enumerate(banned) for _ in ids]
     if rows:
         logits[rows, [token for ids in banned for token in ids]] = float("-inf")
-
-
-def _start(student: StudentModel, prompts: Sequence[Sequence[int]], dtype: torch.dtype) -> tuple[Session, Tensor]:
-    device = student.rows.weight.device
-    longest = max(map(len, prompts))
-    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-    real = torch.zeros(len(prompts), longest, dtype=torch.bool)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        real[row, longest - len(prompt) :] = True
-    ids, real = ids.to(device), real.to(device)
-    positions = (real.cumsum(1) - 1).clamp(min=0)
-    session: _PackedSession | _GenericSession = (_PackedSession if student.packed else _GenericSession)(
-        student, real, dtype
-    )
-    return session, session.run(student.embed(ids), positions)
-
-
-class _PackedSession:
-    """GPT-2 with one cache, which grows as the completions do: most end long before their limit."""
-
-    def __init__(self, student: StudentModel, real: Tensor, dtype: torch.dtype) -> None:
-        config = student.model.config
-        rows, longest = real.shape
-        size = config.n_embd // config.n_head
-        self.student, self.filled = student, 0
-        shape = (config.n_layer, 2, rows, config.n_head, longest + GROWTH, size)
-        self.cache = torch.empty(shape, dtype=dtype, device=real.device)
-        self.visible = F.pad(real, (0, GROWTH), value=True)
-        self.lengths = real.sum(1)
-        self.weights = cast_weights(student.model, dtype, student.space.base)
-
-    def run(self, embeddings: Tensor, positions: Tensor) -> Tensor:
-        logits = cached_logits(
-            self.student.model, self.weights, embeddings, positions, self.cache, self.visible, self.filled
-        )
-        self.filled += embeddings.shape[1]
-        return logits
-
-    def step(self, ids: Tensor) -> Tensor:
-        if self.filled == self.cache.shape[4]:
-            self.cache = _room(self.cache, self.filled, GROWTH)
-            self.visible = F.pad(self.visible, (0, GROWTH), value=True)
-        logits = self.run(self.student.embed(ids)[:, None], self.lengths[:, None])
-        self.lengths = self.lengths + 1
-        return logits
-
-    def keep(self, rows: Tensor) -> None:
-        spare = self.cache.shape[4] - self.filled
-        self.cache = _room(self.cache[:, :, rows, :, : self.filled], self.filled, spare)
-        self.visible, self.lengths = self.visible[rows], self.lengths[rows]
-
-
-def _room(cache: Tensor, filled: int, spare: int) -> Tensor:
-    """Return the ``filled`` places of ``cache`` with ``spare`` more behind them, whose content is undefined."""
-    layers, two, rows, heads, _, size = cache.shape
-    larger = cache.new_empty((layers, two, rows, heads, filled + spare, size))
-    larger[..., :filled, :] = cache[..., :filled, :]
-    return larger
-
-
-class _GenericSession:
-    """Any other causal language model, through its own forward and cache."""
-
-    def __init__(self, student: StudentModel, real: Tensor, dtype: torch.dtype) -> None:
-        self.student, self.dtype, self.past, self.mask, self.lengths = (
-            student,
-            dtype,
-            None,
-            real.long(),
-            real.sum(1),
-        )
-
-    def run(self, embeddings: Tensor, positions: Tensor) -> Tensor:
-        with torch.autocast(embeddings.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            out: Any = self.student.model(
-                inputs_embeds=embeddings,
-                position_ids=positions,
-                attention_mask=self.mask,
-                past_key_values=self.past,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        self.past = out.past_key_values
-        logits: Tensor = out.logits[:, -1, : self.student.space.base].float()
-        return logits
-
-    def step(self, ids: Tensor) -> Tensor:
-        self.mask = F.pad(self.mask, (0, 1), value=1)
-        logits = self.run(self.student.embed(ids)[:, None], self.lengths[:, None])
-        self.lengths = self.lengths + 1
-        return logits
-
-    def keep(self, rows: Tensor) -> None:
-        self.mask, self.lengths = self.mask[rows], self.lengths[rows]
-        self.past.batch_select_indices(rows)  # type: ignore[attr-defined]

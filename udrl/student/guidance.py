@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from udrl.student.decoding import Session
+    from udrl.student.engines import Session
 
 
 class GuidedSession:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from udrl.commands import LENGTH, Command, CommandSpace
-from udrl.encoder.loading import choose_precision
 from udrl.errors import StudentError, UsageError
 from udrl.student.calibration import Calibration
 from udrl.student.decoding import Decoded, Sampling, decode_batch, decode_steps
-from udrl.student.model import StudentModel, load_model
+from udrl.student.engines import Engine
+from udrl.student.engines.choice import load_engine
+from udrl.student.prompts import fitted_prompts, random_streams
 from udrl.student.streaming import settled
 from udrl.student.tokenizer import decode, encode, load_tokenizer
 from udrl.student.wording import Vocabulary, Wording, Writer
@@ -48,25 +45,23 @@ class Student:
 
     def __init__(
         self,
-        model: StudentModel,
+        computes: Engine,
         tokenizer: Any,
         *,
         name: str,
         calibration: Calibration | None = None,
         sampling: Sampling = SAMPLING,
-        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.model = model.eval()
+        self.computes = computes
         self.tokenizer = tokenizer
         self.name = name
         self.calibration = calibration
         self.sampling = sampling
-        self.dtype = dtype
 
     @property
     def space(self) -> CommandSpace:
         """The command space: tasks, attributes, bins."""
-        return self.model.space
+        return self.computes.space
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -81,23 +76,17 @@ class Student:
     @property
     def parameters(self) -> int:
         """Number of parameters."""
-        return self.model.parameter_count
+        return self.computes.parameters
 
     @property
     def engine(self) -> str:
-        """What computes."""
-        return "torch"
+        """What computes: torch or onnx."""
+        return self.computes.name
 
     @property
     def precision(self) -> str:
         """Number format of the matrix products."""
-        return str(self.dtype).removeprefix("torch.")
-
-    @property
-    def context(self) -> int:
-        """Longest sequence, prompt and completion together, in ids."""
-        config = self.model.model.config
-        return int(getattr(config, "max_position_embeddings", None) or config.n_positions)
+        return self.computes.precision
 
     # -- commands ----------------------------------------------------------------------------------------------------
 
@@ -162,22 +151,24 @@ class Student:
         """
         if len(inputs) != len(commands):
             raise UsageError(f"{len(inputs)} inputs need as many commands, got {len(commands)}")
-        cache: dict[tuple[str, tuple[tuple[str, float], ...]], list[int]] = {}
-        controls = []
-        for command in commands:
-            key = (command.task, tuple(sorted(command.targets.items())))
-            if key not in cache:
-                cache[key] = self.space.render(command.task, self.positions(command, calibrated=calibrated))
-            controls.append(cache[key])
         return self.generate_ids(
             inputs,
-            controls,
+            self._controls(commands, calibrated),
             seeds=seeds,
             sampling=sampling,
             wording=wording,
             batch_size=batch_size,
             progress=progress,
         )
+
+    def prompt_ids(
+        self, inputs: Sequence[str], commands: Sequence[Command], *, calibrated: bool = True
+    ) -> list[list[int]]:
+        """Return each input under the command beside it as token ids: what `generate` continues, for other servers.
+
+        They are not to write control ids: whoever samples allows ``range(student.space.base)`` only.
+        """
+        return self._prompts(inputs, self._controls(commands, calibrated), self.sampling)[0]
 
     def generate_ids(
         self,
@@ -194,20 +185,19 @@ class Student:
         """Write completions for inputs under commands that are rendered already (`CommandSpace.render`)."""
         sampling = sampling or self.sampling
         prompts, limits = self._prompts(inputs, controls, sampling)
-        streams = self._streams(prompts, seeds)
+        streams = random_streams(prompts, seeds)
         # like commands write like lengths, and like lengths end together
         order = sorted(range(len(prompts)), key=lambda i: (tuple(controls[i]), len(prompts[i])))
         results: dict[int, Generation] = {}
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             decoded = decode_batch(
-                self.model,
+                self.computes,
                 [prompts[i] for i in rows],
                 [streams[i] for i in rows],
                 sampling=sampling,
                 limits=[limits[i] for i in rows],
                 end=self.tokenizer.eos_token_id,
-                dtype=self.dtype,
                 on_token=None if on_token is None else _renumbered(on_token, rows),
                 unasked=None if sampling.guidance == 1 else [self._unasked(prompts[i], controls[i]) for i in rows],
                 writers=self._writers(wording, [limits[i] for i in rows]),
@@ -236,13 +226,12 @@ class Student:
         control = self.space.render(command.task, self.positions(command, calibrated=calibrated))
         prompts, limits = self._prompts([text], [control], sampling)
         steps = decode_steps(
-            self.model,
+            self.computes,
             prompts,
-            self._streams(prompts, [seed]),
+            random_streams(prompts, [seed]),
             sampling=sampling,
             limits=limits,
             end=self.tokenizer.eos_token_id,
-            dtype=self.dtype,
             unasked=None if sampling.guidance == 1 else [self._unasked(prompts[0], control)],
             writers=self._writers(wording, limits),
         )
@@ -263,6 +252,17 @@ class Student:
             yield written[shown:]
         return self._generation(one, written, wording)
 
+    def _controls(self, commands: Sequence[Command], calibrated: bool) -> list[list[int]]:
+        """Render ``commands``, each distinct one once."""
+        cache: dict[tuple[str, tuple[tuple[str, float], ...]], list[int]] = {}
+        controls = []
+        for command in commands:
+            key = (command.task, tuple(sorted(command.targets.items())))
+            if key not in cache:
+                cache[key] = self.space.render(command.task, self.positions(command, calibrated=calibrated))
+            controls.append(cache[key])
+        return controls
+
     def _text(self, one: Decoded) -> str:
         """Return the text of ``one``; a character that was cut in the middle is left out."""
         text = decode(self.tokenizer, one.ids)
@@ -281,53 +281,27 @@ class Student:
     def _vocabulary(self) -> Vocabulary:
         return Vocabulary(self.tokenizer, self.space.base)
 
-    def _writers(self, wording: Wording | None, limits: Sequence[int]) -> list[Writer] | None:
-        return [Writer(wording, self._vocabulary, limit) for limit in limits] if wording else None
-
     def _prompts(
         self, inputs: Sequence[str], controls: Sequence[Sequence[int]], sampling: Sampling
     ) -> tuple[list[list[int]], list[int]]:
-        prompts, limits = [], []
-        room = self.context
-        longest = sampling.max_tokens or room // 2
-        shortened = 0
-        for text, control in zip(encode(self.tokenizer, inputs), controls, strict=True):
-            most = max(1, room - len(control) - min(longest, room // 2))
-            shortened += len(text) > most
-            prompt = self.space.prompt(text[:most], control)
-            prompts.append(prompt)
-            limits.append(max(1, min(longest, room - len(prompt))))
-        if shortened:
-            warnings.warn(
-                f"{shortened} of {len(inputs)} inputs are longer than the student's context of {room} tokens allows: "
-                "their ends are not read",
-                stacklevel=3,
-            )
-        return prompts, limits
+        texts = encode(self.tokenizer, inputs)
+        room = self.computes.context
+        return fitted_prompts(texts, controls, self.space, room=room, max_tokens=sampling.max_tokens)
 
-    def _streams(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int] | int) -> list[int]:
-        """One random stream an item, a function of its seed and prompt (and how often that pair came before)."""
-        if not isinstance(seeds, int) and len(seeds) != len(prompts):
-            raise UsageError(f"{len(prompts)} inputs need as many seeds, got {len(seeds)}")
-        seen: Counter[str] = Counter()
-        streams = []
-        for index, prompt in enumerate(prompts):
-            seed = seeds if isinstance(seeds, int) else seeds[index]
-            key = f"{seed}:{','.join(map(str, prompt))}"
-            digest = hashlib.blake2b(f"{key}#{seen[key]}".encode(), digest_size=8).digest()
-            seen[key] += 1
-            streams.append(int.from_bytes(digest, "big"))
-        return streams
+    def _writers(self, wording: Wording | None, limits: Sequence[int]) -> list[Writer] | None:
+        return [Writer(wording, self._vocabulary, limit) for limit in limits] if wording else None
 
 
 def _renumbered(on_token: Callable[[int, int], None], rows: list[int]) -> Callable[[int, int], None]:
     return lambda row, token: on_token(rows[row], token)
 
 
-def load_student(path: Path | str, *, device: str = "auto", precision: str = "auto") -> Student:
+def load_student(path: Path | str, *, device: str = "auto", precision: str = "auto", engine: str = "auto") -> Student:
     """Load the student of a run folder, or a checkpoint folder that ``udrl train`` wrote.
 
-    device: "auto" is the GPU where there is one. precision: "auto" (bf16 on GPUs, else fp32), "fp32" or "bf16".
+    device: "auto" is the GPU where there is one. precision: of torch: "auto" (bf16 where the hardware multiplies it
+    itself, else fp32), "fp32" or "bf16". engine: one of `udrl.student.engines.ENGINES`; "auto" is the best verified
+    export (`udrl export`) on a CPU, unless a precision is asked for, else torch.
     Raises StudentError where there is none, or where its files do not belong together.
     """
     path = Path(path)
@@ -335,10 +309,9 @@ def load_student(path: Path | str, *, device: str = "auto", precision: str = "au
     if not folder.is_dir():
         raise StudentError(f"there is no student at {path}: train one with udrl train --run {path}")
     space = CommandSpace.load(folder)
-    where = pick_device(device)
     try:
         tokenizer = load_tokenizer(folder, local_files_only=True)
-        model = load_model(folder, space)
+        computes = load_engine(folder, space, engine=engine, device=device, precision=precision)
     except (OSError, ValueError) as error:
         raise StudentError(
             f"{folder} cannot be loaded as a student ({str(error).splitlines()[0]}): train again"
@@ -346,28 +319,4 @@ def load_student(path: Path | str, *, device: str = "auto", precision: str = "au
     calibration = Calibration.load(folder)
     sampling = Sampling(**calibration.sampling) if calibration else SAMPLING
     name = folder.parent.name if folder.name == "student" else folder.name
-    return Student(
-        model.to(where),
-        tokenizer,
-        name=name,
-        calibration=calibration,
-        sampling=sampling,
-        dtype=pick_dtype(precision, where),
-    )
-
-
-def pick_device(device: str) -> torch.device:
-    """Return the torch device that "auto", "cpu", "cuda", "cuda:1" or "mps" stands for; StudentError if absent."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise StudentError(
-            f"device '{device}' cannot be used ({str(error).splitlines()[0]}): try --device cpu"
-        ) from error
-
-
-def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the format of matrix products: "auto" is bf16 where the hardware multiplies it itself, else fp32."""
-    return torch.bfloat16 if choose_precision(precision, device.type) == "bf16" else torch.float32
+    return Student(computes, tokenizer, name=name, calibration=calibration, sampling=sampling)

@@ -140,9 +140,10 @@ def train(
 
         from udrl.student.examples import make_examples
         from udrl.student.loop import STATE, LoopOptions, best_of, run_loop
+        from udrl.student.engines.pytorch import TorchEngine, pick_device, pick_dtype
         from udrl.student.model import save_model
         from udrl.student.signs import signs_of
-        from udrl.student.student import SAMPLING, Student, pick_device, pick_dtype
+        from udrl.student.student import SAMPLING, Student
 
         where = pick_device(device)
         dtype = pick_dtype(precision, where)
@@ -193,7 +194,7 @@ def train(
 
         longest = max(max(map(len, examples.completions)), 0 if origin is None else origin.max_tokens)
         sampling = replace(SAMPLING, max_tokens=longest)
-        trained = Student(model, tokenizer, name=place.path.name, sampling=sampling, dtype=dtype)
+        trained = Student(TorchEngine(model, dtype), tokenizer, name=place.path.name, sampling=sampling)
         watched = _inputs(held, signs_inputs)
         monitor = Monitor(partial, name=student, steps=options.steps, tracker=tracker, config=asdict(options))
         try:

@@ -1,0 +1,50 @@
+"""udrl export: the student in the format of a faster engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from udrl.cli.common import common_options, emit, only_results_on_stdout
+
+if TYPE_CHECKING:
+    from udrl.student.export import ExportReport, Precision
+
+
+@click.command("export", short_help="Export the student for a faster engine, verified; it then answers on CPUs.")
+@click.option("--format", "format_", type=click.Choice(["onnx"]), default="onnx", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["int8", "fp32"]),
+    help="Default: int8, and fp32 as well where int8 does not pass its verification.",
+)
+@common_options()
+def command(*, run: Path, seed: int, format_: str, precision: Precision | None, as_json: bool) -> None:
+    """Write the student for ONNX Runtime into its folder and verify it on the run's validation inputs.
+
+    fp32 must write the same greedy tokens as torch. int8 must be as relevant (within 1 %) and as obedient. What
+    passes is used by udrl generate and udrl bench on CPUs, the fastest first; --engine chooses another.
+    """
+    from udrl.student.export import export
+
+    with only_results_on_stdout():
+        report = export(run, precision=precision, seed=seed)
+    emit(report, as_json=as_json, text=describe(report))
+
+
+def describe(report: ExportReport) -> str:
+    """Return what was exported, for people."""
+    lines = []
+    for one in report.exports:
+        found = one.verification
+        measured = f"{found.same_tokens:.0%} of {found.prompts} greedy completions as torch's"
+        if found.relevance is not None and found.spearman is not None:
+            followed = ", ".join(f"{name} followed {b:.3f} ({a:.3f})" for name, (a, b) in found.spearman.items())
+            measured += f", relevance {found.relevance[1]:.3f} (torch {found.relevance[0]:.3f}), {followed}"
+        lines.append(f"{one.name}: {one.bytes / 1e6:.1f} MB in {one.folder}; {measured}")
+        if not found.passed:
+            lines.append(f"  {one.name} is not made the default: {'; '.join(found.reasons)}")
+    lines.append(f"on CPUs, {report.default} answers from now on (--engine chooses another)")
+    return "\n".join(lines)

@@ -1,0 +1,65 @@
+"""Which engine a student is loaded with."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from udrl.commands import CommandSpace
+from udrl.errors import MissingDependency, StudentError, UsageError, unknown
+from udrl.student.engines import ENGINES, Engine
+from udrl.student.engines.exports import Export, find_export
+from udrl.student.engines.onnx import OnnxEngine, missing_packages
+from udrl.student.engines.pytorch import TorchEngine, pick_device, pick_dtype
+from udrl.student.model import load_model
+
+
+def load_engine(
+    folder: Path, space: CommandSpace, *, engine: str = "auto", device: str = "auto", precision: str = "auto"
+) -> Engine:
+    """Load what computes for the student in ``folder``; see `udrl.student.student.load_student`.
+
+    Raises UsageError for an unknown engine, and for a device or precision that contradicts it; StudentError and
+    MissingDependency where an export that is named cannot be used.
+    """
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
+    if engine.startswith("onnx"):
+        return OnnxEngine(_named(folder, engine, device, precision), space)
+    where = pick_device(device)
+    found = _best(folder) if engine == "auto" and where.type == "cpu" and precision == "auto" else None
+    if found is not None:
+        return OnnxEngine(found, space)
+    return TorchEngine(load_model(folder, space).to(where), pick_dtype(precision, where))
+
+
+def _named(folder: Path, engine: str, device: str, precision: str) -> Export:
+    if device not in ("auto", "cpu") or precision not in ("auto", engine.removeprefix("onnx-")):
+        raise UsageError(f"engine {engine} computes on the CPU in its own precision: leave device and precision out")
+    found = find_export(folder, engine)
+    if found is None:
+        raise StudentError(f"{folder} has no export {engine}: make one with udrl export --format onnx")
+    if not found.is_current(folder):
+        raise StudentError(f"{found.folder} was exported from other weights: run udrl export again")
+    if missing := missing_packages():
+        raise MissingDependency(f"engine {engine} needs {missing}: pip install 'udrl[onnx]'")
+    return found
+
+
+def _best(folder: Path) -> Export | None:
+    """Return the fastest verified export, or None; one that cannot be used is told in a warning."""
+    for name in ("onnx-int8", "onnx-fp32"):
+        found = find_export(folder, name)
+        if found is None or not found.verified:
+            continue
+        if not found.is_current(folder):
+            warnings.warn(
+                f"{found.folder} was exported from other weights and is not used: run udrl export again", stacklevel=5
+            )
+        elif missing := missing_packages():
+            warnings.warn(
+                f"{found.folder} is not used, since {missing} is not installed: pip install 'udrl[onnx]'", stacklevel=5
+            )
+        else:
+            return found
+    return None

@@ -1,0 +1,138 @@
+"""``udrl export``: a student in the format of a faster engine, verified before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from udrl.commands import LENGTH
+from udrl.data.episodes import read_episodes
+from udrl.data.run import Run
+from udrl.errors import MissingDependency, StudentError, is_installed
+from udrl.student.engines.exports import Export, describe_sources, find_export, publishing, write_manifest
+
+if TYPE_CHECKING:
+    from udrl.student.answers import Score
+    from udrl.student.student import Student
+    from udrl.student.verification import Verification
+
+Precision = Literal["int8", "fp32"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One export. name: of the engine; bytes: of its files; verification: what was found, see `Verification`."""
+
+    name: str
+    folder: Path
+    bytes: int
+    verification: Verification
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported, and the engine that answers on CPUs from now on unless another is asked for."""
+
+    exports: tuple[Exported, ...]
+    default: str
+
+
+def export(run: Path | str = "runs/default", *, precision: Precision | None = None, seed: int = 0) -> ExportReport:
+    """Export the run's student for ONNX Runtime into its folder, and verify it on the run's validation inputs.
+
+    precision: "int8", "fp32", or None: int8, and fp32 as well where int8 does not pass. What does not pass stays, is
+    never chosen by itself, and its manifest says why. Raises StudentError where there is no student, one that is no
+    GPT-2, or no validation input; MissingDependency without ONNX Runtime.
+    """
+    missing = " and ".join(name for name in ("onnx", "onnxruntime") if not is_installed(name))
+    if missing:
+        raise MissingDependency(f"the export needs {missing}: pip install 'udrl[onnx]'")
+    from udrl.student.student import load_student
+
+    place = Run(run)
+    place.check()
+    with place.writing():
+        student = load_student(place.path, device="cpu", precision="fp32", engine="torch")
+        inputs = _validation_inputs(place, student.tasks)
+        made = [_export(place, student, inputs, precision or "int8", seed)]
+        if precision is None and not made[0].verification.passed:
+            made.append(_export(place, student, inputs, "fp32", seed))
+        report = ExportReport(tuple(made), _default(place.student))
+        place.record("export", exports=[{**asdict(one), "folder": str(one.folder)} for one in made], seed=seed)
+        return report
+
+
+def _export(
+    place: Run, student: Student, inputs: Mapping[str, Sequence[str]], precision: Precision, seed: int
+) -> Exported:
+    from udrl.student.engines.graph import write_graph
+    from udrl.student.engines.onnx import OnnxEngine
+    from udrl.student.engines.pytorch import TorchEngine
+    from udrl.student.student import Student
+    from udrl.student.verification import verify_obedience, verify_tokens
+
+    assert isinstance(student.computes, TorchEngine)
+    model = student.computes.model
+    if not model.packed:
+        raise StudentError(
+            f"the student in {place.student} is a {model.model.config.model_type}: only GPT-2 is exported to ONNX, "
+            "torch answers for the others"
+        )
+    config = model.model.config
+    facts: dict[str, Any] = {
+        "format": "onnx",
+        "precision": precision,
+        "context": student.computes.context,
+        "parameters": student.parameters,
+        "layers": config.n_layer,
+        "heads": config.n_head,
+        "width": config.n_embd,
+        "sources": describe_sources(place.student),
+        "versions": {name: version(name) for name in ("onnx", "onnxruntime", "torch")},
+    }
+    name = f"onnx-{precision}"
+    with publishing(place.student, name) as folder:
+        write_graph(model, folder, quantised=precision == "int8")
+        other = Student(
+            OnnxEngine(Export(name, folder, facts), student.space),
+            student.tokenizer,
+            name=student.name,
+            calibration=student.calibration,
+            sampling=student.sampling,
+        )
+        if precision == "int8":
+            found = verify_obedience(student, other, inputs, _rewards(place, student), seed=seed)
+        else:
+            found = verify_tokens(student, other, inputs, seed=seed)
+        write_manifest(folder, **facts, verification={**asdict(found), "seed": seed})
+    final = place.student / "engines" / name
+    return Exported(name, final, sum(file.stat().st_size for file in final.iterdir()), found)
+
+
+def _default(student: Path) -> str:
+    for name in ("onnx-int8", "onnx-fp32"):
+        found = find_export(student, name)
+        if found is not None and found.verified and found.is_current(student):
+            return name
+    return "torch"
+
+
+def _validation_inputs(place: Run, tasks: Sequence[str]) -> dict[str, list[str]]:
+    inputs: dict[str, dict[str, None]] = {task: {} for task in tasks}
+    for episode in read_episodes(place.episodes, splits=("validation",)):
+        if episode.task in inputs:
+            inputs[episode.task][episode.input] = None
+    return {task: list(texts) for task, texts in inputs.items()}
+
+
+def _rewards(place: Run, student: Student) -> Mapping[str, Score]:
+    """Return relevance and those of the student's other rewards that can be computed, as the run was scored."""
+    from udrl.rewards import computable
+
+    scored = place.facts()["stages"].get("score", {})
+    names = dict.fromkeys(("relevance", *(name for name in student.attributes if name != LENGTH)))
+    sources = {fact["name"]: fact["source"] for fact in scored.get("rewards", ())}
+    return dict(computable(names, encoder=(scored.get("encoder") or {}).get("name"), sources=sources))

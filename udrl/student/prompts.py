@@ -1,0 +1,56 @@
+"""What a batch starts from: prompts that leave room to write, and a random stream for each."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+
+from udrl.commands import CommandSpace
+from udrl.errors import UsageError
+
+
+def fitted_prompts(
+    texts: Sequence[Sequence[int]],
+    controls: Sequence[Sequence[int]],
+    space: CommandSpace,
+    *,
+    room: int,
+    max_tokens: int | None,
+) -> tuple[list[list[int]], list[int]]:
+    """Return a prompt for each input ``texts`` under each command, and how many ids each may be continued by.
+
+    room: the student's context, in ids. Where it is short, an input's end is left out, with a warning.
+    """
+    prompts, limits = [], []
+    longest = max_tokens or room // 2
+    shortened = 0
+    for text, control in zip(texts, controls, strict=True):
+        most = max(1, room - len(control) - min(longest, room // 2))
+        shortened += len(text) > most
+        prompt = space.prompt(text[:most], control)
+        prompts.append(prompt)
+        limits.append(max(1, min(longest, room - len(prompt))))
+    if shortened:
+        warnings.warn(
+            f"{shortened} of {len(texts)} inputs are longer than the student's context of {room} tokens allows: "
+            "their ends are not read",
+            stacklevel=4,
+        )
+    return prompts, limits
+
+
+def random_streams(prompts: Sequence[Sequence[int]], seeds: Sequence[int] | int) -> list[int]:
+    """Return one random stream a prompt, a function of its seed and ids (and how often that pair came before)."""
+    if not isinstance(seeds, int) and len(seeds) != len(prompts):
+        raise UsageError(f"{len(prompts)} inputs need as many seeds, got {len(seeds)}")
+    seen: Counter[str] = Counter()
+    streams = []
+    for index, prompt in enumerate(prompts):
+        seed = seeds if isinstance(seeds, int) else seeds[index]
+        key = f"{seed}:{','.join(map(str, prompt))}"
+        digest = hashlib.blake2b(f"{key}#{seen[key]}".encode(), digest_size=8).digest()
+        seen[key] += 1
+        streams.append(int.from_bytes(digest, "big"))
+    return streams
