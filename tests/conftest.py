@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
@@ -13,6 +16,10 @@ settings.register_profile("udrl", deadline=None)  # the first example of a test 
 settings.load_profile("udrl")
 
 os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported; the command line sets it too late for other tests
+
+# What benchmarks encode is kept for the user; the tests' own goes with them.
+os.environ["UDRL_CACHE"] = tempfile.mkdtemp(prefix="udrl-tests-")
+atexit.register(shutil.rmtree, os.environ["UDRL_CACHE"], ignore_errors=True)
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 

@@ -62,6 +62,7 @@ class FakeStudent:
     tasks: tuple[str, ...] = ("alpha", "beta")
     obedience: float = 1.0
     uncalibrated: float = 0.5
+    calibration: str | None = "by rule"
     calls: list[int] = field(default_factory=list)
     name: str = "fake"
     parameters: int = 1234

@@ -22,7 +22,8 @@ from udrl.data.tasks import load_tasks, seeds, store_tasks
 from udrl.encoder import load_encoder
 from udrl.errors import RunError, TaskError, UsageError
 from udrl.eval import bench as bench_module
-from udrl.eval.bench import BenchReport, bench, bench_student, folder_key
+from udrl.eval.bench import BenchReport, bench, bench_student
+from udrl.eval.entrants import folder_key
 from udrl.eval.report import report
 from udrl.eval.suites import Suite, load_suite
 from udrl.eval.summary import read_summary
@@ -155,7 +156,9 @@ def check_following(entry: dict[str, Any], others: set[str], *, top: bool) -> No
     keys = {
         "spearman", "spearman_within_input", "error", "range", "violations", "reachable", "curve", "leakage"
     }  # fmt: skip
-    assert set(entry) == (keys | {"per_task"} if top else keys)
+    assert set(entry) == (keys | {"per_task", "uncalibrated"} if top else keys)
+    if top:
+        assert (entry["uncalibrated"]["inputs"], len(entry["uncalibrated"]["curve"])) == (3, 9)
     assert all(isinstance(entry[key], NUMBER) for key in ("spearman", "spearman_within_input", "range"))
     assert entry["error"] is None or entry["error"] >= 0
     assert type(entry["violations"]) is int
@@ -219,6 +222,9 @@ def test_bench_figures_say_what_is_known_of_the_systems(done: BenchReport) -> No
         assert matched[task]["length"]["mean"] == pytest.approx(teacher[task]["length"]["mean"], rel=0.1)
     assert done.summary["command_following"]["student"]["length"]["spearman_within_input"] > 0.95
     assert done.summary["command_following"]["student"]["relevance"]["spearman_within_input"] > 0.3
+    length = done.summary["command_following"]["student"]["length"]
+    assert length["uncalibrated"]["calibrated_error"] < 0.5
+    assert length["uncalibrated"]["error"] > 3, "half of the target is five times 10 % of it"
 
 
 def test_bench_echo_wins_relevance_and_is_exposed(done: BenchReport) -> None:
@@ -239,13 +245,13 @@ def test_bench_files_belong_together_and_hold_every_text(done: BenchReport, run:
     scores = pq.read_table(done.folder / "scores.parquet")
     assert completions.num_rows == scores.num_rows == done.written
     rows = [{**a, **b} for a, b in zip(completions.to_pylist(), scores.to_pylist(), strict=True)]
-    assert {row["part"] for row in rows} == {"comparison", "following", "leakage"}
+    assert {row["part"] for row in rows} == {"comparison", "following", "leakage", "uncalibrated"}
     for row in rows:
         assert row["length"] == count_words(row["completion"])
         if row["part"] == "comparison":
             assert 0 <= row["relevance"] <= 1
             assert row["agreement"]["teacher"] is not None
-        elif row["part"] == "following" and row["attribute"] == "length":
+        elif row["part"] in ("following", "uncalibrated") and row["attribute"] == "length":
             assert row["relevance"] is None  # a sweep of length needs no encoder
             assert len(json.loads(row["targets"])) == 1
     stages = run.facts()["stages"]
@@ -279,10 +285,10 @@ def test_bench_interrupted_goes_on_where_it_was(
     done: BenchReport, run: Run, suite: Suite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Interrupted(FakeStudent):
-        def generate(self, inputs: Any, commands: Any, *, seeds: Any) -> Any:
+        def generate(self, inputs: Any, commands: Any, **options: Any) -> Any:
             if any("length" in command.targets and len(command.targets) == 1 for command in commands):
                 raise KeyboardInterrupt
-            return super().generate(inputs, commands, seeds=seeds)
+            return super().generate(inputs, commands, **options)
 
     with pytest.raises(KeyboardInterrupt):
         bench_student(run, suite, Interrupted(TASKS), student_key="first", name="halted")

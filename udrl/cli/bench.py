@@ -1,4 +1,4 @@
-"""udrl bench: the student beside its teacher, references and baselines."""
+"""udrl bench: systems side by side, students, teachers, recorded outputs and baselines."""
 
 from __future__ import annotations
 
@@ -11,35 +11,74 @@ from udrl.cli.common import common_options, emit, engine_option, only_results_on
 
 if TYPE_CHECKING:
     from udrl.eval.bench import BenchReport
+    from udrl.eval.thresholds import Missed
 
 
-@click.command("bench", short_help="Measure the student beside teachers and baselines; writes a report.")
+@click.command("bench", short_help="Measure students beside teachers, recorded outputs and baselines.")
 @click.option(
     "--suite",
     metavar="NAME|FILE",
     help="What is measured: relevance (held-out inputs that ship), foreign (words never seen), heldout (the run's own "
-    "test inputs), or a file. Default: relevance for a run of the built-in teacher, else heldout.",
+    "test inputs), recorded (those of the recorded files), or a file. Default: relevance for a run of the built-in "
+    "teacher, recorded where there are recorded files and no student, else heldout.",
 )
 @click.option("--name", metavar="NAME", help="Folder of the results, under RUN/bench. Default: the suite's name.")
+@click.option(
+    "--student",
+    "students",
+    metavar="[NAME=]FOLDER",
+    multiple=True,
+    help="Repeatable: further students beside the run's own, each a run or a checkpoint of udrl train.",
+)
 @click.option(
     "--reference",
     metavar="NAME|FILE",
     multiple=True,
-    help="Repeatable: teacher cards to compare with. The first is what student@matched is matched to.",
+    help="Repeatable: what to compare with, models of the recorded files or teacher cards. The first is what "
+    "student@matched is matched to.",
 )
 @click.option(
     "--recorded",
     metavar="FILE",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="Repeatable: outputs that exist already (columns task, input, output, model); a row for each model.",
+    help="Repeatable: outputs that exist already (columns input, output, model, task; also AlpacaEval's "
+    "model_outputs.json); a row for each model. Needs no run and no student.",
 )
 @click.option(
     "--base-url",
     metavar="URL",
-    help="Ask the OpenAI-compatible endpoint there for the references' models and the run's teacher.",
+    help="Ask the OpenAI-compatible endpoint there for the references' models, the judge's and the run's teacher.",
 )
 @click.option("--teacher", metavar="NAME|FILE", help="The run's teacher. Default: the one it was synthesised with.")
+@click.option(
+    "--judge",
+    metavar="NAME|FILE",
+    help="Card of an LLM that is shown pairs of completions, twice with places swapped; its judgements are kept.",
+)
+@click.option(
+    "--reward", "rewards", metavar="R", multiple=True, help="Repeatable: further figures of every completion."
+)
+@click.option("--encoder", metavar="NAME|FOLDER", help="Instead of the suite's.")
+@click.option("--second-encoder", metavar="NAME|FOLDER|lsa", help="Instead of the suite's.")
+@click.option("--rescore", is_flag=True, help="Score what is stored again, with other encoders; nothing is generated.")
+@click.option(
+    "--fail-under",
+    "floors",
+    metavar="FIGURE=VALUE",
+    multiple=True,
+    help="Repeatable: exit 1 where a figure of summary.json is below VALUE, as parity.llama3=0.95 (see the page on the "
+    "benchmark).",
+)
+@click.option(
+    "--fail-over", "ceilings", metavar="FIGURE=VALUE", multiple=True, help="The same for figures above VALUE."
+)
+@click.option(
+    "--machine-usd",
+    metavar="USD",
+    type=click.FloatRange(min=0),
+    help="What an hour of this machine costs: the table then says what 1,000 calls of a student do.",
+)
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Inputs a task at most, for a quick look.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
@@ -51,44 +90,77 @@ def command(
     seed: int,
     suite: str | None,
     name: str | None,
+    students: tuple[str, ...],
     reference: tuple[str, ...],
     recorded: tuple[Path, ...],
     base_url: str | None,
     teacher: str | None,
+    judge: str | None,
+    rewards: tuple[str, ...],
+    encoder: str | None,
+    second_encoder: str | None,
+    rescore: bool,
+    floors: tuple[str, ...],
+    ceilings: tuple[str, ...],
+    machine_usd: float | None,
     limit: int | None,
     device: str,
     precision: str,
     engine: str,
     as_json: bool,
 ) -> None:
-    """Measure on held-out inputs how close the student comes to its teacher, and whether it obeys commands.
+    """Measure on held-out inputs how close students come to teachers, and whether they obey commands.
 
-    A teacher that cannot be asked now is shown by what it wrote for the run's test inputs, or left out; a note says so.
+    With --recorded alone, outputs that exist already are compared: no run, no student, nobody is asked. A teacher that
+    cannot be asked now is shown by what it wrote for the run's test inputs, or left out; a note says so.
 
     Writes completions, scores, summary.json and a self-contained report.html. With --json, standard output is
     summary.json's contents.
     """
-    from udrl.eval.bench import bench
+    from udrl.errors import UsageError
+    from udrl.eval import bench as benchmark
+    from udrl.eval.thresholds import missed, parse
 
+    limits = [*(parse(text, above=False) for text in floors), *(parse(text, above=True) for text in ceilings)]
     with only_results_on_stdout():
-        report = bench(
-            run,
-            suite=suite,
-            name=name,
-            reference=reference,
-            recorded=recorded,
-            base_url=base_url,
-            teacher=teacher,
-            seed=seed,
-            limit=limit,
-            device=device,
-            precision=precision,
+        if rescore:
+            given = {"--student": students, "--reference": reference, "--recorded": recorded, "--judge": judge}
+            for option, value in given.items():
+                if value:
+                    raise UsageError(f"--rescore scores what is stored and asks nobody: leave {option} out")
+            report = benchmark.rescore(
+                run, name=name or suite or "relevance", encoder=encoder, second_encoder=second_encoder, rewards=rewards
+            )
+        else:
+            report = benchmark.bench(
+                run,
+                suite=suite,
+                name=name,
+                students=students,
+                reference=reference,
+                recorded=recorded,
+                base_url=base_url,
+                teacher=teacher,
+                judge=judge,
+                rewards=rewards,
+                encoder=encoder,
+                second_encoder=second_encoder,
+                machine_usd=machine_usd,
+                seed=seed,
+                limit=limit,
+                device=device,
+                precision=precision,
             engine=engine,
-        )
-    emit(report.summary, as_json=as_json, text=describe(report))
+            )
+        failed = missed(report.summary, limits)
+    emit(report.summary, as_json=as_json, text=describe(report, failed))
+    if failed:
+        for one in failed:
+            click.echo(f"error: {one.sentence}", err=True)
+        click.get_current_context().exit(1)
 
 
-def describe(report: BenchReport) -> str:
+def describe(report: BenchReport, failed: list[Missed]) -> str:
     """Return what a benchmark found, for people."""
     lines = []
     for verdict in report.verdicts:
@@ -96,5 +168,6 @@ def describe(report: BenchReport) -> str:
         for task in verdict.tasks:
             lines += [f"  {task.sentence}", *(f"    but: {against}" for against in task.against)]
     lines += [f"note: {note}" for note in report.notes]
+    lines += [f"failed: {one.sentence}" for one in failed]
     lines.append(f"report: {report.report}")
     return "\n".join(lines)

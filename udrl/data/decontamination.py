@@ -76,7 +76,8 @@ class Contamination:
 def suite_inputs(suites: Sequence[str | Path] | None = None) -> dict[str, list[str]]:
     """Return the inputs of benchmark suites by suite: names of those that ship, files, or None for all that ship.
 
-    Of a suite on the run's own test split nothing is returned: its inputs are not trained on by construction.
+    Of a suite on the run's own test split nothing is returned: its inputs are not trained on by construction. Nor of one
+    on recorded outputs or a dataset of the hub: what training has seen is left out when they are benchmarked.
     Raises UsageError for an unknown name, TaskError and InputError for files that cannot be read.
     """
     shipped = {path.stem: path for path in sorted(resources.folder("eval").glob("*.yaml"))}
@@ -87,7 +88,7 @@ def suite_inputs(suites: Sequence[str | Path] | None = None) -> dict[str, list[s
             raise unknown("suite", text, shipped)
         path = shipped.get(text, Path(entry))
         source = mapping_at(read_mapping(path, kind="suite"), "inputs", where=str(path))
-        if "split" in source:
+        if not {"folder", "file"} & set(source):
             continue
         place = path.parent / str(source.get("folder", source.get("file", "")))
         files = sorted(place.glob("*.jsonl")) if "folder" in source else [place]

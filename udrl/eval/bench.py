@@ -9,40 +9,39 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from udrl.data.run import Run, hardware
-from udrl.data.tasks import stored_tasks
-from udrl.encoder import Encoder, LsaEncoder, load_encoder
-from udrl.errors import RunError, UsageError
-from udrl.eval import following, systems
-from udrl.eval.records import Block, Completion, write_blocks
+from udrl.data.run import Run
+from udrl.data.tasks import Task, load_tasks, stored_tasks
+from udrl.errors import RunError, TaskError, UsageError
+from udrl.eval import measuring
+from udrl.eval.entrants import STUDENT, Entrant, entrant_of, entrants_of, tasks_in_common
+from udrl.eval.measuring import Judge, Setting, describe_hardware, load_setting, measure, store
+from udrl.eval.notes import notes_of
+from udrl.eval.recorded import recorded_items
+from udrl.eval.records import Block, read_blocks
 from udrl.eval.report import report
-from udrl.eval.scores import Scores, score, write_scores
-from udrl.eval.session import (
-    STUDENT,
-    SWEPT,
-    RunData,
-    Session,
-    planned_rows,
-    read_data,
-)
+from udrl.eval.session import RunData, Session, planned_rows, read_data
 from udrl.eval.suites import SYSTEMS, Items, Suite, load_items, load_suite
-from udrl.eval.summary import build_summary, write_summary
 from udrl.eval.systems import Student
 from udrl.eval.teachers import (
     TEACHER,
     Contestant,
+    Given,
     check_base_url,
     is_builtin,
     named_teacher,
+    ordered,
     own_teacher,
     recorded_rows,
 )
 from udrl.eval.verdict import Verdict, verdicts
 from udrl.progress import track
+
+RECORDED = "recorded"
+"""The suite whose inputs are those of the recorded files."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +67,16 @@ def bench(
     *,
     suite: str | Path | None = None,
     name: str | None = None,
+    students: Sequence[str | Path] = (),
     reference: Sequence[str | Path] = (),
     recorded: Sequence[str | Path] = (),
     base_url: str | None = None,
     teacher: str | Path | None = None,
+    judge: str | Path | None = None,
+    rewards: Sequence[str] = (),
+    encoder: str | None = None,
+    second_encoder: str | None = None,
+    machine_usd: float | None = None,
     seed: int = 0,
     limit: int | None = None,
     device: str = "auto",
@@ -81,38 +86,53 @@ def bench(
     """Benchmark the student of ``run`` and write ``bench/NAME/`` into it.
 
     suite: name of a suite that ships, or a YAML file. None: ``relevance`` for a run of the built-in teacher, else
-        ``heldout``, the run's own test inputs, for which there are completions even where nobody can be asked.
+        ``heldout``, the run's own test inputs, for which there are completions even where nobody can be asked; with
+        ``recorded`` files and no student, ``recorded``: their own inputs. That needs no run.
     name: of the folder (None: the suite's).
-    reference: names or files of teacher cards to run live beside the run's own teacher; the first one leads:
-        ``student@matched`` is matched to it.
-    recorded: files of outputs that exist already (columns task, input, output, model): a row for each model.
-    base_url: the OpenAI-compatible endpoint where references and the run's teacher are asked, the built-in apart.
+    students: further ones, ``PATH`` or ``NAME=PATH`` of a run or checkpoint, beside the run's own.
+    reference: what to compare with: models of the recorded files, and names or files of teacher cards, which are asked
+        live; the first one leads: ``student@matched`` is matched to it. None: the teacher and every recorded model.
+    recorded: files of outputs that exist already (`udrl.eval.recorded`): a row for each model.
+    base_url: the OpenAI-compatible endpoint where references, judge and the run's teacher are asked (not the built-in).
     teacher: card of the run's teacher (None: the one that the run was synthesised with).
+    judge: card of an LLM that is shown pairs of completions (`udrl.eval.judging`).
+    rewards: further figures of every completion (`udrl.rewards.load_reward`).
+    encoder, second_encoder: instead of the suite's.
+    machine_usd: price of an hour of this machine in US dollars, for the cost of 1,000 calls of a student.
     limit: at most so many inputs a task, for a quick look.
-    device, precision, engine: how the student runs; scores are always computed in float32.
+    device, precision, engine: how students run; scores are always computed in float32.
 
     A teacher that cannot be asked now is no error: its row is what it wrote for the run's test inputs, where the suite
     has those, or is left out; a note says so. Raises UsageError for unknown names, TaskError for a suite that is not
     valid or holds nothing unseen, InputError for recorded outputs that do not fit, RunError for a run without episodes
     or student, StudentError as its parts do.
     """
-    from udrl.student import load
-
     run = run if isinstance(run, Run) else Run(run)
-    run.check()
-    chosen = load_suite(suite or ("relevance" if is_builtin(run) else "heldout"))
-    key = folder_key(run.student)
-    student = load(run.student, device=device, precision=precision, engine=engine)
-    return bench_student(
+    alone = not run.student.is_dir() and not students
+    if suite is None and alone and recorded:
+        suite = RECORDED
+    chosen = load_suite(suite if suite is not None else _usual_suite(run, students))
+    files = [*map(Path, recorded), *chosen.recorded]
+    if alone and not chosen.students and not files:
+        run.check()
+        raise RunError(f"{run.student} does not exist: train a student first (udrl train), or name --recorded outputs")
+    entrants = entrants_of(run, [*chosen.students, *students], device=device, precision=precision, engine=engine)
+    return _bench(
         run,
-        chosen,
-        student,
-        student_key=key,
+        replace(
+            chosen,
+            encoder=encoder or chosen.encoder,
+            second_encoder=second_encoder or chosen.second_encoder,
+            references=tuple(map(_card_or_name, (*reference, *chosen.references))),
+            recorded=tuple(files),
+            rewards=(*chosen.rewards, *rewards),
+        ),
+        entrants,
         name=name,
-        reference=reference,
-        recorded=recorded,
         base_url=base_url,
         teacher=teacher,
+        judge=judge,
+        machine_usd=machine_usd,
         seed=seed,
         limit=limit,
     )
@@ -129,53 +149,109 @@ def bench_student(
     recorded: Sequence[str | Path] = (),
     base_url: str | None = None,
     teacher: str | Path | None = None,
+    judge: str | Path | None = None,
     seed: int = 0,
     limit: int | None = None,
 ) -> BenchReport:
     """Benchmark a loaded ``student`` on ``suite``; ``student_key`` identifies its weights. See `bench`."""
+    whole = replace(
+        suite,
+        references=tuple(map(_card_or_name, (*reference, *suite.references))),
+        recorded=(*map(Path, recorded), *suite.recorded),
+    )
+    entrants = [entrant_of(STUDENT, student, key=student_key, run=run)]
+    return _bench(
+        run, whole, entrants, name=name, base_url=base_url, teacher=teacher, judge=judge, seed=seed, limit=limit
+    )
+
+
+def rescore(
+    run: Run | Path | str,
+    *,
+    name: str,
+    encoder: str | None = None,
+    second_encoder: str | None = None,
+    rewards: Sequence[str] = (),
+) -> BenchReport:
+    """Score the stored completions of the benchmark ``name`` again, with other encoders or further ``rewards``.
+
+    Nothing is generated, and neither student nor teacher is needed. Raises RunError where there is no such benchmark.
+    """
+    started = time.monotonic()
+    run = run if isinstance(run, Run) else Run(run)
+    run.check()
+    folder = run.bench(name)
+    setting, about = load_setting(folder)
+    setting = replace(
+        setting,
+        encoder=encoder or setting.encoder,
+        second_encoder=second_encoder or setting.second_encoder,
+        rewards={**setting.rewards, **measuring.named_rewards(rewards)},
+    )
+    with run.writing():
+        blocks = list(read_blocks(folder).values())
+        store(folder, blocks, setting, about={key: about[key] for key in ("title", "description", "notes")})
+        summary = measure(folder)
+        page = report(folder)
+    reused = sum(len(block.rows) for block in blocks)
+    seconds = round(time.monotonic() - started, 3)
+    return BenchReport(folder, page, summary, tuple(verdicts(summary)), tuple(about["notes"]), 0, reused, seconds)
+
+
+def _bench(
+    run: Run,
+    suite: Suite,
+    entrants: Sequence[Entrant],
+    *,
+    name: str | None,
+    base_url: str | None,
+    teacher: str | Path | None,
+    judge: str | Path | None,
+    seed: int,
+    limit: int | None,
+    machine_usd: float | None = None,
+) -> BenchReport:
     started = time.monotonic()
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1, found {limit}")
+    seed = seed or suite.seed or 0
     folder = run.bench(name or suite.name)
     data = read_data(run)
-    tasks = {task.name: task for task in stored_tasks(run)}
-    items = load_items(
-        suite,
-        known_tasks=[task for task in tasks if task in student.space.tasks],
-        seen=lambda _task, input_id: input_id in data.seen,
-        split=data.test_items,
-        limit=limit,
-    )
-    contestants: list[Contestant] = [
-        named_teacher(card, run, data.answers, kind="reference", base_url=base_url) for card in dict.fromkeys(reference)
-    ]
-    notes: list[str] = []
-    if TEACHER in suite.systems:
-        if teacher is not None:
-            contestants.append(named_teacher(teacher, run, data.answers, kind="teacher", base_url=base_url))
-        else:
-            own, told_of_own = own_teacher(run, data.answers, base_url=base_url)
-            contestants.append(own)
-            notes += told_of_own
-    check_base_url(contestants, base_url)
-    for file in recorded:
-        rows, told_of_rows = recorded_rows(
-            Path(file), items.items, taken=[*SYSTEMS, *(one.name for one in contestants)]
-        )
-        contestants += rows
-        notes += told_of_rows
+    tasks = _tasks(run)
+    items = _items(suite, entrants, data, tasks, limit)
+    contestants, notes = _contestants(run, suite, items, data, teacher=teacher, base_url=base_url, alone=not entrants)
+    if judge is None:  # which may be who is asked there
+        check_base_url(contestants, base_url)
     with run.writing():
         folder.mkdir(parents=True, exist_ok=True)
-        total = planned_rows(suite, student, items, contestants, seed)
+        total = planned_rows(suite, entrants, items, contestants, seed)
         with closing(track(f"bench {suite.name}: writing", total=total, unit="completions")) as bar:
-            session = Session(
-                folder, suite, items, tasks, data, student, student_key, seed, _cache(run), bar, notes=notes
-            )
+            session = Session(folder, suite, items, tasks, data, entrants, seed, run.path / "cache", bar, notes=notes)
             blocks = session.write(contestants)
-        told = (*session.notes, *_notes(suite, items, data))
+        told = (*session.notes, *notes_of(suite, items, data, entrants))
+        references = session.references(contestants)
+        setting = Setting(
+            suite=suite.name,
+            seed=seed,
+            encoder=suite.encoder,
+            second_encoder=suite.second_encoder,
+            hardware=describe_hardware(),
+            references=tuple(references),
+            rewards={
+                **{name: source for one in entrants for name, source in one.rewards.items()},
+                **measuring.named_rewards(suite.rewards),
+            },
+            bounds={
+                one.name: measuring.bounds_of(one.student, one.swept, items.tasks, data.spread) for one in entrants
+            },
+            machine_usd=machine_usd,
+        )
         about = {"title": suite.title, "description": suite.description, "notes": list(told)}
-        write_blocks(folder, blocks, about=about)
-        summary = _judge(run, folder, suite, student, data, blocks, session.references(contestants), seed)
+        store(folder, blocks, setting, about=about)
+        if judge is not None:
+            setting = replace(setting, judge=_judged(folder, judge, base_url, blocks, references, tasks, items))
+            store(folder, blocks, setting, about=about)
+        summary = measure(folder)
         page = report(folder)
         seconds = round(time.monotonic() - started, 3)
         run.record(
@@ -191,129 +267,105 @@ def bench_student(
     return BenchReport(folder, page, summary, found, told, session.written, session.reused, seconds)
 
 
-def folder_key(folder: Path) -> str:
-    """Return a hash of the contents of a student's folder, its model card left out.
-
-    Raises RunError where there is no such folder.
-    """
-    import hashlib
-
-    def new() -> Any:
-        return hashlib.blake2b(digest_size=16)
-
-    if not folder.is_dir():
-        raise RunError(f"{folder} does not exist: train a student first (udrl train)")
-    digest = new()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != "README.md" and not path.name.startswith("."):
-            with path.open("rb") as file:
-                part = hashlib.file_digest(file, new).hexdigest()
-            digest.update(f"{path.relative_to(folder)}\0{part}\0".encode())
-    return str(digest.hexdigest())
+def _usual_suite(run: Run, students: Sequence[str | Path]) -> str:
+    if students and not (run.path / "run.json").exists():
+        return "relevance"
+    return "relevance" if is_builtin(run) else "heldout"
 
 
-def describe_hardware() -> str:
-    """Return this machine in one line: processor, cores, GPUs, system."""
-    facts = hardware()
-    gpus = ", ".join(facts["gpus"]) or "no GPU"
-    return f"{facts['processor']}, {facts['cores']} cores, {gpus}, {facts['system']}"
+def _card_or_name(name: str | Path) -> str:
+    return f"{name.parent}/{name.name}" if isinstance(name, Path) else name  # a separator marks a file
 
 
-def _judge(
+def _tasks(run: Run) -> dict[str, Task]:
+    """The run's own tasks; without a run, those that ship."""
+    known = stored_tasks(run) if (run.path / "tasks").is_dir() or run.episodes.is_dir() else load_tasks()
+    return {task.name: task for task in known}
+
+
+def _items(
+    suite: Suite, entrants: Sequence[Entrant], data: RunData, tasks: Mapping[str, Task], limit: int | None
+) -> Items:
+    common = tasks_in_common(entrants)
+    known = list(tasks) if common is None else [task for task in tasks if task in common]
+    split = data.test_items
+    if suite.source.kind == RECORDED:
+        if not suite.recorded:
+            raise TaskError(
+                f"{suite.path}: takes its inputs from recorded files, and none are named: add --recorded FILE"
+            )
+        of_files = recorded_items(suite.recorded, known_tasks=list(common or ()))
+        known = [task for task in of_files if common is None or task in common]
+        if not known:
+            raise TaskError(
+                f"the recorded files are about {', '.join(of_files)}, and the student knows {', '.join(common or ())}: "
+                "name files of its tasks"
+            )
+
+        def split(task: str) -> list[Any]:
+            return of_files.get(task, [])
+
+    seen = frozenset().union(data.seen if entrants else (), *(one.seen for one in entrants))
+    return load_items(suite, known_tasks=known, seen=lambda _task, input_id: input_id in seen, split=split, limit=limit)
+
+
+def _contestants(
     run: Run,
-    folder: Path,
     suite: Suite,
-    student: Student,
+    items: Items,
     data: RunData,
+    *,
+    teacher: str | Path | None,
+    base_url: str | None,
+    alone: bool,
+) -> tuple[list[Contestant], list[str]]:
+    """Return the teachers and recorded rows, the leading reference first, and notes on them."""
+    notes: list[str] = []
+    own: Contestant | None = None
+    if TEACHER in suite.systems and (teacher is not None or (run.path / "run.json").exists()):
+        if teacher is not None:
+            own = named_teacher(teacher, run, data.answers, kind="teacher", base_url=base_url)
+        else:
+            own, told = own_teacher(run, data.answers, base_url=base_url)
+            notes += told
+    rows: list[Given] = []
+    for file in suite.recorded:
+        found, told = recorded_rows(file, items.items, taken=[*SYSTEMS, *(row.name for row in rows)])
+        rows += found
+        notes += told
+
+    def asked(name: str | Path) -> Contestant:
+        return named_teacher(name, run, data.answers, kind="reference", base_url=base_url)
+
+    return ordered(suite.references, rows, asked, own=own, only_first=alone), notes
+
+
+def _judged(
+    folder: Path,
+    judge: str | Path,
+    base_url: str | None,
     blocks: Sequence[Block],
     references: Sequence[str],
-    seed: int,
-) -> dict[str, Any]:
-    """Score all blocks, and write scores.parquet and summary.json."""
-    rows = [row for block in blocks for row in block.rows]
-    encoder = load_encoder(suite.encoder, precision="fp32", cache=_cache(run))
-    second = _second_encoder(run, suite, rows, seed)
-    with closing(track(f"bench {suite.name}: scoring", total=None, unit="texts")) as bar:
-        scores = score(rows, encoder=encoder, second=second, references=references, bar=bar)
-    write_scores(folder, scores, encoder=encoder.name, second_encoder=second.name)
-    about = {
-        "suite": suite.name,
-        "encoder": encoder.name,
-        "second_encoder": second.name,
-        "hardware": describe_hardware(),
-        "seed": seed,
-    }
-    summary = build_summary(
-        scores,
-        [block.facts for block in blocks if "#" not in block.name],
-        references=references,
-        about=about,
-        command_following=_following(student, data, scores),
-    )
-    write_summary(folder, summary)
-    return summary
+    tasks: Mapping[str, Task],
+    items: Items,
+) -> Judge:
+    """Have every system but the baselines judged beside the leading reference, students by their fairest row."""
+    from udrl.eval.judging import judge as ask
+    from udrl.teacher import cards
 
-
-def _following(student: Student, data: RunData, scores: Scores) -> dict[str, Any]:
-    attributes = [name for name in SWEPT if name in systems.attribute_names(student)]
-    found: dict[str, Any] = {}
-    for name in attributes:
-        own = [i for i, row in enumerate(scores.rows) if row.attribute == name]
-        if not own:
-            continue
-        rows = [scores.rows[i] for i in own]
-        bounds = {
-            task: {
-                other: following.Bounds(student.reachable(task, other), data.spread(task, other))
-                for other in attributes
-            }
-            for task in dict.fromkeys(row.task for row in rows)
-        }
-        achieved = {other: scores.columns[other][own] for other in attributes}
-        found[name] = following.measure(rows, achieved, name, bounds)
-    return {STUDENT: found} if found else {}
-
-
-def _second_encoder(run: Run, suite: Suite, rows: Sequence[Completion], seed: int) -> Encoder:
-    if suite.second_encoder != "lsa":
-        return load_encoder(suite.second_encoder, precision="fp32", cache=_cache(run))
-    compared = [row for row in rows if row.part == "comparison"]
-    texts = [row.input for row in compared]
-    texts += [row.completion for row in compared if row.completion is not None]
-    return LsaEncoder.fit(list(dict.fromkeys(texts)), seed=seed)
-
-
-def _cache(run: Run) -> Path:
-    return run.path / "cache"
-
-
-def _notes(suite: Suite, items: Items, data: RunData) -> list[str]:
-    """What a reader must know to believe the figures."""
-    from udrl.teacher.builtin.phrases import content_words
-
-    known = {word.casefold() for text in {e.input for e in data.pool} for word in content_words(text)}
-    used = [word.casefold() for item in items.items for word in content_words(item.input)]
-    unseen = sum(word not in known for word in used) / max(1, len(used))
-    counts = {task: len(items.of(task)) for task in items.tasks}
-    listed = ", ".join(f"{task} {count}" for task, count in counts.items())
-    notes = [
-        f"Inputs: {listed}. Up to {suite.samples} completions each, with different seeds.",
-        f"{100 * unseen:.0f} % of the content words of the inputs occur in no training input.",
-    ]
-    if items.seen:
-        notes.append(f"{items.seen} inputs of the suite were left out because training had seen them.")
-    sweep = suite.following
-    if sweep is None:
-        return notes
-    notes.append(
-        f"Command following: the first {sweep.inputs} inputs a task, nine levels, {sweep.seeds} seeds. "
-        f"Leakage: the first {sweep.leakage_inputs} inputs at levels 10, 50 and 90 %, the other attributes "
-        "commanded at their median."
-    )
-    few = [task for task, count in counts.items() if min(count, sweep.inputs) < following.MIN_INPUTS]
-    if few:
-        notes.append(
-            f"Command following is defined on at least {following.MIN_INPUTS} inputs a task; there are fewer "
-            f"for {', '.join(few)}."
-        )
-    return notes
+    if not references:
+        raise UsageError("a judge compares with a reference, and this benchmark has none: name a --reference")
+    leading = references[0]
+    compared = measuring.judged_systems(blocks, leading)
+    card = cards.load_card(judge)
+    if base_url is not None:
+        card = cards.at_endpoint(card, base_url)
+    templates = {task: tasks[task].request("{input}") for task in items.tasks if task in tasks}
+    by = Judge(card.name, card.model, tuple((name, leading) for name in compared), templates)
+    pairs = by.pairs([row for block in blocks for row in block.rows])
+    with (
+        closing(cards.start(card, tasks=[tasks[task] for task in templates])) as writer,
+        closing(track("bench: judging", total=2 * len(pairs), unit="judgements")) as bar,
+    ):
+        ask(folder, writer, pairs, bar=bar)
+    return by

@@ -9,7 +9,7 @@ moves in them is leakage.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -111,6 +111,26 @@ def leakage_wishes(
     return wanted
 
 
+def uncalibrated_wishes(
+    student: Student,
+    items: Sequence[Item],
+    attribute: str,
+    sweep: Sweep,
+    *,
+    block: str,
+    system: str,
+    seed: int,
+) -> list[Completion]:
+    """Return the sweep of ``sweep_wishes`` on fewer inputs, to be written without calibration: what that is worth."""
+    few = replace(sweep, inputs=sweep.leakage_inputs)
+    wanted = sweep_wishes(student, items, attribute, few, block=block, system=system, seed=seed)
+    return [replace(row, part="uncalibrated") for row in wanted]
+
+
+SWEEPS = {"following": sweep_wishes, "leakage": leakage_wishes, "uncalibrated": uncalibrated_wishes}
+"""By part: what has to be written."""
+
+
 def first_items(items: Sequence[Item], count: int) -> list[Item]:
     """Return the first ``count`` items of each task."""
     taken: dict[str, int] = {}
@@ -155,6 +175,7 @@ def measure(
         "reachable": [_mean([t["reachable"][k] for t in per_task.values()]) for k in (0, 1)],
         "curve": _pooled_curve(grids),
         "leakage": {name: _mean([t["leakage"].get(name) for t in per_task.values()]) for name in names},
+        "uncalibrated": _uncalibrated(rows, achieved[attribute], attribute, bounds, grids),
         "per_task": per_task,
     }
 
@@ -167,8 +188,34 @@ class _Grid:
     commanded: NDArray[np.float64]
 
 
-def _grid(rows: Sequence[Completion], values: NDArray[np.float64], task: str) -> _Grid:
-    chosen = [(row, value) for row, value in zip(rows, values, strict=True) if _is(row, "following", task)]
+def _uncalibrated(
+    rows: Sequence[Completion],
+    values: NDArray[np.float64],
+    attribute: str,
+    bounds: Mapping[str, Mapping[str, Bounds]],
+    calibrated: Mapping[str, _Grid],
+) -> dict[str, Any] | None:
+    """The figures without calibration, on the first inputs of each task, and the calibrated error on the same ones."""
+    tasks = [task for task in calibrated if any(_is(row, "uncalibrated", task) for row in rows)]
+    if not tasks:
+        return None
+    grids = {task: _grid(rows, values, task, "uncalibrated") for task in tasks}
+    found = [_one_task(grids[task], attribute, bounds[task][attribute]) for task in tasks]
+    same = {
+        task: replace(calibrated[task], values=calibrated[task].values[: len(grids[task].values)]) for task in tasks
+    }
+    errors = [_error(same[task], attribute, bounds[task][attribute].reachable) for task in tasks]
+    return {
+        "inputs": min(len(grid.values) for grid in grids.values()),
+        **{key: _mean([of[key] for of in found]) for key in ("spearman", "spearman_within_input", "error", "range")},
+        "calibrated_error": _mean(errors),
+        "violations": sum(of["violations"] for of in found),
+        "curve": _pooled_curve(grids),
+    }
+
+
+def _grid(rows: Sequence[Completion], values: NDArray[np.float64], task: str, part: str = "following") -> _Grid:
+    chosen = [(row, value) for row, value in zip(rows, values, strict=True) if _is(row, part, task)]
     inputs = {key: n for n, key in enumerate(dict.fromkeys(row.input_id for row, _ in chosen))}
     seeds = 1 + max(row.sample for row, _ in chosen)
     grid = np.full((len(inputs), LEVELS, seeds), np.nan)

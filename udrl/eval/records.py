@@ -10,7 +10,8 @@ Columns of completions.parquet (nullable ones marked with ?):
 ==============  =======  ================================================================================
 block           string   the system's name, or STUDENT#PART.ATTRIBUTE for a sweep
 system          string   who wrote it, as tables name it
-part            string   comparison, following (one attribute swept, others open), leakage (others at median)
+part            string   comparison, following (one attribute swept, others open), leakage (others at median),
+                         uncalibrated (as following, on fewer inputs, commands not corrected by calibration)
 task            string
 input_id        string   hash of the normalised input
 input           string
@@ -42,7 +43,7 @@ SCHEMA = 1
 FILE = "completions.parquet"
 METADATA = b"udrl"
 
-Part = Literal["comparison", "following", "leakage"]
+Part = Literal["comparison", "following", "leakage", "uncalibrated"]
 Kind = Literal["student", "teacher", "reference", "recorded", "baseline"]
 
 

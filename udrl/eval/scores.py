@@ -3,8 +3,9 @@ order.
 
 Columns: block, task, input_id, sample, attribute?, level? (as in completions.parquet), then relevance?,
 relevance_second?, copy_rate?, novelty?, length?, truncated? (whether the encoder saw only the completion's
-start) and agreement (struct: reference -> mean cosine with that reference's completions for the same
-input). Null means not scored: the system failed, or the figure is not needed (a sweep of length needs no
+start), agreement (struct: reference -> mean cosine with that reference's completions for the same
+input) and rewards (struct: name -> value, where further rewards were asked for).
+Null means not scored: the system failed, or the figure is not needed (a sweep of length needs no
 embedding).
 
 Nothing here generates, so stored completions can be scored again with other encoders. Scores are always
@@ -21,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udrl import metrics
-from udrl.commands import LENGTH
 from udrl.encoder import Encoder
 from udrl.eval.records import SCHEMA, Completion, write_table
 from udrl.eval.systems import RELEVANCE
 from udrl.progress import Bar
+from udrl.rewards.base import Reward, compute
 from udrl.rewards.relevance import Relevance
 from udrl.words import count_words
 
@@ -58,12 +59,16 @@ def score(
     encoder: Encoder,
     second: Encoder | None,
     references: Sequence[str],
+    rewards: Mapping[str, Reward] | None = None,
     bar: Bar | None = None,
 ) -> Scores:
     """Score ``rows`` with the reward's encoder and, where systems are compared, with a ``second`` one.
 
-    references: systems whose completions the others' are compared with (agreement).
+    references: systems whose completions the others' are compared with (agreement). rewards: what else is computed
+    of compared completions, and of those that were commanded in it.
     """
+    encoder = _Remembering(encoder)
+    second = None if second is None else _Remembering(second)
     answered = [i for i, row in enumerate(rows) if row.completion is not None]
     compared = [i for i in answered if rows[i].part == "comparison"]
     embedded = [i for i in answered if rows[i].part == "comparison" or _needs_relevance(rows[i])]
@@ -82,7 +87,38 @@ def score(
         columns=columns,
         agreement={name: _agreement(rows, compared, vectors, name) for name in references},
         vectors=vectors,
+        rewards={name: _rewarded(rows, answered, name, reward) for name, reward in (rewards or {}).items()},
     )
+
+
+class _Remembering:
+    """An encoder that is asked once for each text: most are needed twice, and inputs by every system."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.name, self.revision, self.precision = encoder.name, encoder.revision, encoder.precision
+        self._encoder = encoder
+        self._known: dict[str, Vectors] = {}
+
+    @property
+    def truncated(self) -> int:
+        return self._encoder.truncated
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        missing = list(dict.fromkeys(text for text in texts if text not in self._known))
+        if missing:
+            self._known.update(zip(missing, self._encoder.encode(missing), strict=True))
+        return np.stack([self._known[text] for text in texts]) if texts else self._encoder.encode([])
+
+    def is_truncated(self, texts: Sequence[str]) -> NDArray[np.bool_]:
+        return self._encoder.is_truncated(texts)
+
+
+def _rewarded(rows: Sequence[Completion], answered: Sequence[int], name: str, reward: Reward) -> Floats:
+    values = np.full(len(rows), np.nan)
+    own = [i for i in answered if rows[i].part == "comparison" or name == rows[i].attribute or name in rows[i].targets]
+    if own:
+        values[own] = compute(reward, [rows[i].input for i in own], [rows[i].completion or "" for i in own])
+    return values
 
 
 def write_scores(folder: Path, scores: Scores, *, encoder: str, second_encoder: str | None) -> None:
@@ -100,6 +136,9 @@ def write_scores(folder: Path, scores: Scores, *, encoder: str, second_encoder: 
     if scores.agreement:
         parts = [pa.array(values, mask=np.isnan(values)) for values in scores.agreement.values()]
         data["agreement"] = pa.StructArray.from_arrays(parts, names=list(scores.agreement))
+    if scores.rewards:
+        parts = [pa.array(values, mask=np.isnan(values)) for values in scores.rewards.values()]
+        data["rewards"] = pa.StructArray.from_arrays(parts, names=list(scores.rewards))
     about = {"schema": SCHEMA, "encoder": encoder, "second_encoder": second_encoder}
     write_table(folder / FILE, pa.table(data), about)
 
@@ -109,7 +148,7 @@ def _needs_relevance(row: Completion) -> bool:
     moves.
     """
     return (
-        row.attribute == RELEVANCE if row.part == "following" else RELEVANCE in row.targets and row.attribute == LENGTH
+        row.attribute == RELEVANCE if row.part != "leakage" else RELEVANCE in row.targets and row.attribute != RELEVANCE
     )
 
 

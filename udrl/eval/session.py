@@ -22,11 +22,12 @@ from udrl.data.hashing import hash_hex
 from udrl.data.run import Run
 from udrl.data.tasks import Task
 from udrl.encoder import load_encoder
-from udrl.errors import MissingDependency, TeacherError
+from udrl.errors import MissingDependency, TaskError, TeacherError
 from udrl.eval import baselines, following, systems
+from udrl.eval.entrants import STUDENT, Entrant
 from udrl.eval.records import Block, Completion, SystemFacts, block_key, read_blocks, write_blocks
 from udrl.eval.suites import Item, Items, Suite
-from udrl.eval.systems import RELEVANCE, Student
+from udrl.eval.systems import Student
 from udrl.eval.teachers import Asked, Contestant, Given
 from udrl.progress import Bar
 from udrl.teacher import cards
@@ -34,10 +35,6 @@ from udrl.words import count_words
 
 if TYPE_CHECKING:
     from udrl.teacher.base import Teacher
-
-STUDENT = "student"
-SWEPT = (RELEVANCE, LENGTH)
-"""Attributes whose achieved value the benchmark can compute, so that a sweep of them says something."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,12 @@ class RunData:
 
 
 def read_data(run: Run) -> RunData:
-    """Read what a benchmark needs of the episodes of ``run``; raises RunError where there are none."""
+    """Read what a benchmark needs of the episodes of ``run``; nothing where there are neither these nor a student.
+
+    Raises RunError where there is a student without episodes.
+    """
+    if not run.episodes.is_dir() and not run.student.is_dir():
+        return RunData((), frozenset(), ())
     shown = read_episodes(run.episodes, splits=("train", "validation"))
     return RunData(
         pool=tuple(e for e in shown if e.split == "train" and e.origin == "teacher"),
@@ -82,7 +84,7 @@ def read_data(run: Run) -> RunData:
 class Session:
     """One benchmark while its completions are written: what it needs, what is there already, what was done.
 
-    student_key: identifies the student's weights. cache: folder of embeddings.
+    tasks: those that a teacher can be asked for. cache: folder of embeddings.
     """
 
     folder: Path
@@ -90,8 +92,7 @@ class Session:
     items: Items
     tasks: Mapping[str, Task]
     data: RunData
-    student: Student
-    student_key: str
+    entrants: Sequence[Entrant]
     seed: int
     cache: Path
     bar: Bar
@@ -118,25 +119,27 @@ class Session:
             else:
                 self._teacher(one)
         references = self.references(contestants)
-        self._students(references)
+        for entrant in self.entrants:
+            self._student(entrant, references)
         self._baselines(references)
-        for name, wishes in planned_sweeps(self.suite, self.student, self.items, self.seed):
-            self._sweep(name, wishes)
-        students = [name for name in self.done if name.startswith(f"{STUDENT}@")]
+        for entrant in self.entrants:
+            for name, wishes in planned_sweeps(self.suite, entrant, self.items, self.seed):
+                self._sweep(entrant, name, wishes)
+        students = [name for name, block in self.done.items() if block.facts.student and "#" not in name]
         teachers = [one.name for one in contestants if one.name in self.done]
         return [self.done[name] for name in dict.fromkeys([*students, *teachers, *self.done])]
 
     def references(self, contestants: Sequence[Contestant]) -> list[str]:
-        """Return the names of the rows that others are compared with: teachers that wrote something."""
+        """Return the names of the rows that others are compared with: those that wrote something."""
         return [
             one.name
             for one in contestants
-            if one.name in self.done and any(row.completion for row in self.done[one.name].rows)
+            if one.compared and one.name in self.done and any(row.completion for row in self.done[one.name].rows)
         ]
 
     def _teacher(self, one: Asked) -> None:
         """Ask a teacher; where that is not possible now, take what it wrote for the run's test inputs."""
-        tasks = {task: self.tasks[task] for task in self.items.tasks}
+        tasks = {task: self._task(task) for task in self.items.tasks}
         try:
             with closing(cards.start(one.card, tasks=list(tasks.values()))) as writer:
                 asked = {n: (t.instruction, dict(writer.careful(t.min_words, t.max_words))) for n, t in tasks.items()}
@@ -172,32 +175,41 @@ class Session:
             samples=self.suite.samples,
             seed=self.seed,
             latency_requests=self.suite.latency_requests,
+            prices=one.card.prices,
             bar=self.bar,
         )
 
-    def _students(self, references: Sequence[str]) -> None:
-        """The student's rows: matched to the leading reference (one more row for each other), top, open."""
+    def _task(self, name: str) -> Task:
+        if name not in self.tasks:
+            raise TaskError(
+                f"nobody can be asked for the task '{name}', which has no file: add one (udrl init), or leave the live "
+                "references out"
+            )
+        return self.tasks[name]
+
+    def _student(self, entrant: Entrant, references: Sequence[str]) -> None:
+        """A student's rows: matched to the leading reference (one more row for each other), top, open."""
         rows: dict[str, systems.Targets] = {}
-        tasks = self.items.tasks
-        if "student@matched" in self.suite.systems:
+        student, name, wanted = entrant.student, entrant.name, self.suite.systems
+        if "student@matched" in wanted:
             for place, ref in enumerate(references):
                 lengths = systems.mean_lengths(self.done[ref].rows, count_words)
-                row = "student@matched" if place == 0 else f"student@matched-{ref}"
-                rows[row] = systems.matched_targets(self.student, lengths)
-        if "student@top" in self.suite.systems:
-            rows["student@top"] = systems.top_targets(self.student, tasks)
-        if "student@open" in self.suite.systems:
-            rows["student@open"] = systems.open_targets(tasks)
+                row = f"{name}@matched" if place == 0 else f"{name}@matched-{ref}"
+                rows[row] = systems.matched_targets(student, lengths)
+        if "student@top" in wanted:
+            rows[f"{name}@top"] = systems.top_targets(student, self.items.tasks)
+        if "student@open" in wanted:
+            rows[f"{name}@open"] = systems.open_targets(self.items.tasks)
         for row, targets in rows.items():
             if not targets:
                 self.notes.append(f"There is no row {row}: the student cannot be commanded so.")
                 continue
-            key = self._key(self.student_key, self._engine(), self.suite.samples, targets)
-            self._block(row, key, partial(self._write_row, row, targets, key))
+            key = self._key(entrant.key, _engine(student), self.suite.samples, targets)
+            self._block(row, key, partial(self._write_row, entrant, row, targets, key))
 
-    def _write_row(self, row: str, targets: systems.Targets, key: str) -> Block:
+    def _write_row(self, entrant: Entrant, row: str, targets: systems.Targets, key: str) -> Block:
         return systems.student_block(
-            self.student,
+            entrant.student,
             [item for item in self.items.items if item.task in targets],
             targets,
             name=row,
@@ -218,7 +230,7 @@ class Session:
             key = self._key("shuffled", leading.key)
             make = partial(baselines.shuffled_block, leading.rows, key=key, seed=self.seed)
             self._block("shuffled", key, make)
-        if "nearest" in wanted:
+        if "nearest" in wanted and self.data.pool:
             pool = hash_hex(*sorted(episode.episode_id for episode in self.data.pool))
             key = self._key("nearest", self.suite.encoder, pool)
             self._block("nearest", key, partial(self._nearest, key))
@@ -228,13 +240,15 @@ class Session:
         encoder = load_encoder(self.suite.encoder, cache=self.cache)
         return baselines.nearest_block(self.items.items, self.data.pool, encoder, key=key)
 
-    def _sweep(self, name: str, wishes: Sequence[Completion]) -> None:
+    def _sweep(self, entrant: Entrant, name: str, wishes: Sequence[Completion]) -> None:
+        student = entrant.student
         content = [(w.task, w.input_id, w.input, w.seed, w.level, dict(w.targets)) for w in wishes]
-        key = block_key(self.student_key, self._engine(), content)
-        facts = SystemFacts(STUDENT, "student", self.student.parameters)
+        calibrated = wishes[0].part != "uncalibrated"
+        key = block_key(entrant.key, _engine(student), content, *([] if calibrated else ["uncalibrated"]))
+        facts = SystemFacts(entrant.name, "student", student.parameters, student=entrant.name)
 
         def make() -> Block:
-            return Block(name, key, facts, tuple(systems.answer(self.student, wishes, bar=self.bar)))
+            return Block(name, key, facts, tuple(systems.answer(student, wishes, calibrated=calibrated, bar=self.bar)))
 
         self._block(name, key, make)
 
@@ -255,31 +269,36 @@ class Session:
         items = hash_hex(*((item.task, item.input) for item in self.items.items))
         return block_key(items, self.seed, *parts)
 
-    def _engine(self) -> tuple[str, str]:
-        return self.student.engine, self.student.precision
+
+def _engine(student: Student) -> tuple[str, str]:
+    return student.engine, student.precision
 
 
-def planned_rows(suite: Suite, student: Student, items: Items, contestants: Sequence[Contestant], seed: int) -> int:
+def planned_rows(
+    suite: Suite, entrants: Sequence[Entrant], items: Items, contestants: Sequence[Contestant], seed: int
+) -> int:
     """Return how many completions there are to write, what exists already and baselines left out."""
     rows = len(items.items) * suite.samples
     asked = sum(isinstance(one, Asked) for one in contestants)
-    matched = max(len(contestants) - 1, 0) if "student@matched" in suite.systems else 0
-    students = sum(name.startswith(f"{STUDENT}@") for name in suite.systems)
-    sweeps = sum(len(wishes) for _, wishes in planned_sweeps(suite, student, items, seed))
-    return rows * (asked + matched + students) + sweeps
+    compared = sum(one.compared for one in contestants)
+    matched = max(compared - 1, 0) if "student@matched" in suite.systems else 0
+    each = matched + sum(name.startswith(f"{STUDENT}@") for name in suite.systems)
+    sweeps = sum(len(wishes) for one in entrants for _, wishes in planned_sweeps(suite, one, items, seed))
+    return rows * (asked + each * len(entrants)) + sweeps
 
 
-def planned_sweeps(suite: Suite, student: Student, items: Items, seed: int) -> list[tuple[str, list[Completion]]]:
+def planned_sweeps(suite: Suite, entrant: Entrant, items: Items, seed: int) -> list[tuple[str, list[Completion]]]:
     """Return the sweeps of command following: (name of the block, what is to be written)."""
     sweep = suite.following
     if sweep is None:
         return []
-    known = systems.attribute_names(student)
     found = []
-    for name in (name for name in SWEPT if name in known and name in (sweep.attributes or SWEPT)):
-        for part, wishes in (("following", following.sweep_wishes), ("leakage", following.leakage_wishes)):
-            block = f"{STUDENT}#{part}.{name}"
-            rows = wishes(student, items.items, name, sweep, block=block, system=STUDENT, seed=seed)
+    for attribute in (name for name in entrant.swept if name in (sweep.attributes or entrant.swept)):
+        for part, wishes in following.SWEEPS.items():
+            if part == "uncalibrated" and not systems.is_calibrated(entrant.student):
+                continue
+            block = f"{entrant.name}#{part}.{attribute}"
+            rows = wishes(entrant.student, items.items, attribute, sweep, block=block, system=entrant.name, seed=seed)
             if rows:
                 found.append((block, rows))
     return found

@@ -6,11 +6,17 @@ A suite is one YAML file in ``eval/`` (or a user's own)::
     name: relevance
     title: Relevance on held-out inputs
     description: what the figures of this suite say, and about what
-    inputs: {folder: inputs/relevance}     # TASK.jsonl each; or {split: test} or {file: F, task: T}
+    inputs: {folder: inputs/relevance}     # TASK.jsonl each; or {split: test}, {file: F, task: T},
+                                           # {hub: ORG/DATASET, task: T, split: S, field: F}, {recorded: true}
     tasks: [text-to-image]                 # left out: every task that has inputs and that the student knows
     limit: 200                             # most inputs a task; left out: all
     samples: 3                             # completions of one input, each with a seed of its own
+    seed: 0                                # left out: that of the call
     systems: [student@matched, student@top, student@open, teacher, echo, shuffled, nearest]
+    students: [runs/other]                 # further students, beside the run's own
+    references: [llama3]                   # teacher cards, or models of recorded files; the first one leads
+    recorded: [outputs.jsonl]              # files of recorded outputs
+    rewards: [novelty]                     # further figures of every completion
     encoder: all-MiniLM-L6-v2              # of the headline figures
     second_encoder: lsa                    # takes no part in training
     following: {inputs: 50, seeds: 3, leakage_inputs: 20, attributes: [relevance]}
@@ -28,7 +34,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from udrl import resources
-from udrl.data.inputs import input_id, read_inputs
+from udrl.data.inputs import DEFAULT_FIELDS, cut_input, input_id, read_inputs
 from udrl.data.tasks import NAME
 from udrl.errors import TaskError, unknown
 from udrl.yamlfile import check_keys, mapping_at, read_mapping, text_at, texts_at, whole_at
@@ -37,20 +43,23 @@ KIND = "suite"
 SYSTEMS = ("student@matched", "student@top", "student@open", "teacher", "echo", "shuffled", "nearest")
 """The systems that a suite can name; references asked for at the call stand beside them."""
 OPTIONAL = (
-    "tasks", "limit", "samples", "systems", "encoder", "second_encoder", "following", "latency_requests"
+    "tasks", "limit", "samples", "seed", "systems", "students", "references", "recorded", "rewards", "encoder",
+    "second_encoder", "following", "latency_requests",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where inputs come from: a ``folder`` of TASK.jsonl, the run's own test ``split``, or one ``file`` of
-    one task.
+    """Where inputs come from: a ``folder`` of TASK.jsonl, the run's own test ``split``, one ``file`` or one dataset of
+    the ``hub`` (name, and which split of it) for one task, or the ``recorded`` files themselves.
     """
 
-    kind: Literal["folder", "split", "file"]
+    kind: Literal["folder", "split", "file", "hub", "recorded"]
     path: Path | None = None
     task: str | None = None
     field: str | None = None
+    dataset: str | None = None
+    split: str = "test"
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class Sweep:
 @dataclass(frozen=True)
 class Suite:
     """One suite, as its YAML file says (see the module's docstring); ``following`` None: commands are not
-    swept.
+    swept; ``seed`` None: that of the call.
     """
 
     name: str
@@ -86,6 +95,11 @@ class Suite:
     following: Sweep | None
     latency_requests: int
     path: Path
+    seed: int | None = None
+    students: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    recorded: tuple[Path, ...] = ()
+    rewards: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -184,10 +198,15 @@ def load_items(
 
 def _source_items(suite: Suite, task: str, split: Callable[[str], Sequence[Item]] | None) -> list[Item]:
     source = suite.source
-    if source.kind == "split":
+    if source.kind in ("split", "recorded"):
         if split is None:
-            raise TaskError(f"{suite.path}: takes its inputs from a test split, and there is no run: name a file")
+            what = (
+                "a test split, and there is no run" if source.kind == "split" else "recorded files, and none are named"
+            )
+            raise TaskError(f"{suite.path}: takes its inputs from {what}: name a file")
         return list(split(task))
+    if source.kind == "hub":
+        return _hub_items(source, suite.path) if task == source.task else []
     assert source.path is not None
     path = source.path
     if source.kind == "folder":
@@ -199,6 +218,31 @@ def _source_items(suite: Suite, task: str, split: Callable[[str], Sequence[Item]
     elif task != source.task:
         return []
     return [Item(task, input_id(text), text) for text in read_inputs(path, field=source.field)]
+
+
+def _hub_items(source: Source, path: Path) -> list[Item]:
+    """Read a dataset of the Hugging Face hub (or a folder that ``datasets`` reads)."""
+    import datasets
+
+    assert source.dataset is not None
+    assert source.task is not None
+    try:
+        data = datasets.load_dataset(source.dataset, split=source.split)
+    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TaskError(
+            f"{path}: the dataset {source.dataset}, split {source.split}, cannot be had ({reason}): check the name and "
+            "the connection, or save its inputs as a file"
+        ) from error
+    names = (source.field,) if source.field else DEFAULT_FIELDS
+    field = next((name for name in names if name in data.column_names), None)
+    if field is None:
+        raise TaskError(
+            f"{path}: the dataset {source.dataset} has no column {' or '.join(names)}; found: "
+            f"{', '.join(data.column_names)}: name the right one as 'field'"
+        )
+    texts = [cut_input(text.strip())[0] for text in data[field] if isinstance(text, str) and text.strip()]
+    return [Item(source.task, input_id(text), text) for text in texts]
 
 
 def _parse(path: Path) -> Suite:
@@ -224,16 +268,39 @@ def _parse(path: Path) -> Suite:
         encoder=text_at(data, "encoder", where=where) if "encoder" in data else "all-MiniLM-L6-v2",
         second_encoder=text_at(data, "second_encoder", where=where) if "second_encoder" in data else "lsa",
         following=_sweep(mapping_at(data, "following", where=where), where) if "following" in data else None,
-        latency_requests=_whole(data, "latency_requests", 24, where),
+        latency_requests=_whole(data, "latency_requests", 24, where, low=0),
         path=path,
+        seed=whole_at(data, "seed", where=where, low=0) if "seed" in data else None,
+        students=_texts(data, "students", where),
+        references=_texts(data, "references", where),
+        recorded=tuple(path.parent / name for name in _texts(data, "recorded", where)),
+        rewards=_texts(data, "rewards", where),
     )
+
+
+def _texts(data: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
+    return texts_at(data, key, where=where) if key in data else ()
 
 
 def _source(data: dict[str, Any], path: Path) -> Source:
     where = f"{path}, inputs"
-    kinds = [kind for kind in ("folder", "split", "file") if kind in data]
-    if len(kinds) != 1:
-        raise TaskError(f"{where}: give exactly one of folder, split and file, found {', '.join(data) or 'nothing'}")
+    # a dataset of the hub has a split of its own
+    kinds = [kind for kind in ("hub", "folder", "split", "file", "recorded") if kind in data]
+    if len(kinds) != 1 and kinds != ["hub", "split"]:
+        raise TaskError(
+            f"{where}: give exactly one of folder, split, file, hub and recorded, found {', '.join(data) or 'nothing'}"
+        )
+    if kinds[0] == "hub":
+        check_keys(data, where=where, required=("hub", "task"), optional=("split", "field"))
+        texts = {key: text_at(data, key, where=where) for key in data}
+        return Source(
+            "hub", None, texts["task"], texts.get("field"), dataset=texts["hub"], split=texts.get("split", "test")
+        )
+    if kinds[0] == "recorded":
+        check_keys(data, where=where, required=("recorded",))
+        if data["recorded"] is not True:
+            raise TaskError(f"{where}: key 'recorded' must be true; the files are named as 'recorded' beside 'inputs'")
+        return Source("recorded")
     if kinds[0] == "folder":
         check_keys(data, where=where, required=("folder",), optional=("field",))
         folder = path.parent / text_at(data, "folder", where=where)

@@ -21,6 +21,7 @@ from udrl.teacher.base import Reply, Request, Teacher
 
 if TYPE_CHECKING:
     from udrl.data.tasks import Task
+    from udrl.teacher.cards import Prices
 
 Targets = Mapping[str, Mapping[str, float]]
 """Task -> attribute -> the value commanded (no attribute: nothing)."""
@@ -74,6 +75,11 @@ class Student(Protocol):
 def attribute_names(student: Student) -> tuple[str, ...]:
     """Return the names of the attributes that ``student`` can be commanded in."""
     return tuple(attribute.name for attribute in student.space.attributes)
+
+
+def is_calibrated(student: Student) -> bool:
+    """Say whether targets are turned into the commands that achieve them."""
+    return getattr(student, "calibration", None) is not None
 
 
 # -- students -------------------------------------------------------------------------------------------
@@ -232,6 +238,7 @@ def teacher_block(
     samples: int,
     seed: int,
     latency_requests: int,
+    prices: Prices | None = None,
     bar: Bar | None = None,
 ) -> Block:
     """Let ``teacher`` write ``samples`` fresh completions for every item under its careful setting.
@@ -273,8 +280,19 @@ def teacher_block(
         engine=teacher.model,
         latency_ms=time_requests(once, wanted[::samples], latency_requests),
         tokens_per_second=sum(row.tokens or 0 for row in rows) / seconds if counted and replies else None,
+        cost=_cost(prices, list(replies.values()), gpu_hours=teacher.gpus * seconds / 3600),
     )
     return Block(name, key, facts, tuple(rows))
+
+
+def _cost(prices: Prices | None, replies: Sequence[Reply], *, gpu_hours: float) -> tuple[float, str] | None:
+    """Return what 1,000 calls cost at the card's prices, in US dollars; None where they or the tokens are not known."""
+    if prices is None or not replies or any(r.prompt_tokens is None or r.completion_tokens is None for r in replies):
+        return None
+    read = sum(reply.prompt_tokens or 0 for reply in replies)
+    written = sum(reply.completion_tokens or 0 for reply in replies)
+    usd = (prices.prompt * read + prices.completion * written) / 1e6 + prices.gpu_hour * gpu_hours
+    return 1000 * usd / len(replies), f"{read:,} tokens read and {written:,} written for {len(replies):,} calls"
 
 
 def _replied(row: Completion, reply: Reply | None) -> Completion:

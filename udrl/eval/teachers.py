@@ -7,20 +7,19 @@ inputs. The same row stands in for a teacher that could be asked, but not now (n
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from udrl.data.episodes import Episode
 from udrl.data.run import Run
-from udrl.errors import InputError, RunError, UdrlError, UsageError
+from udrl.errors import RunError, UdrlError, UsageError
+from udrl.eval.recorded import matching, outputs_for
 from udrl.eval.records import Block, Completion, Kind, SystemFacts
 from udrl.eval.suites import Item
 from udrl.teacher import cards
 from udrl.teacher.cards import Card
-from udrl.teacher.recorded import RecordedTeacher
 
 TEACHER = "teacher"
 """The row of the run's own teacher."""
@@ -31,12 +30,13 @@ MODELS_NAMED = 3
 @dataclass(frozen=True)
 class Asked:
     """A row that is written now by the teacher of ``card``; ``own``: by it, for the run's test inputs, where it cannot
-    be asked."""
+    be asked. compared: whether others are compared with it, as a reference."""
 
     name: str
     kind: Kind
     card: Card
     own: Given
+    compared: bool = True
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Given:
     """A row of completions that exist already: by task and input id, in their order.
 
     engine: who wrote them, for the table. source: where they stand, for messages. note: what the report says of it.
+    compared: whether others are compared with it, as a reference.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Given:
     source: str
     completions: Mapping[tuple[str, str], Sequence[str]]
     note: str = ""
+    compared: bool = True
 
     def block(self, items: Sequence[Item], *, key: str, samples: int) -> Block:
         """Return the first ``samples`` completions of each item; an item without any has no row."""
@@ -112,41 +114,54 @@ def named_teacher(
 
 
 def recorded_rows(file: Path, items: Sequence[Item], *, taken: Iterable[str]) -> tuple[list[Given], tuple[str, ...]]:
-    """Return a row for each model in a file of recorded outputs (columns task, input, output, model), and notes.
+    """Return a row for each model in a file of recorded outputs (see `udrl.eval.recorded`), and notes.
 
     taken: names of rows that are there already. Only what was written for ``items`` is kept in memory.
     Raises InputError where the file cannot be read, or holds nothing for any of the items.
     """
-    wanted = {(item.task, item.input_id) for item in items}
-    names = list(dict.fromkeys(item.task for item in items))
-    found: dict[str, dict[tuple[str, str], list[str]]] = {}
-    others = set()
-    with closing(RecordedTeacher(file, tasks=names)) as teacher:
-        for request in teacher.requests():
-            (reply,) = teacher.generate([request])
-            model = reply.teacher or teacher.name
-            if (request.task, request.input_id) in wanted and reply.completion is not None:
-                found.setdefault(model, {}).setdefault((request.task, request.input_id), []).append(reply.completion)
-            else:
-                others.add(model)
-    if not found:
-        raise InputError(
-            f"{file}: holds no output for any of the {len(items)} inputs of this benchmark (tasks {', '.join(names)}): "
-            "record outputs for those inputs, or choose --suite heldout where the run's test inputs stand in the file"
-        )
+    found = outputs_for(file, items)
     used = set(taken)
     rows = []
-    for model, completions in found.items():
+    for model, completions in found.models.items():
         # '#' marks a sweep in the files of a benchmark.
         name = model.replace("#", "-")
         while name in used:
             name += " (recorded)"
         used.add(name)
         rows.append(Given(name, "recorded", f"recorded: {model}", str(file), completions))
-    left_out = sorted(others - set(found))
-    if not left_out:
+    if not found.others:
         return rows, ()
-    return rows, (f"There is no row for {_listed(left_out)} of {file.name}: it holds none of these inputs by them.",)
+    return rows, (
+        f"There is no row for {_listed(found.others)} of {file.name}: it holds none of these inputs by them.",
+    )
+
+
+def ordered(
+    named: Sequence[str | Path],
+    recorded: Sequence[Given],
+    make: Callable[[str | Path], Contestant],
+    *,
+    own: Contestant | None,
+    only_first: bool,
+) -> list[Contestant]:
+    """Return all contestants, the leading reference first.
+
+    named: what the user compares with: models of ``recorded``, else teacher cards, which ``make`` turns into rows; own:
+    the run's teacher. Where anything is named, the other recorded rows are no references; where nothing is, all of them
+    are, or with ``only_first`` (there is no student) the first. Raises UsageError where a name may mean several models.
+    """
+    by_name = {row.name: row for row in recorded}
+    first: list[Contestant] = []
+    for name in dict.fromkeys(named):
+        meant = None if isinstance(name, Path) else matching(name, by_name)
+        first.append(make(name) if meant is None else by_name.pop(meant))
+    if own is not None:
+        first.append(own)
+    others = not named and not (only_first and first)
+    rest = [
+        replace(row, compared=others and (number == 0 or not only_first)) for number, row in enumerate(by_name.values())
+    ]
+    return [*first, *rest]
 
 
 def is_builtin(run: Run) -> bool:

@@ -1,0 +1,45 @@
+"""What a reader must know to believe the figures of a benchmark: one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from udrl.eval import following
+from udrl.eval.entrants import Entrant
+from udrl.eval.session import RunData
+from udrl.eval.suites import Items, Suite
+
+
+def notes_of(suite: Suite, items: Items, data: RunData, entrants: Sequence[Entrant]) -> list[str]:
+    """Return the notes on inputs and sweeps."""
+    counts = {task: len(items.of(task)) for task in items.tasks}
+    listed = ", ".join(f"{task} {count}" for task, count in counts.items())
+    notes = [f"Inputs: {listed}. Up to {suite.samples} completions each, with different seeds."]
+    if data.pool:
+        notes.append(_unseen(items, data))
+    if items.seen:
+        notes.append(f"{items.seen} inputs of the suite were left out because training had seen them.")
+    sweep = suite.following
+    if sweep is None or not any(one.swept for one in entrants):
+        return notes
+    notes.append(
+        f"Command following: the first {sweep.inputs} inputs a task, nine levels, {sweep.seeds} seeds. "
+        f"Leakage: the first {sweep.leakage_inputs} inputs at levels 10, 50 and 90 %, the other attributes "
+        "commanded at their median. Without calibration: the same first inputs, all levels."
+    )
+    few = [task for task, count in counts.items() if min(count, sweep.inputs) < following.MIN_INPUTS]
+    if few:
+        notes.append(
+            f"Command following is defined on at least {following.MIN_INPUTS} inputs a task; there are fewer "
+            f"for {', '.join(few)}."
+        )
+    return notes
+
+
+def _unseen(items: Items, data: RunData) -> str:
+    from udrl.teacher.builtin.phrases import content_words
+
+    known = {word.casefold() for text in {e.input for e in data.pool} for word in content_words(text)}
+    used = [word.casefold() for item in items.items for word in content_words(item.input)]
+    unseen = sum(word not in known for word in used) / max(1, len(used))
+    return f"{100 * unseen:.0f} % of the content words of the inputs occur in no training input."
