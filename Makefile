@@ -4,6 +4,7 @@
 #   make test      all tests but those that need the demo or a vLLM engine    make check   linters, types, CLI docs
 #   make test-demo the demo at full size against what it must reach
 #   make test-vllm   tests of the vllm and ray backends, on vLLM for CPUs in an environment of its own (3 GB)
+#   make test-browser  the pages in a real browser; needs Chromium or Chrome (UDRL_BROWSER=/path/to/it)
 #   make bench     everything else in benchmarks/      make docs    regenerate docs/cli.md
 #   make bench-vllm  the vllm backend beside vLLM itself, in the environment of test-vllm
 #
@@ -23,14 +24,17 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 PYTEST_ARGS ?=
 WORKERS ?= 2
 
-.PHONY: demo test test-vllm test-demo check bench bench-vllm docs setup clean
+.PHONY: demo test test-browser test-vllm test-demo check bench bench-vllm docs setup clean
 
 demo: setup
 	$(BIN)/udrl demo
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -x -q -n $(WORKERS) --dist loadfile --durations=25 \
-	  --ignore tests/demo --ignore tests/vllm $(PYTEST_ARGS)
+	  --ignore tests/demo --ignore tests/vllm --ignore tests/browser $(PYTEST_ARGS)
+
+test-browser: setup
+	$(BIN)/python -m pytest -x -q --durations=10 tests/browser $(PYTEST_ARGS)
 
 test-demo: setup
 	$(BIN)/python -m pytest -x -q tests/demo
