@@ -7,6 +7,7 @@ p-values a sign-flip test over inputs, corrected for how many differences one ta
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -246,6 +247,7 @@ def sign_flip(gaps: Floats, clusters: Sequence[str] | NDArray[Any], *, flips: in
 
     gaps: (rows, k) paired differences, NaN where there is none; clusters: a label for each row, of which all rows are
     flipped together. Were the two systems the same, each input's difference would be as likely the other way round.
+    Where none of ``flips`` comes near, the p-value is that of the normal distribution which the sums approach.
     """
     labels, place = np.unique(np.asarray(clusters), return_inverse=True)
     sums = np.zeros((len(labels), gaps.shape[1]))
@@ -257,7 +259,10 @@ def sign_flip(gaps: Floats, clusters: Sequence[str] | NDArray[Any], *, flips: in
     for start in range(0, flips, _CHUNK):
         signs = random.integers(0, 2, size=(min(_CHUNK, flips - start), len(labels))) * 2.0 - 1.0
         count += (np.abs(signs @ sums) >= seen - slack).sum(axis=0)
-    return np.asarray((count + 1) / (flips + 1))
+    spread = np.sqrt((sums**2).sum(axis=0))
+    far = [math.erfc(top / (math.sqrt(2) * scale)) if scale else 1.0 for top, scale in zip(seen, spread, strict=True)]
+    p = (count + 1) / (flips + 1)
+    return np.where(count == 0, np.minimum(p, far), p)
 
 
 def holm(p: Floats) -> Floats:

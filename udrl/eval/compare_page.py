@@ -80,13 +80,11 @@ def render(found: Sequence[Benchmark], findings: Sequence[Finding], names: tuple
 
 
 def _names(first: Path, second: Path) -> tuple[str, str]:
-    """Return the shortest ends of the two paths that tell them apart."""
-    a, b = first.absolute().parts, second.absolute().parts
-    for length in range(1, max(len(a), len(b)) + 1):
-        ends = "/".join(a[-length:]), "/".join(b[-length:])
-        if ends[0] != ends[1]:
-            return ends
-    return f"{ends[0]} (first)", f"{ends[1]} (second)"
+    """Return the part of each path that tells the two apart."""
+    for a, b in zip(reversed(first.absolute().parts), reversed(second.absolute().parts), strict=False):
+        if a != b:
+            return a, b
+    return f"{first.name} (first)", f"{second.name} (second)"
 
 
 def _findings(benchmark: Benchmark, names: tuple[str, str], *, several: bool) -> list[Finding]:
