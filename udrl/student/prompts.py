@@ -6,37 +6,39 @@ import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
-from udrl.commands import CommandSpace
 from udrl.errors import UsageError
+from udrl.student.engines import Engine
+from udrl.student.tokenizer import encode
 
 
 def fitted_prompts(
-    texts: Sequence[Sequence[int]],
+    tokenizer: Any,
+    engine: Engine,
+    inputs: Sequence[str],
     controls: Sequence[Sequence[int]],
-    space: CommandSpace,
-    *,
-    room: int,
     max_tokens: int | None,
 ) -> tuple[list[list[int]], list[int]]:
-    """Return a prompt for each input ``texts`` under each command, and how many ids each may be continued by.
+    """Return a prompt for each input under the command beside it, and how many ids each may be continued by.
 
-    room: the student's context, in ids. Where it is short, an input's end is left out, with a warning.
+    Where the engine's context is short, an input's end is left out, with a warning.
     """
     prompts, limits = [], []
+    room = engine.context
     longest = max_tokens or room // 2
     shortened = 0
-    for text, control in zip(texts, controls, strict=True):
+    for text, control in zip(encode(tokenizer, inputs), controls, strict=True):
         most = max(1, room - len(control) - min(longest, room // 2))
         shortened += len(text) > most
-        prompt = space.prompt(text[:most], control)
+        prompt = engine.space.prompt(text[:most], control)
         prompts.append(prompt)
         limits.append(max(1, min(longest, room - len(prompt))))
     if shortened:
         warnings.warn(
-            f"{shortened} of {len(texts)} inputs are longer than the student's context of {room} tokens allows: "
+            f"{shortened} of {len(inputs)} inputs are longer than the student's context of {room} tokens allows: "
             "their ends are not read",
-            stacklevel=4,
+            stacklevel=3,
         )
     return prompts, limits
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from udrl.commands import LENGTH, Command, CommandSpace
+from udrl.commands import Command, CommandSpace
 from udrl.errors import StudentError, UsageError
 from udrl.student.calibration import Calibration
 from udrl.student.decoding import Decoded, Sampling, decode_batch, decode_steps
@@ -17,7 +16,8 @@ from udrl.student.engines import Engine
 from udrl.student.engines.choice import load_engine
 from udrl.student.prompts import fitted_prompts, random_streams
 from udrl.student.streaming import settled
-from udrl.student.tokenizer import decode, encode, load_tokenizer
+from udrl.student.targets import positions_of
+from udrl.student.tokenizer import decode, load_tokenizer
 from udrl.student.wording import Vocabulary, Wording, Writer
 
 SAMPLING = Sampling(temperature=0.2, top_p=0.95, no_repeat=5)
@@ -102,32 +102,9 @@ class Student:
             return curve.reachable
         return self.space.quantile(task, attribute, 0.05), self.space.quantile(task, attribute, 0.95)
 
-    def positions(self, command: Command, *, calibrated: bool = True, warn: bool = True) -> dict[str, float | None]:
-        """Turn targets into positions of the command space.
-
-        With calibration a target becomes the position that achieves it, clamped to what is reachable with a warning
-        that names the range. Raises UsageError for unknown tasks and attributes and for targets out of range.
-        """
-        self.space.check(command)
-        length = command.targets.get(LENGTH)
-        result: dict[str, float | None] = {}
-        for name, target in command.targets.items():
-            given = length if name != LENGTH else None
-            curve = self.calibration.curve(command.task, name, given) if self.calibration and calibrated else None
-            if curve is None:
-                result[name] = self.space.scales[command.task][name].position(target)
-                continue
-            result[name] = curve.position(target)
-            low, high = curve.reachable
-            slack = 0.02 * (high - low) + 1e-9
-            if warn and not low - slack <= target <= high + slack:
-                where = f" at {length:g} words" if given is not None else ""
-                warnings.warn(
-                    f"target {name}={target:g} is beyond what this student reaches on task '{command.task}'{where}, "
-                    f"{low:.2f} to {high:.2f}: the nearest is asked for",
-                    stacklevel=3,
-                )
-        return result
+    def positions(self, command: Command, *, calibrated: bool = True) -> dict[str, float | None]:
+        """Turn targets into positions of the command space, calibrated ones where known; see `positions_of`."""
+        return positions_of(command, self.space, self.calibration if calibrated else None)
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -284,9 +261,7 @@ class Student:
     def _prompts(
         self, inputs: Sequence[str], controls: Sequence[Sequence[int]], sampling: Sampling
     ) -> tuple[list[list[int]], list[int]]:
-        texts = encode(self.tokenizer, inputs)
-        room = self.computes.context
-        return fitted_prompts(texts, controls, self.space, room=room, max_tokens=sampling.max_tokens)
+        return fitted_prompts(self.tokenizer, self.computes, inputs, controls, sampling.max_tokens)
 
     def _writers(self, wording: Wording | None, limits: Sequence[int]) -> list[Writer] | None:
         return [Writer(wording, self._vocabulary, limit) for limit in limits] if wording else None

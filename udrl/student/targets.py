@@ -1,0 +1,36 @@
+"""What is asked for, as positions of the command space: the positions that achieve it, as far as calibration knows."""
+
+from __future__ import annotations
+
+import warnings
+
+from udrl.commands import LENGTH, Command, CommandSpace
+from udrl.student.calibration import Calibration
+
+
+def positions_of(command: Command, space: CommandSpace, calibration: Calibration | None) -> dict[str, float | None]:
+    """Turn a command's targets into positions; without calibration, into those of the training episodes.
+
+    A target beyond what calibration found reachable is clamped, with a warning that names the range. Raises UsageError
+    for unknown tasks and attributes and for targets out of range.
+    """
+    space.check(command)
+    length = command.targets.get(LENGTH)
+    result: dict[str, float | None] = {}
+    for name, target in command.targets.items():
+        given = length if name != LENGTH else None
+        curve = calibration.curve(command.task, name, given) if calibration else None
+        if curve is None:
+            result[name] = space.scales[command.task][name].position(target)
+            continue
+        result[name] = curve.position(target)
+        low, high = curve.reachable
+        slack = 0.02 * (high - low) + 1e-9
+        if not low - slack <= target <= high + slack:
+            where = f" at {length:g} words" if given is not None else ""
+            warnings.warn(
+                f"target {name}={target:g} is beyond what this student reaches on task '{command.task}'{where}, "
+                f"{low:.2f} to {high:.2f}: the nearest is asked for",
+                stacklevel=4,
+            )
+    return result
