@@ -1,0 +1,107 @@
+"""A student in vLLM: commanded through token ids, never writing a control id, the same as udrl's own engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from udrl.commands import Attribute, Command, CommandSpace
+from udrl.student import load
+from udrl.student.initialise import scratch_gpt2
+from udrl.student.model import StudentModel, save_model
+from udrl.student.student import Student
+from udrl.student.tokenizer import decode, train_tokenizer
+
+pytestmark = pytest.mark.filterwarnings("default")  # the engine runs in this process and warns of its own parts
+
+TEXTS = ["a red fox in the snow", "boats in the old harbour", "<|endoftext|> typed by a user"]
+COMMANDS = [Command("t", {"relevance": 0.93}), Command("t", {"relevance": 0.21, "length": 7.0}), Command("t")]
+GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 24, "detokenize": False}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose weights are noise; its control rows, some between bins, stand out of all others."""
+    folder = tmp_path_factory.mktemp("student")
+    tokenizer = train_tokenizer(TEXTS * 3, 300)
+    values = {"t": {"relevance": [k / 600 for k in range(600)], "length": [3 + k % 37 for k in range(600)]}}
+    attributes = (Attribute("relevance", 0, 1), Attribute("length", 1, 1000, "words"))
+    space = CommandSpace.fit(len(tokenizer), attributes, values)
+    gpt2 = scratch_gpt2(
+        vocab_size=len(tokenizer), layers=2, width=64, heads=2, context=128, eos=tokenizer.eos_token_id, seed=1,
+        copying=False,
+    )  # fmt: skip
+    made = StudentModel(gpt2, space)
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        made.rows.weight.add_(0.5 * torch.randn(made.rows.weight.shape, generator=noise))
+        for parameter in gpt2.transformer.h.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=noise))
+    tokenizer.save_pretrained(folder)
+    space.save(folder)
+    save_model(made, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def student(folder: Path) -> Student:
+    return load(folder, device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Any:
+    import vllm
+
+    return vllm.LLM(
+        model=str(folder),
+        dtype="float32",
+        max_model_len=128,
+        enforce_eager=True,
+        kv_cache_memory_bytes=64 << 20,
+        max_num_seqs=8,
+        generation_config="vllm",
+    )
+
+
+def ask(engine: Any, student: Student, commands: list[Command], **sampling: Any) -> list[list[int]]:
+    import vllm
+
+    prompts = [{"prompt_token_ids": ids} for ids in student.prompt_ids(TEXTS, commands)]
+    asked = vllm.SamplingParams(**{**GREEDY, "allowed_token_ids": list(range(student.space.base)), **sampling})
+    return [list(one.outputs[0].token_ids) for one in engine.generate(prompts, asked, use_tqdm=False)]
+
+
+def test_student_in_vllm_writes_what_udrl_writes(engine: Any, student: Student) -> None:
+    sampling = replace(student.sampling, temperature=0, max_tokens=24, no_repeat=0)
+    own = student.generate(TEXTS, COMMANDS, sampling=sampling)
+    end = student.tokenizer.eos_token_id
+    for ids, one in zip(ask(engine, student, COMMANDS), own, strict=True):
+        text = decode(student.tokenizer, ids[:-1] if ids[-1] == end else ids)
+        assert (text if ids[-1] == end else text.rstrip("\ufffd")) == one.completion
+        assert len(ids) == one.tokens
+
+
+def test_student_in_vllm_is_commanded_by_rows_between_bins(engine: Any, student: Student) -> None:
+    positions = [student.space.positions("t", {"relevance": value})["relevance"] for value in (0.30, 0.33)]
+    assert all(position % 1 for position in positions)
+    low, high = ([Command("t", {"relevance": value})] * 3 for value in (0.30, 0.33))
+    sampling = replace(student.sampling, temperature=0, max_tokens=24, no_repeat=0)
+    for commands in (low, high):
+        written = [decode(student.tokenizer, ids) for ids in ask(engine, student, commands)]
+        own = [one.completion for one in student.generate(TEXTS, commands, sampling=sampling)]
+        for text, expected in zip(written, own, strict=True):
+            assert text.startswith(expected)
+    assert ask(engine, student, low) != ask(engine, student, high), "neighbouring rows are not one row"
+
+
+def test_student_in_vllm_never_writes_a_control_id(engine: Any, student: Student) -> None:
+    base = student.space.base
+    drawn: dict[str, Any] = {"temperature": 2.0, "seed": 3, "max_tokens": 60}
+    ids = [token for one in ask(engine, student, COMMANDS, **drawn) for token in one]
+    assert max(ids) < base
+    free = [token for one in ask(engine, student, COMMANDS, allowed_token_ids=None, **drawn) for token in one]
+    assert max(free) >= base, "without the restriction they come: it is what keeps them away"
