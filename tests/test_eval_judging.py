@@ -68,7 +68,10 @@ def test_judge_is_asked_twice_with_places_swapped_and_paid_once(tmp_path: Path) 
     assert bad["agreement"] == 1.0, "what is about nothing of the kind is less relevant, too"
     assert (same["win_rate"], same["consistency"], same["first_position"]) == (0.5, 0.0, 1.0)
     assert same["agreement"] is None, "a preference that does not survive the swap is none"
-    assert any("the judge prefers" in against for v in found.verdicts for against in v.against) is False
+    told = {verdict.sentence: verdict for verdict in found.verdicts}
+    assert told["judge prefers bad to good in 0 % of the inputs [0, 0]."].passed is False
+    inconsistent = told["judge prefers same to good in 50 % of the inputs [50, 50]."]
+    assert inconsistent.against == ("only 0 % of the judgements are the same when the two texts change places",)
     lines = (tmp_path / "run" / "bench" / "recorded" / FILE).read_text().splitlines()
     assert {json.loads(line)["points"] for line in lines} == {0.0, 1.0}
 

@@ -181,3 +181,16 @@ def test_thresholds_of_any_figure(compared: BenchReport) -> None:
     }.items():
         with pytest.raises(UsageError, match=message):
             told(wrong)
+
+
+def test_bench_recorded_real_outputs_of_twelve_models(shared_data: Path, tmp_path: Path) -> None:
+    file = shared_data / "recorded_commongen.jsonl.gz"
+    found = bench(tmp_path / "run", recorded=[file], reference=["mixtral"], limit=10).summary
+    models = [name for name, system in found["systems"].items() if system["kind"] == "recorded"]
+    assert len(models) == 12
+    assert all(found["systems"][name]["n"] >= 10 for name in models), "every model wrote for every input"
+    echo, shuffled = found["systems"]["echo"], found["systems"]["shuffled"]
+    real = [found["systems"][name]["relevance"]["mean"] for name in models]
+    assert shuffled["relevance"]["mean"] < min(real) <= max(real) < echo["relevance"]["mean"]
+    (reference,) = found["references"]
+    assert any("copies more" in caveat for caveat in found["parity"]["echo"][reference]["caveats"])

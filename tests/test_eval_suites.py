@@ -91,7 +91,9 @@ def test_suites_take_the_test_split_of_a_run(suite_file: Path) -> None:
     [
         (("title: Mine", "titel: Mine"), "did you mean title"),
         (("name: mine", "name: ../mine"), "key 'name'"),
-        (("{folder: texts}", "{folder: texts, split: test}"), "exactly one of folder, split and file"),
+        (("{folder: texts}", "{folder: texts, split: test}"), "exactly one of folder, split, file, hub and recorded"),
+        (("{folder: texts}", "{recorded: outputs.jsonl}"), "must be true"),
+        (("{folder: texts}", "{hub: org/data}"), "key 'task' is missing"),
         (("{folder: texts}", "{folder: nowhere}"), "there is no folder"),
         (("{folder: texts}", "{split: train}"), "'test'"),
         (("schema: 1", "schema: 9"), "schema 9"),
@@ -119,3 +121,29 @@ def test_suites_task_named_without_inputs_is_an_error(suite_file: Path) -> None:
     suite_file.write_text(SUITE + "tasks: [gamma]\n")
     with pytest.raises(TaskError, match=r"gamma\.jsonl"):
         load_items(load_suite(suite_file), known_tasks=["alpha", "gamma"])
+
+
+def test_suites_take_inputs_of_a_dataset(suite_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    rows = [{"question": text, "answer": "-"} for text in ("one", " two ", "", "one")]
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    hub = f"{{hub: {folder}, task: alpha, field: question}}"
+    suite_file.write_text(SUITE.replace("{folder: texts}", hub), encoding="utf-8")
+    found = load_items(load_suite(suite_file), known_tasks=["alpha", "beta"])
+    assert [(item.task, item.input) for item in found.items] == [("alpha", "one"), ("alpha", "two")]
+    suite_file.write_text(SUITE.replace("{folder: texts}", hub.replace("question", "caption")), encoding="utf-8")
+    with pytest.raises(TaskError, match="no column caption; found: question, answer"):
+        load_items(load_suite(suite_file), known_tasks=["alpha"])
+    suite_file.write_text(SUITE.replace("{folder: texts}", hub.replace("task:", "split: nosuch, task:")))
+    with pytest.raises(TaskError, match="split nosuch, cannot be had"):
+        load_items(load_suite(suite_file), known_tasks=["alpha"])
+
+
+def test_suites_name_systems_seed_and_files_of_their_own(suite_file: Path) -> None:
+    more = "seed: 7\nstudents: [runs/a, b=runs/b]\nreferences: [llama3]\nrecorded: [o.jsonl]\nrewards: [novelty]\n"
+    suite_file.write_text(SUITE + more, encoding="utf-8")
+    suite, here = load_suite(suite_file), suite_file.parent
+    assert (suite.seed, suite.references, suite.rewards) == (7, ("llama3",), ("novelty",))
+    assert suite.students == (str(here / "runs/a"), f"b={here / 'runs/b'}")
+    assert suite.recorded == (here / "o.jsonl",)

@@ -271,11 +271,17 @@ def _parse(path: Path) -> Suite:
         latency_requests=_whole(data, "latency_requests", 24, where, low=0),
         path=path,
         seed=whole_at(data, "seed", where=where, low=0) if "seed" in data else None,
-        students=_texts(data, "students", where),
+        students=tuple(_beside(path, text) for text in _texts(data, "students", where)),
         references=_texts(data, "references", where),
         recorded=tuple(path.parent / name for name in _texts(data, "recorded", where)),
         rewards=_texts(data, "rewards", where),
     )
+
+
+def _beside(path: Path, student: str) -> str:
+    """Return ``[NAME=]FOLDER`` with the folder relative to the suite's file."""
+    name, equals, folder = student.rpartition("=")
+    return f"{name}{equals}{path.parent / folder}"
 
 
 def _texts(data: dict[str, Any], key: str, where: str) -> tuple[str, ...]:

@@ -13,6 +13,9 @@ from udrl.eval.parity import PARITY
 GOOD, FAIR = 0.8, 0.5
 """Within-input rank correlation from which a student is said to follow a command, or to follow it roughly."""
 
+CONSISTENT = 0.7
+"""Share of judgements that survive a change of places, below which a judge is called inconsistent."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -30,8 +33,8 @@ class Verdict:
 
 
 def verdicts(summary: Mapping[str, Any]) -> list[Verdict]:
-    """Return parity with each reference, then obedience to each attribute, then speed."""
-    return [*_parity(summary), *_obedience(summary), *_speed(summary)]
+    """Return parity with each reference, then what a judge prefers, obedience to each attribute, and speed."""
+    return [*_parity(summary), *_preference(summary), *_obedience(summary), *_speed(summary)]
 
 
 def headline_systems(summary: Mapping[str, Any]) -> dict[str, str]:
@@ -88,6 +91,37 @@ def _said(about: str, name: str, entry: Mapping[str, Any]) -> tuple[str, bool]:
 
 def _detailed(said: tuple[str, bool]) -> tuple[str, str, bool]:
     return said[0], "", said[1]
+
+
+def _preference(summary: Mapping[str, Any]) -> list[Verdict]:
+    if summary["judge"] is None:
+        return []
+    judge = summary["judge"]["name"]
+    found = []
+    for name, entries in summary["judge"]["systems"].items():
+        for ref, entry in entries.items():
+            against = [f"{entry['failed']} of the inputs have no judgement that can be read"] if entry["failed"] else []
+            if entry["win_rate"] is None:
+                found.append(
+                    Verdict(f"What {judge} prefers, {name} or {ref}: cannot be told.", "", None, tuple(against))
+                )
+                continue
+            low, high = entry["win_rate_ci95"]
+            if entry["consistency"] < CONSISTENT:
+                share = f"{100 * entry['consistency']:.0f} %"
+                against.append(f"only {share} of the judgements are the same when the two texts change places")
+            if not summary["parity"][name][ref]["equal_length"]:
+                against.append("lengths differ, and judges like long answers")
+            found.append(
+                Verdict(
+                    f"{judge} prefers {name} to {ref} in {100 * entry['win_rate']:.0f} % of the inputs "
+                    f"[{100 * low:.0f}, {100 * high:.0f}].",
+                    "A tie counts half; each pair was shown twice, with places swapped.",
+                    True if low > 0.5 else False if high < 0.5 else None,
+                    tuple(against),
+                )
+            )
+    return found
 
 
 def _obedience(summary: Mapping[str, Any]) -> list[Verdict]:
