@@ -142,7 +142,7 @@ def test_report_hostile_texts_are_text(folder: Path, open_page: Any) -> None:
     assert page.locator("h1").text_content() == HOSTILE[0]
     assert page.title() == HOSTILE[0]
     page.locator("#search").fill("said back")
-    page.wait_for_function("document.getElementById('count').textContent.startsWith('3 of 3')")
+    page.locator("#count", has_text="3 of 3 examples").wait_for()
     assert page.locator("#list .given").all_text_contents() == list(HOSTILE)
     answers = page.locator("#list .said").all_text_contents()
     for text in HOSTILE:
@@ -183,13 +183,13 @@ def test_report_examples_are_filtered_and_ordered(folder: Path, open_page: Any) 
 def test_report_examples_find_a_word_and_unfold_a_long_text(folder: Path, open_page: Any) -> None:
     page = open_page(folder / "report.html", width=390)
     page.locator("#search").fill("NEEDLE")
-    page.wait_for_function("document.getElementById('count').textContent.startsWith('1 of 1')")
+    page.locator("#count", has_text="1 of 1 examples").wait_for()
     long = page.locator("#list .said", has_text="needle needle")
     before = long.bounding_box()["height"]
     page.locator("#list .whole").click()
     assert long.bounding_box()["height"] > 2 * before
     page.locator("#search").fill("nobody wrote this")
-    page.wait_for_function("document.getElementById('count').textContent.startsWith('0 of 0')")
+    page.locator("#count", has_text="0 of 0 examples").wait_for()
     assert shown(page) == []
 
 

@@ -156,18 +156,20 @@ def scatter_chart(
         axes.margins(x=0.14, y=0.12)
         if log:
             _widen(axes)
+        steps: list[tuple[float, float]] = []
         if frontier:
             steps = pareto([(point.x, point.y) for point in points])
             limits = axes.get_xlim()
             axes.set_xlim(limits)
             steps.append((limits[1], steps[-1][1]))
-            axes.step(*zip(*steps, strict=True), where="post", color=ROLES["muted"], linewidth=1, zorder=1)
+            axes.step(*zip(*steps, strict=True), where="post", color=ROLES["muted"], lw=1, ls=":", zorder=1)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.set_title(_short(title), loc="left", fontsize=9.5, color=ROLES["ink"])
         if log:
             _plain_ticks(axes)
-        place_labels(figure, axes, [(point.x, point.y, _short(point.label)) for point in points], ROLES["ink"])
+        labels = [(point.x, point.y, _short(point.label)) for point in points]
+        place_labels(figure, axes, labels, ROLES["ink"], steps=steps)
         return svg_of(figure, f"{title}: {y} by {x}, {len(points)} systems")
 
 

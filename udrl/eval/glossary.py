@@ -217,7 +217,7 @@ COMPARE = (
     "A starred difference is one that chance hardly explains (p below 0.05 after correction for the number of "
     "differences in its table). Below each stands its 95 % interval."
 )
-COLOURS = "Green: the second run is more relevant; red: less; grey: chance could explain it."
+COLOURS = "Green: the second run is more relevant; red: less; grey: chance could explain it, corrected as in the table."
 SIDE_BY_SIDE = "Measured for each run by itself: speeds differ with the machine and what else it does."
 COMPARED = (
     "Only inputs of which both runs have completions are compared, each with itself. Intervals are a bootstrap over "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,17 +22,27 @@ Box = tuple[float, float, float, float]
 """left, bottom, right, top in points."""
 
 
-def place_labels(figure: Any, axes: Any, labels: Sequence[tuple[float, float, str]], colour: str) -> None:
-    """Write each (x, y, text) beside its point where it covers least of other points and labels.
+def place_labels(
+    figure: Any,
+    axes: Any,
+    labels: Sequence[tuple[float, float, str]],
+    colour: str,
+    *,
+    steps: Sequence[tuple[float, float]] = (),
+) -> None:
+    """Write each (x, y, text) beside its point where it covers least of other points, labels and ``steps``.
 
-    A label that had to go further away gets a thin line to its point. Limits and scales of ``axes`` must be final.
+    steps: corners of a line that runs level from each to the next one's x. A label that had to go further away gets a
+    thin line to its point. Limits and scales of ``axes`` must be final.
     """
     axes.get_xlim(), axes.get_ylim()  # limits that follow from what was drawn are computed only when asked for
     scale = 72 / figure.dpi
-    corners = axes.get_window_extent()
-    frame = (corners.x0 * scale, corners.y0 * scale, corners.x1 * scale, corners.y1 * scale)
+    extent = axes.get_window_extent()
+    frame = (extent.x0 * scale, extent.y0 * scale, extent.x1 * scale, extent.y1 * scale)
     places = [tuple(value * scale for value in axes.transData.transform((x, y))) for x, y, _ in labels]
     taken: list[Box] = [(x - _RADIUS, y - _RADIUS, x + _RADIUS, y + _RADIUS) for x, y in places]
+    turns = [tuple(value * scale for value in axes.transData.transform(step)) for step in steps]
+    taken += [(x - _RADIUS, y - _RADIUS, end, y + _RADIUS) for (x, y), (end, _) in itertools.pairwise(turns)]
     for (x, y, text), (px, py) in zip(labels, places, strict=True):
         best = min(_candidates(px, py, text), key=lambda c: (_cost(c[1], taken, frame), c[0]))
         far, box = best

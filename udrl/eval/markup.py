@@ -87,7 +87,8 @@ def role(kind: str) -> str:
 def table_of(label: str, headings: Sequence[str], rows: Iterable[str]) -> str:
     """A table that scrolls sideways where it does not fit; headings and rows are HTML already."""
     head = "".join(f"<th scope=col{_PROSE.get(heading, '')}>{heading}</th>" for heading in headings)
-    prose = ' class="prose"' if _PROSE.keys() & set(headings) else ""
+    # On a phone prose goes below its row's figures; more figures than fit beside each other scroll instead.
+    prose = ' class="prose"' if _PROSE.keys() & set(headings) and len(headings) <= 5 else ""
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label, quote=True)}"><table{prose}>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"

@@ -51,7 +51,14 @@ def _against(ref: str, entries: Mapping[str, Mapping[str, Any]], kinds: Mapping[
     ]
     table = table_of(
         f"Parity with {ref}",
-        ["System", "Ratio", "Wins", *(heading for heading, _, _ in extra), "Within 5 %", "What speaks against it"],
+        [
+            "System",
+            "Ratio",
+            "Wins",
+            *(heading for heading, _, _ in extra),
+            "Within 5\N{NO-BREAK SPACE}%",
+            "What speaks against it",
+        ],
         (_row(name, entry, kinds[name], extra) for name, entry in entries.items()),
     )
     heading = f"<h3>Against {escape(ref)}</h3>"
