@@ -1,99 +1,192 @@
-"""Training speed: udrl's packed step beside a padded step through transformers' own forward.
+"""Training speed: udrl's loop beside transformers' Trainer and TRL's SFTTrainer.
 
-    python benchmarks/train.py [--model mini|100m] [--pairs 7]
+    pip install "udrl[study]"
+    python benchmarks/train.py [--model 14m|124m] [--sides udrl trainer trl trl-fp32] [--repetitions 3] [--steps 6]
 
-Same weights, data and batch; float32 on both sides; the two are interleaved, and the ratio of real (non-padding)
-tokens per second is given with the range over the pairs. Losses must agree within 1 %.
+Every side trains the same GPT-2 from the same weights on the same batches with the same AdamW, clipped at 1, and its
+speed is the real (non-padding) tokens per second from the end of its first step to the end of its last, loading of
+data included. ``trl`` is SFTTrainer with its own defaults (bf16, gradient checkpointing), ``trl-fp32`` the same without
+both, ``trainer`` the Trainer with its defaults; on a CPU without bf16 instructions udrl computes in float32, and so
+does the Trainer. The sides take turns; the ratio to udrl is taken within a turn and given with its range over turns.
+The losses of every step must agree within 1 %.
+
+The data: random ids; prompts and completions have log-normal lengths (medians 22 and 30 tokens, sigma 0.4 and 0.6, at
+most 120 and 200), as in the demo's data; commands are text, so that they are ordinary ids on every side.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import logging
 import statistics
+import tempfile
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from udrl.commands import Attribute, CommandSpace
+from udrl.student.engines.pytorch import pick_dtype
+from udrl.student.examples import Examples
 from udrl.student.initialise import scratch_gpt2
+from udrl.student.loop import batches, run_loop
 from udrl.student.model import StudentModel
-from udrl.student.packing import pack
-from udrl.student.presets import PRESETS
+from udrl.student.options import LoopOptions
+from udrl.student.tokenizer import train_tokenizer
+from udrl.text_commands import TextCommands
 
-SHAPES = {"mini": ("gpt2-mini", 32), "100m": ("gpt2-100m", 16)}
+SHAPES = {"14m": (6, 384, 6, 8192, 32), "124m": (12, 768, 12, 50257, 16), "tiny": (2, 32, 2, 512, 4)}
+"""Layers, width, heads, vocabulary, batch size."""
+SIDES = ("udrl", "trainer", "trl", "trl-fp32")
+RATE = 1e-4
+TOLERANCE = 0.01
 
 
-def lengths(rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
-    """Prompt and completion lengths in tokens, log-normal: medians 22 and 30, as in the demo's data."""
+def command_space(base: int) -> CommandSpace:
+    """A space of one task whose commands are text of random ids."""
+    rng = np.random.default_rng(1)
+    attributes = (Attribute("relevance", 0, 1), Attribute("length", 1, 1000))
+    values = {"t": {"relevance": rng.random(1000).tolist(), "length": rng.integers(3, 60, 1000).tolist()}}
+
+    def pieces(texts: Sequence[str]) -> list[list[int]]:
+        return [rng.integers(1, base, 3).tolist() for _ in texts]
+
+    text = TextCommands.make(pieces, tasks=("t",), attributes=[a.name for a in attributes], bins=10)
+    fitted = CommandSpace.fit(base, attributes, values)
+    return CommandSpace(**{**vars(fitted), "text": text})
+
+
+def data(base: int, count: int) -> Examples:
+    """The fixed set: ``count`` examples of random ids."""
+    rng = np.random.default_rng(0)
     prompts = np.exp(rng.normal(np.log(22), 0.4, count)).clip(4, 120).astype(int)
     completions = np.exp(rng.normal(np.log(30), 0.6, count)).clip(3, 200).astype(int)
-    return list(zip(prompts.tolist(), completions.tolist(), strict=True))
+    return Examples(
+        ("t",) * count,
+        [rng.integers(1, base, n).tolist() for n in prompts],
+        [[*rng.integers(1, base, n).tolist(), 0] for n in completions],
+        [{"relevance": float(rng.uniform(0, 9)), "length": float(rng.uniform(0, 9))} for _ in range(count)],
+    )
+
+
+def sequences(examples: Examples, space: CommandSpace, options: LoopOptions) -> list[dict[str, list[int]]]:
+    """The same examples in the order in which udrl's loop takes them, as input ids and labels."""
+    rows = []
+    for index in batches(examples, space, options).tolist():
+        control = space.render("t", examples.positions[index])
+        prompt, completion = space.prompt(examples.inputs[index], control), examples.completions[index]
+        rows.append({"input_ids": [*prompt, *completion], "labels": [*[-100] * len(prompt), *completion]})
+    return rows
+
+
+def of_udrl(student: StudentModel, examples: Examples, options: LoopOptions) -> tuple[list[float], list[float]]:
+    """Train with udrl's loop; return the time at the end of every step, and its loss."""
+    times: list[float] = []
+    losses: list[float] = []
+
+    def log(step: int, figures: Mapping[str, float]) -> None:
+        times.append(time.perf_counter())
+        losses.append(figures["loss"])
+
+    device = student.rows.weight.device
+    run_loop(student, examples, options, dtype=pick_dtype("auto", device), log=log)
+    return times, losses
+
+
+def of_trainer(
+    side: str, model: Any, rows: list[dict[str, list[int]]], options: LoopOptions, folder: str
+) -> tuple[list[float], list[float]]:
+    """Train with the Trainer or SFTTrainer; return the time at the end of every step, and its loss."""
+    from datasets import Dataset
+    from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+
+    times: list[float] = []
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            times.append(time.perf_counter())
+
+    tokenizer = train_tokenizer(["a"] * 3, 300)
+    tokenizer.pad_token = tokenizer.eos_token
+    same: dict[str, Any] = {
+        "output_dir": folder,
+        "max_steps": options.steps,
+        "per_device_train_batch_size": options.batch_size,
+        "train_sampling_strategy": "sequential",
+        "learning_rate": options.learning_rate,
+        "lr_scheduler_type": "constant",
+        "adam_beta2": 0.95,
+        "max_grad_norm": options.clip,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+    given = {"model": model, "train_dataset": Dataset.from_list(rows), "callbacks": [Clock()]}
+    if side == "trainer":
+        collator = DataCollatorForSeq2Seq(tokenizer)
+        trainer = Trainer(args=TrainingArguments(**same), data_collator=collator, **given)
+    else:
+        from trl import SFTConfig, SFTTrainer
+
+        plain = {} if side == "trl" else {"bf16": False, "gradient_checkpointing": False}
+        trainer = SFTTrainer(args=SFTConfig(**same, **plain), processing_class=tokenizer, **given)
+    trainer.train()
+    return times, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 def main() -> None:
-    """Measure and print one line."""
+    """Measure and print one line a side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=SHAPES, default="mini")
-    parser.add_argument("--pairs", type=int, default=7)
-    options = parser.parse_args()
-    name, batch_size = SHAPES[options.model]
-    preset = PRESETS[name]
-    rng = np.random.default_rng(0)
-    base = preset.vocab_size
-    values = {"t": {"relevance": rng.random(1000).tolist(), "length": rng.integers(3, 60, 1000).tolist()}}
-    space = CommandSpace.fit(base, (Attribute("relevance", 0, 1), Attribute("length", 1, 1000)), values)
+    parser.add_argument("--model", choices=SHAPES, default="14m")
+    parser.add_argument("--sides", choices=SIDES, nargs="+", default=SIDES)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=6, help="the first is not timed")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="on udrl's side")
+    given = parser.parse_args()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    layers, width, heads, base, batch_size = SHAPES[given.model]
+    space = command_space(base)
+    options = LoopOptions(
+        steps=given.steps, batch_size=batch_size, micro_batch=batch_size, learning_rate=RATE, warmup=0.0,
+        schedule="constant", weight_decay=0.0, open_each=0.0, open_all=0.0, checkpointing=given.gradient_checkpointing,
+    )  # fmt: skip
+    examples = data(base, given.steps * batch_size)
+    rows = sequences(examples, space, options)
+    tokens = sum(len(row["input_ids"]) for row in rows[batch_size:])
     model = scratch_gpt2(
-        vocab_size=base, layers=preset.layers, width=preset.width, heads=preset.heads, context=512, eos=0, seed=0
+        vocab_size=base, layers=layers, width=width, heads=heads, context=512, eos=0, seed=0, copying=False
     )
-    student = StudentModel(model, space)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-5, fused=True)
-    control = space.render("t", {"relevance": 4.0, "length": 4.0})
-
-    def sequences() -> tuple[list[list[int]], list[list[int]]]:
-        made = lengths(rng, batch_size)
-        prompts = [[*rng.integers(1, base, p).tolist(), *control] for p, _ in made]
-        return prompts, [[*rng.integers(1, base, c).tolist(), 0] for _, c in made]
-
-    def ours(prompts: list[list[int]], completions: list[list[int]]) -> torch.Tensor:
-        return student.losses(pack(prompts, completions)).mean()
-
-    def padded(prompts: list[list[int]], completions: list[list[int]]) -> torch.Tensor:
-        longest = max(len(p) + len(c) for p, c in zip(prompts, completions, strict=True))
-        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-        labels = torch.full((len(prompts), longest), -100)
-        mask = torch.zeros(len(prompts), longest, dtype=torch.long)
-        for row, (p, c) in enumerate(zip(prompts, completions, strict=True)):
-            ids[row, : len(p) + len(c)] = torch.tensor([*p, *c])
-            labels[row, len(p) : len(p) + len(c)] = torch.tensor(c)
-            mask[row, : len(p) + len(c)] = 1
-        loss: torch.Tensor = model(inputs_embeds=student.embed(ids), attention_mask=mask, labels=labels).loss
-        return loss
-
-    def step(kind: str, data: tuple[list[list[int]], list[list[int]]]) -> tuple[float, float]:
-        started = time.perf_counter()
-        loss = ours(*data) if kind == "udrl" else padded(*data)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        real = sum(len(p) + len(c) for p, c in zip(*data, strict=True))
-        return real / (time.perf_counter() - started), loss.item()
-
-    student.train()
-    for kind in ("udrl", "padded"):
-        step(kind, sequences())
-    ratios, speeds = [], []
-    for _ in range(options.pairs):
-        data = sequences()
-        (mine, loss), (theirs, other) = step("udrl", data), step("padded", data)
-        assert abs(loss - other) <= 0.01 * other, f"the losses differ: {loss} and {other}"
-        ratios.append(mine / theirs)
-        speeds.append(mine)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    speeds: dict[str, list[float]] = {side: [] for side in given.sides}
+    first: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(given.repetitions):
+            for side in given.sides:
+                own = copy.deepcopy(model).to(device)
+                if side == "udrl":
+                    times, losses = of_udrl(StudentModel(own, space).to(device), examples, options)
+                else:
+                    times, losses = of_trainer(side, own, rows, options, folder)
+                first = first or losses
+                for step, (one, other) in enumerate(zip(first, losses, strict=True)):
+                    if abs(one - other) > TOLERANCE * one:
+                        raise SystemExit(f"the losses of step {step} differ: {one} and, by {side}, {other}")
+                speeds[side].append(tokens / (times[-1] - times[0]))
     print(
-        f"{name}, batch {batch_size}, fp32, {torch.get_num_threads()} threads: udrl {statistics.median(speeds):,.0f} "
-        f"real tokens/s, {statistics.median(ratios):.2f} times a padded step "
-        f"[{min(ratios):.2f}, {max(ratios):.2f}] over {options.pairs} pairs"
+        f"{given.model} ({sum(p.numel() for p in model.parameters()) / 1e6:.1f}M), batch {batch_size}, {device}, "
+        f"{torch.get_num_threads()} threads, {given.repetitions} turns of {given.steps - 1} timed steps of "
+        f"{tokens / (given.steps - 1):,.0f} real tokens"
     )
+    for side, found in speeds.items():
+        line = f"{side:9s} {statistics.median(found):8,.0f} real tokens/s [{min(found):,.0f}, {max(found):,.0f}]"
+        if side != "udrl" and "udrl" in speeds:
+            ratios = [mine / theirs for mine, theirs in zip(speeds["udrl"], found, strict=True)]
+            line += f"; udrl {statistics.median(ratios):.2f} x [{min(ratios):.2f}, {max(ratios):.2f}]"
+        print(line)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ from udrl.errors import StudentError, UsageError
 from udrl.rewards.scoring import score
 from udrl.student.examples import make_examples
 from udrl.student.initialise import scratch_gpt2
-from udrl.student.loop import validate
 from udrl.student.origin import find_origin
 from udrl.student.student import Student
 from udrl.student.tokenizer import train_tokenizer
 from udrl.student.training import train
+from udrl.student.validation import validate
 from udrl.teacher.synthesis import synth
 from udrl.words import count_words
 

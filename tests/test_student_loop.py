@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Mapping
@@ -11,53 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_students import examples, fit, new_student, options
 
-from udrl.commands import Attribute, CommandSpace
 from udrl.errors import MissingDependency, StudentError, UsageError
-from udrl.student import loop
-from udrl.student.examples import Examples
-from udrl.student.initialise import scratch_gpt2
-from udrl.student.loop import BEST, STATE, LoopOptions, Validation, best_of, out_of_patience, rate, run_loop
+from udrl.student import gpt2, loop
+from udrl.student.distributed import Replica
+from udrl.student.examples import batch_of
+from udrl.student.loop import BEST, STATE
 from udrl.student.model import StudentModel
 from udrl.student.monitor import EVENTS, Monitor
-
-BASE = 80
-
-
-def space() -> CommandSpace:
-    rng = np.random.default_rng(0)
-    values = {"t": {"relevance": rng.random(600).tolist(), "length": rng.integers(3, 40, 600).tolist()}}
-    return CommandSpace.fit(BASE, (Attribute("relevance", 0, 1), Attribute("length", 1, 1000, "words")), values)
-
-
-def new_student(dropout: float = 0.0) -> StudentModel:
-    model = scratch_gpt2(vocab_size=BASE, layers=2, width=24, heads=2, context=64, eos=0, seed=1, copying=False)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = dropout
-    model.config.embd_pdrop = model.config.resid_pdrop = dropout
-    torch.manual_seed(0)
-    return StudentModel(model, space())
-
-
-def examples(count: int, seed: int = 0) -> Examples:
-    rng = np.random.default_rng(seed)
-    return Examples(
-        ("t",) * count,
-        [rng.integers(1, BASE, rng.integers(1, 15)).tolist() for _ in range(count)],
-        [[*rng.integers(1, BASE, rng.integers(1, 20)).tolist(), 0] for _ in range(count)],
-        [{"relevance": float(rng.uniform(0, 9)), "length": float(rng.uniform(0, 9))} for _ in range(count)],
-    )
-
-
-def options(**changed: Any) -> LoopOptions:
-    return LoopOptions(**{"steps": 6, "batch_size": 7, "micro_batch": 7, "validate_every": 2, "seed": 3, **changed})
-
-
-def fit(made: LoopOptions, *, dropout: float = 0.0, **more: Any) -> tuple[dict[str, torch.Tensor], list[Validation]]:
-    student = new_student(dropout)
-    found = run_loop(student, examples(40), made, dtype=torch.float32, **{"validation": examples(20, seed=1), **more})
-    return {n: t.clone() for n, t in student.state_dict().items()}, found
+from udrl.student.options import LoopOptions, rate
+from udrl.student.validation import Validation, best_of, out_of_patience
 
 
 def equal(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
@@ -72,7 +37,7 @@ def test_loop_saving_memory_gives_the_gradients_of_the_whole_batch(changed: dict
         student.train()
         if made.checkpointing:
             loop.switch_checkpointing(student.model, "enable")
-        loop._gradients(student, examples(40), np.arange(7), 0, made, torch.float32)
+        loop._gradients(Replica(student), examples(40), np.arange(7), 0, made, torch.float32)
         gradients.append({n: p.grad for n, p in student.named_parameters() if p.grad is not None})
     whole, parts = gradients
     assert whole.keys() == parts.keys()
@@ -81,11 +46,9 @@ def test_loop_saving_memory_gives_the_gradients_of_the_whole_batch(changed: dict
 
 
 def test_loop_checkpointing_computes_blocks_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    from udrl.student import gpt2
-
     calls = []
-    inner = gpt2._block
-    monkeypatch.setattr(gpt2, "_block", lambda *a: calls.append(1) or inner(*a))
+    inner = gpt2.run_block
+    monkeypatch.setattr(gpt2, "run_block", lambda *a: calls.append(1) or inner(*a))
     fit(options(steps=1), validation=None)
     plain = len(calls)
     fit(options(steps=1, checkpointing=True), validation=None)
@@ -196,6 +159,31 @@ def test_loop_schedules() -> None:
         assert rate(99, made) == pytest.approx(1.0)
         assert rate(550, made) == pytest.approx(middle, abs=0.01)
         assert rate(999, made) == pytest.approx(end, abs=0.01)
+
+
+def test_loop_variable_length_attention_is_told_the_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU's function is replaced by a plain one, sequence by sequence: what it is given must be right."""
+
+    def plain(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, starts: torch.Tensor, same: torch.Tensor,
+        longest: int, also: int, *, window_size: tuple[int, int],
+    ) -> torch.Tensor:  # fmt: skip
+        assert starts.dtype == torch.int32
+        assert window_size == (-1, 0)
+        bounds = starts.tolist()
+        assert longest == also == max(b - a for a, b in itertools.pairwise(bounds))
+        out = []
+        for a, b in itertools.pairwise(bounds):
+            parts = (t[a:b].transpose(0, 1)[None] for t in (q, k, v))
+            out.append(torch.nn.functional.scaled_dot_product_attention(*parts, is_causal=True)[0].transpose(0, 1))
+        return torch.cat(out)
+
+    student, made = new_student(), examples(9)
+    batch = batch_of(made, range(9), student.space)
+    groups = student.losses(batch)
+    assert gpt2._variable_length(torch.zeros(1, dtype=torch.bfloat16), 64, 0.0) is None  # not on a CPU
+    monkeypatch.setattr(gpt2, "_variable_length", lambda *_: plain)
+    torch.testing.assert_close(student.losses(batch), groups, atol=1e-5, rtol=1e-5)
 
 
 def test_monitor_writes_lines_events_and_a_readable_line(tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from udrl.commands import LENGTH, Command
 from udrl.data.episodes import read_episodes
 from udrl.errors import RunError, StudentError, UsageError
 from udrl.student.examples import draw_open, make_examples, training_order
-from udrl.student.loop import Validation
 from udrl.student.render import render
 from udrl.student.student import Student
 from udrl.student.training import train
+from udrl.student.validation import Validation
 from udrl.teacher.synthesis import synth
 from udrl.words import count_words
 

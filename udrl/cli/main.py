@@ -18,12 +18,14 @@ import click
 
 from udrl import __version__
 from udrl.errors import UdrlError, unknown
+from udrl.ranks import silence
 
 COMMANDS = (
     "demo",
     "synth",
     "score",
     "train",
+    "calibrate",
     "export",
     "generate",
     "render",
@@ -85,6 +87,7 @@ def run(arguments: Sequence[str]) -> int:
     context: click.Context | None = None
     warnings.showwarning = _show_warning
     _quiet_libraries()
+    silence()
     try:
         context = app.make_context("udrl", list(arguments))
         with context:

@@ -155,6 +155,18 @@ if TYPE_CHECKING:
 @click.option("--encoder", metavar="NAME|PATH", help="Of the rewards that calibration measures. Default: the run's.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@click.option(
+    "--lora",
+    metavar="RANK",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Train changes of this rank instead of the pretrained matrices, merged in the end. Default: train all.",
+)
+@click.option(
+    "--shard",
+    is_flag=True,
+    help="Under torchrun: each process keeps only a part of the weights (FSDP2) instead of a copy.",
+)
 @click.option("--restart", is_flag=True, help="Forget an interrupted training instead of continuing it.")
 @common_options()
 def command(
@@ -190,6 +202,8 @@ def command(
     encoder: str | None,
     device: str,
     precision: str,
+    lora: int,
+    shard: bool,
     restart: bool,
     as_json: bool,
 ) -> None:
@@ -239,6 +253,8 @@ def command(
             device=device,
             precision=precision,
             restart=restart,
+            lora=lora,
+            shard=shard,
         )
     emit(report, as_json=as_json, text=describe(report, run))
 

@@ -60,11 +60,13 @@ def begin(
     seed: int,
     rendering: Rendering = "ids",
     origin: Origin | None = None,
+    keep: bool = True,
 ) -> tuple[StudentModel, Any, CommandSpace]:
     """Make the tokenizer, the command space and the untrained model; the first two are kept in ``folder``.
 
     attributes: rewards to be commanded in (none: all that the episodes have). facts: what the run knows of them.
     With an origin, its tokenizer, weights, bins and rendering are kept, and ``attributes`` says which are added.
+    keep: write the two; processes that train together leave that to one of them.
     """
     import torch
 
@@ -106,8 +108,9 @@ def begin(
                 seed=seed,
             )
         made = StudentModel(model, space)
-    tokenizer.save_pretrained(folder)
-    space.save(folder)
+    if keep:
+        tokenizer.save_pretrained(folder)
+        space.save(folder)
     torch.manual_seed(seed)
     return made, tokenizer, space
 
@@ -116,11 +119,14 @@ def _pretrained(source: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from udrl.hub import is_reachable
     from udrl.student.tokenizer import load_tokenizer
 
+    # Without a network the hub's client tries again for most of a minute, file by file.
+    here = {"local_files_only": Path(source).is_dir() or not is_reachable()}
     try:
-        tokenizer = load_tokenizer(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+        tokenizer = load_tokenizer(source, **here)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **here)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise StudentError(

@@ -8,6 +8,8 @@ over float32 parameters and residuals.
 
 from __future__ import annotations
 
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -30,17 +32,19 @@ def packed_logits(model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.
     hidden = _dropout(hidden, config.embd_pdrop, model.training)
     last = len(transformer.h) - 1
     for index, block in enumerate(transformer.h):
-        places = batch.predict if index == last else None
-        arguments = (block, hidden, batch, config, dtype, model.training, places)
+        run = getattr(block, "packed", None) or partial(run_block, block)  # a sharded block gathers its weights first
+        arguments = (hidden, batch, config, dtype, model.training, batch.predict if index == last else None)
         if model.training and transformer.gradient_checkpointing:
-            hidden = checkpoint(_block, *arguments, use_reentrant=False)
+            hidden = checkpoint(run, *arguments, use_reentrant=False)
         else:
-            hidden = _block(*arguments)
-    head: Tensor = model.lm_head.weight[:text_size].to(dtype).T
-    return (_norm(transformer.ln_f, hidden).to(dtype) @ head).float()
+            hidden = run(*arguments)
+    head: Tensor = model.lm_head.weight
+    if len(head) > text_size:  # a slice's backward pass writes the whole matrix once more
+        head = head[:text_size]
+    return (_norm(transformer.ln_f, hidden).to(dtype) @ head.to(dtype).T).float()
 
 
-def _block(
+def run_block(
     block: Any, hidden: Tensor, batch: Batch, config: Any, dtype: torch.dtype, training: bool, places: Tensor | None
 ) -> Tensor:
     """Run one block; with ``places``, its second half at those only."""
@@ -55,15 +59,31 @@ def _block(
 def _attend(attn: Any, x: Tensor, batch: Batch, heads: int, dtype: torch.dtype, training: bool) -> Tensor:
     qkv = _linear(attn.c_attn, x, dtype)
     width = x.shape[-1]
+    dropout = attn.attn_dropout.p if training else 0.0
+    flash = _variable_length(qkv, width // heads, dropout)
+    if flash is not None:
+        q, k, v = qkv.view(-1, 3, heads, width // heads).unbind(1)
+        mixed: Tensor = flash(q, k, v, batch.starts, batch.starts, batch.longest, batch.longest, window_size=(-1, 0))
+        return mixed.reshape(-1, width)
     parts = []
     for group, own in zip(batch.groups, torch.split(qkv, [g.size for g in batch.groups]), strict=True):
         block = padded(own, group).view(group.rows, group.length, 3, heads, width // heads)
         q, k, v = block.permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(
-            q, k, v, is_causal=True, dropout_p=attn.attn_dropout.p if training else 0.0
-        )
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
         parts.append(select(out.transpose(1, 2).reshape(group.rows * group.length, width), group.keep))
     return torch.cat(parts)
+
+
+def _variable_length(qkv: Tensor, size: int, dropout: float) -> Any:
+    """Return torch's attention over sequences of any length, where it can compute this; else None."""
+    if qkv.device.type != "cuda" or qkv.dtype not in (torch.bfloat16, torch.float16) or size % 8 or dropout:
+        return None
+    if torch.cuda.get_device_capability(qkv.device) < (8, 0):
+        return None
+    from torch.nn.attention.varlen import varlen_attn
+
+    causal = "window_size" in signature(varlen_attn).parameters  # its first releases said it in another way
+    return varlen_attn if causal else None
 
 
 def _linear(layer: Any, x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -32,7 +32,8 @@ class ControlRows(nn.Module):
     def __init__(self, space: CommandSpace, start: Tensor) -> None:
         """Create rows that all begin as ``start`` (width,), plus a little noise where they would be equal."""
         super().__init__()
-        self.weight = nn.Parameter(start[None, :].repeat(space.base_size, 1).float())
+        weight = start[None, :].repeat(space.base_size, 1).float()
+        self.weight = nn.Parameter(weight, requires_grad=len(weight) > 0)  # no rows where commands are text
         low, high, share = space.mixing()
         self.register_buffer("low", torch.tensor(low, dtype=torch.long), persistent=False)
         self.register_buffer("high", torch.tensor(high, dtype=torch.long), persistent=False)
@@ -82,6 +83,10 @@ class StudentModel(nn.Module):
             return packed_logits(self.model, embeddings, batch, dtype=dtype, text_size=self.space.base)
         return self._padded_logits(embeddings, batch, dtype)
 
+    def forward(self, batch: Batch, *, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return `losses`: what computes in several processes goes through a module's forward."""
+        return self.losses(batch, dtype=dtype)
+
     def losses(self, batch: Batch, *, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the negative log-likelihood (M,) of every completion token, end token included."""
         return F.cross_entropy(self.logits(batch, dtype=dtype), batch.labels, reduction="none")
@@ -104,6 +109,11 @@ class StudentModel(nn.Module):
                 hidden.append(select(out.last_hidden_state.flatten(0, 1), group.keep))
             logits = self.model.get_output_embeddings()(select(torch.cat(hidden), batch.predict))
         return logits[:, : self.space.base].float()  # type: ignore[no-any-return]
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The stack of the model's blocks."""
+        return max((m for m in self.model.modules() if isinstance(m, nn.ModuleList)), key=len)
 
     @property
     def parameter_count(self) -> int:

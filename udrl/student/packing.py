@@ -38,7 +38,8 @@ class Batch:
     """One packed batch of N tokens, M of which predict. Produced by `pack`, consumed by the model's loss.
 
     ids, positions: (N,) token ids and their positions; groups cover the N tokens in order; predict: (M,) flat indices
-    of the tokens whose successor is learned; labels: (M,) those successors; sequence: (M,) the row of each.
+    of the tokens whose successor is learned; labels: (M,) those successors; sequence: (M,) the row of each. starts:
+    (rows + 1,) int32, where each sequence starts and the last ends; longest: tokens of the longest one.
     """
 
     ids: torch.Tensor
@@ -47,13 +48,15 @@ class Batch:
     predict: torch.Tensor
     labels: torch.Tensor
     sequence: torch.Tensor
+    starts: torch.Tensor
+    longest: int
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on ``device``."""
         groups = tuple(Group(g.rows, g.length, g.size, g.pad.to(device), g.keep.to(device)) for g in self.groups)
-        tensors = (self.ids, self.positions, self.predict, self.labels, self.sequence)
-        ids, positions, predict, labels, sequence = (t.to(device) for t in tensors)
-        return Batch(ids, positions, groups, predict, labels, sequence)
+        tensors = (self.ids, self.positions, self.predict, self.labels, self.sequence, self.starts)
+        ids, positions, predict, labels, sequence, starts = (t.to(device) for t in tensors)
+        return Batch(ids, positions, groups, predict, labels, sequence, starts, self.longest)
 
 
 def pack(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], *, groups: int = 4) -> Batch:
@@ -83,6 +86,8 @@ def pack(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],
         tensor(predict),
         tensor(labels),
         tensor(np.repeat(order, counts)),
+        tensor(starts.astype(np.int32)),
+        int(lengths.max()),
     )
 
 

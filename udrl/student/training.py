@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import shutil
 import warnings
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
-from udrl.commands import LENGTH
 from udrl.data.episodes import Episode, read_episodes
 from udrl.data.run import Run
 from udrl.errors import StudentError, UsageError
-from udrl.progress import track
+from udrl.ranks import joined
 from udrl.student.beginning import Rendering, begin, preset_of
+from udrl.student.calibrating import INPUTS, calibrate_on, first_inputs, rewards_of
 from udrl.student.monitor import Monitor, Tracker
 from udrl.student.origin import REPLAY, find_origin, joined_facts, replayed
 
 EPOCHS = 3
-CALIBRATION_INPUTS = 16
-"""Validation inputs a task that calibration sweeps."""
 SIGNS_INPUTS = 4
 """Validation inputs a task that the signs of obedience are measured on."""
 Schedule = Literal["cosine", "linear", "constant"]
@@ -66,7 +65,7 @@ def train(
     curriculum: float = 0.0,
     open_each: float = 0.1,
     open_all: float = 0.1,
-    calibration_inputs: int = CALIBRATION_INPUTS,
+    calibration_inputs: int = INPUTS,
     encoder: str | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -84,6 +83,8 @@ def train(
     keep: Literal["last", "best"] = "last",
     patience: int = 0,
     tracker: Tracker | None = None,
+    lora: int = 0,
+    shard: bool = False,
 ) -> TrainReport:
     """Train a student on the run's episodes and put it into ``RUN/student``.
 
@@ -103,6 +104,12 @@ def train(
     keep, patience: see `LoopOptions`; micro_batch None is the whole batch. signs_inputs: validation inputs a task
     whose signs of obedience are watched (0: none). tracker: send the figures there too.
 
+    lora: rank of the changes that are trained instead of the pretrained matrices (0: train the matrices, see
+    `udrl.student.lora`).
+
+    Started by ``torchrun`` or ``accelerate launch``, the processes share each batch (``batch_size`` is that of all
+    together); shard: each also keeps only a part of the weights (see `udrl.student.distributed`).
+
     An interrupted call is continued by the next one with the same arguments, to bit-identical weights on a CPU.
     Raises StudentError or UsageError for what cannot be trained; the student of an earlier training stays until the
     new one is finished.
@@ -117,8 +124,13 @@ def train(
     if not 0 <= replay <= 1:
         raise UsageError(f"replay is a share, within [0, 1], found {replay:g}")
     preset = preset_of(student or "gpt2", init, origin)
+    if lora and origin is None and preset.hub is None:
+        raise UsageError(
+            f"--lora changes trained weights a little, and {preset.name} would start without: name --from, or a "
+            "--student with pretrained weights"
+        )
     student = preset.name
-    with place.writing():
+    with joined() as group, place.writing() if group.first else nullcontext():
         episodes = read_episodes(place.episodes, splits=("train",))
         if not episodes:
             raise StudentError(f"{place.episodes} holds no training episodes that were kept: run udrl synth first")
@@ -138,14 +150,18 @@ def train(
             held += replayed(origin, held, share=1.0, split="validation", seed=seed)
         import torch
 
-        from udrl.student.examples import make_examples
-        from udrl.student.loop import STATE, LoopOptions, best_of, run_loop
+        from udrl.student.distributed import from_first, own_device
         from udrl.student.engines.pytorch import TorchEngine, pick_device, pick_dtype
+        from udrl.student.examples import make_examples
+        from udrl.student.loop import STATE, run_loop
+        from udrl.student.lora import add_lora, merge_lora
         from udrl.student.model import save_model
+        from udrl.student.options import LoopOptions
         from udrl.student.signs import signs_of
         from udrl.student.student import SAMPLING, Student
+        from udrl.student.validation import best_of
 
-        where = pick_device(device)
+        where = own_device(pick_device(device), group)
         dtype = pick_dtype(precision, where)
         batch = batch_size or preset.batch_size
         options = LoopOptions(
@@ -169,13 +185,11 @@ def train(
             seed=seed,
         )
         partial = place.path / ".student.partial"
-        began = (student, init, vocab_size, attributes, commands, None if origin is None else origin.weights)
+        began = (student, init, vocab_size, attributes, commands, lora, None if origin is None else origin.weights)
         mark = _fingerprint(episodes, options, *began, str(dtype))
         state = partial / STATE
-        if restart or not (partial / "fingerprint").exists() or (partial / "fingerprint").read_text() != mark:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        made = begin(
+        start = functools.partial(
+            begin,
             episodes,
             preset,
             partial,
@@ -186,34 +200,54 @@ def train(
             rendering=commands,
             origin=origin,
         )
-        (partial / "fingerprint").write_text(mark)
-        model, tokenizer, space = made[0].to(where), made[1], made[2]
+        if group.first:
+            if restart or not (partial / "fingerprint").exists() or (partial / "fingerprint").read_text() != mark:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+            made = start()
+            (partial / "fingerprint").write_text(mark)
+        from_first(None, group)
+        model, tokenizer, space = made if group.first else start(keep=False)
+        if lora:
+            add_lora(model, lora)
+        model = model.to(where)
         context = int(model.model.config.max_position_embeddings)
         examples = make_examples(episodes, tokenizer, space, context=context)
         validation = make_examples(held, tokenizer, space, context=context)
 
+        loop = functools.partial(
+            run_loop,
+            model,
+            examples,
+            options,
+            dtype=dtype,
+            validation=validation,
+            state_file=state,
+            fingerprint=mark,
+            group=group,
+            shard=shard,
+        )
+        if not group.first:  # the first one watches, calibrates and writes
+            loop()
+            return cast(TrainReport, from_first(None, group))
+
         longest = max(max(map(len, examples.completions)), 0 if origin is None else origin.max_tokens)
         sampling = replace(SAMPLING, max_tokens=longest)
         trained = Student(TorchEngine(model, dtype), tokenizer, name=place.path.name, sampling=sampling)
-        watched = _inputs(held, signs_inputs)
+        watched = first_inputs(held, signs_inputs)
         monitor = Monitor(partial, name=student, steps=options.steps, tracker=tracker, config=asdict(options))
         try:
-            validations = run_loop(
-                model,
-                examples,
-                options,
-                dtype=dtype,
-                validation=validation,
-                state_file=state,
-                fingerprint=mark,
+            validations = loop(
                 log=monitor.log,
-                signs=signs_of(trained, watched, lambda: _rewards(trained, encoder, facts), seed=seed)
+                signs=signs_of(trained, watched, lambda: rewards_of(trained, encoder, facts), seed=seed)
                 if any(watched.values())
                 else None,
             )
         finally:
             monitor.close()
-        calibrated = calibration_inputs > 0 and _calibrate(
+        if lora:
+            merge_lora(model)
+        calibrated = calibration_inputs > 0 and calibrate_on(
             trained, held, partial, count=calibration_inputs, encoder=encoder, facts=facts, seed=seed
         )
         save_model(model, partial)
@@ -234,15 +268,17 @@ def train(
             kept_step=last.step if last else options.steps,
             signs=monitor.signs,
         )
-        done = {**asdict(report), "folder": str(place.student), "options": asdict(options), "seed": seed}
+        done = {**asdict(report), "folder": str(place.student), "options": asdict(options), "lora": lora, "seed": seed}
         if origin is not None:
             done["origin"] = {**origin.record(), "replayed": again}
         from udrl.student.card import write_card
 
         write_card(partial, space=space, report=done, run_facts=facts)
         _publish(partial, place.student)
-        place.record("train", **done, precision=str(dtype), device=str(where), torch=torch.__version__)
-        return report
+        place.record(
+            "train", **done, precision=str(dtype), device=str(where), torch=torch.__version__, processes=group.count
+        )
+        return from_first(report, group)
 
 
 def _fingerprint(episodes: Sequence[Episode], *parts: object) -> str:
@@ -250,53 +286,6 @@ def _fingerprint(episodes: Sequence[Episode], *parts: object) -> str:
     for episode in episodes:
         digest.update(f"{episode.episode_id}{sorted(episode.returns.items())}".encode())
     return digest.hexdigest()
-
-
-def _calibrate(
-    student: Any,
-    held: Sequence[Episode],
-    folder: Path,
-    *,
-    count: int,
-    encoder: str | None,
-    facts: Mapping[str, Any],
-    seed: int,
-) -> bool:
-    """Sweep commands over validation inputs, with the rewards that can be computed; False where there are none.
-
-    Rewards and their encoder are those that the run was scored with, unless ``encoder`` names another.
-    """
-    from udrl.student.measure import calibrate
-
-    chosen = _inputs(held, count)
-    if not any(chosen.values()):
-        return False
-    rewards = _rewards(student, encoder, facts)
-    cells = sum(len(texts) * student.space.bins * (1 + 4 * len(rewards)) for texts in chosen.values())
-    bar = track("calibrate", total=cells, unit="completions")
-    calibration = calibrate(student, chosen, rewards, seed=seed, progress=bar.update)
-    bar.close()
-    calibration.save(folder)
-    return True
-
-
-def _inputs(held: Sequence[Episode], count: int) -> dict[str, list[str]]:
-    """Return the first ``count`` different inputs of each task."""
-    inputs: dict[str, dict[str, None]] = defaultdict(dict)
-    for episode in held:
-        inputs[episode.task][episode.input] = None
-    return {task: list(texts)[:count] for task, texts in inputs.items()}
-
-
-def _rewards(student: Any, encoder: str | None, facts: Mapping[str, Any]) -> Mapping[str, Any]:
-    from udrl.rewards import computable
-
-    scored = facts["stages"].get("score", {})
-    return computable(
-        [a for a in student.attributes if a != LENGTH],
-        encoder=encoder or (scored.get("encoder") or {}).get("name"),
-        sources={reward["name"]: reward["source"] for reward in scored.get("rewards", [])},
-    )
 
 
 def _publish(partial: Path, folder: Path) -> None:
