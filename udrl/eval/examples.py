@@ -99,7 +99,7 @@ def examples_section(
         "systems": [{"name": name, "role": role(kind)} for name, kind in systems.items()],
         "scores": [{"name": name, "digits": digits} for name, digits in scores],
         "system": names.index(leading),
-        "other": names.index(other) if other in systems else 0,
+        "other": names.index(other) if other is not None else 0,
         "order": order,
         "show": show or ("all" if len(names) <= FEW or other is None else "two"),
         "examples": [_packed(example, names, [name for name, _ in scores]) for example in chosen],

@@ -123,7 +123,7 @@ def estimate(value: Mapping[str, Any] | None, digits: int = 2, *, key: str = "me
     if not value or value.get(key) is None:
         return ABSENT
     bounds = value.get(interval)
-    return number(value[key], digits) + (below(span(*bounds, digits)) if bounds else "")
+    return number(value[key], digits) + (below(span(bounds[0], bounds[1], digits)) if bounds else "")
 
 
 def span(low: float, high: float, digits: int = 2) -> str:

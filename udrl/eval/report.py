@@ -76,6 +76,8 @@ def read(folder: Path) -> tuple[dict[str, Any], list[Row], dict[str, Any]]:
     The rows have the columns of completions.parquet and scores.parquet. Raises RunError as ``report``.
     """
     found = summary.read_summary(folder)
+    if "headline" not in found:
+        raise RunError(f"{folder} is of an earlier udrl: run udrl bench again, which keeps the completions")
     table, about = _table(folder / records.FILE)
     scored, _ = _table(folder / scores.FILE)
     if table.num_rows != scored.num_rows:

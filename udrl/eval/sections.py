@@ -29,7 +29,7 @@ def leading_of(found: Mapping[str, Any]) -> str:
     references = references_of(found)
     others = [name for name in found["systems"] if name not in references[:1]]
     students = [name for name in others if found["systems"][name]["kind"] == "student"]
-    return next(iter([*students, *others, *found["systems"]]))
+    return str(next(iter([*students, *others, *found["systems"]])))
 
 
 def systems_section(found: Mapping[str, Any]) -> str:
