@@ -87,7 +87,7 @@ class Benchmark:
 def compared(first: Path, second: Path) -> list[Benchmark]:
     """Compare two runs, or two folders of benchmarks, in everything that both have.
 
-    Raises RunError where they have no benchmark or no input in common, or a file is missing or damaged.
+    Raises RunError where they have no benchmark, input or system in common, or a file is missing or damaged.
     """
     return [_benchmark(name, *pair) for name, pair in _pairs(first, second).items()]
 
@@ -125,6 +125,8 @@ def _benchmark(name: str, first: Path, second: Path) -> Benchmark:
         raise RunError(f"{first} and {second} have no input in common: they were measured on different inputs")
     a, b = summaries
     systems = [system for system in b["systems"] if system in a["systems"]]
+    if not systems:
+        raise RunError(f"{first} and {second} have no system in common: they compare different ones")
     shared = [ref for ref in references_of(b) if ref in references_of(a)]
     reference = shared[0] if shared else None
     left_out, notes = _left_out(a, b)
@@ -144,7 +146,7 @@ def _benchmark(name: str, first: Path, second: Path) -> Benchmark:
         items=len(both),
         only_first=len(items[0]) - len(both),
         only_second=len(items[1]) - len(both),
-        leading=leading_of(b) if leading_of(b) in systems else next(iter(systems), ""),
+        leading=leading_of(b) if leading_of(b) in systems else systems[0],
         reference=reference,
         tasks=tuple(dict.fromkeys(task for task, _ in both)),
         subjects={subject: own for subject, own in subjects.items() if own},

@@ -98,6 +98,8 @@ def _findings(benchmark: Benchmark, names: tuple[str, str], *, several: bool) ->
         if not gap.sure:
             sentence = f"{where}No difference in the relevance of {benchmark.leading} is shown: {_said(gap)}."
         found.append(Finding(sentence, _detail(gap), (gap.difference > 0) if gap.sure else None, _against(own, second)))
+    else:
+        found.append(Finding(f"{where}Relevance is not compared.", " ".join(benchmark.notes), None))
     for subject, differences in benchmark.subjects.items():
         for one in differences:
             if one.task is None and one.figure.startswith("rank correlation, ") and one.sure:
