@@ -14,7 +14,7 @@ from report_fakes import inputs, made
 from udrl.cli.main import run as cli
 from udrl.data.run import Run
 from udrl.errors import RunError, UsageError
-from udrl.eval.compare import compared, differences, holm, sign_flip
+from udrl.eval.compare import compared, differences, holm, obedience, sign_flip
 from udrl.eval.compare_page import compare_report
 
 TASKS = ("alpha", "beta")
@@ -95,7 +95,7 @@ def test_compare_by_command_line(runs: tuple[Path, Path], tmp_path: Path, capsys
     found = json.loads(capsys.readouterr().out)
     assert (found["page"], found["first"], found["second"]) == (str(output), "a", "b")
     assert found["findings"][0]["passed"] is True
-    assert found["findings"][0]["sentence"].startswith("student@matched of b is more relevant than that of a: +0.03")
+    assert found["findings"][0]["sentence"].startswith("student@matched of b is more relevant than that of a: +0.0")
     assert found["findings"][-1]["sentence"] == "55 inputs are in both runs."
     assert {one["task"] for one in found["differences"]["suite"]["llama3"]} == {None, *TASKS}
     assert "<h2>suite: 55 inputs in both</h2>" in output.read_text()
@@ -129,6 +129,23 @@ def test_sign_flip_is_wrong_as_often_as_it_says() -> None:
 
 def test_holm_is_the_textbook_example() -> None:
     assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_obedience_is_of_one_input_over_all_levels() -> None:
+    def row(input_id: str, commanded: float, achieved: float | None, part: str = "following") -> dict[str, Any]:
+        targets = json.dumps({"length": commanded})
+        return {
+            "part": part, "attribute": "length", "task": "t", "input_id": input_id, "targets": targets,
+            "length": achieved,
+        }  # fmt: skip
+
+    rows = [row("up", n, n + 1) for n in range(5)] + [row("down", n, -n) for n in range(5)]
+    rows += [row("up", 9, None), row("up", 9, 0, part="leakage")]
+    assert obedience(rows, set()) == {
+        "rank correlation, length": {("t", "up"): 1.0, ("t", "down"): -1.0},
+        "distance from the command, length": {("t", "up"): 1.0, ("t", "down"): 4.0},
+    }
+    assert obedience(rows, {"length"}) == {}
 
 
 def test_differences_need_a_figure_of_both() -> None:

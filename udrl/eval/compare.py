@@ -139,7 +139,7 @@ def _benchmark(name: str, first: Path, second: Path) -> Benchmark:
         figures = [_figures((row for row in own if row["system"] == system), reference, left_out) for own in rows]
         subjects[system] = differences(*figures)
     for student in dict.fromkeys(row["system"] for row in rows[1] if row["part"] == "following"):
-        figures = [_obedience([row for row in own if row["system"] == student], left_out) for own in rows]
+        figures = [obedience([row for row in own if row["system"] == student], left_out) for own in rows]
         subjects[f"{student} under commands"] = differences(*figures)
     return Benchmark(
         name=name,
@@ -191,7 +191,7 @@ def _figures(rows: Iterable[Row], reference: str | None, left_out: set[str]) -> 
     return {**figures, "distinct_2 of one input": several} if several else figures
 
 
-def _obedience(rows: Iterable[Row], left_out: set[str]) -> Figures:
+def obedience(rows: Iterable[Row], left_out: set[str]) -> Figures:
     """Return for every attribute the rank correlation within an input, and the mean distance from the command."""
     points: dict[tuple[str, Item], list[tuple[float, float]]] = {}
     for row in rows:
