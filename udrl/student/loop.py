@@ -120,7 +120,7 @@ def run_loop(
     student.to(device)
     if options.checkpointing:
         switch_checkpointing(student.model, "disable")
-    if best is not None:
+    if best is not None and group.first:
         student.load_state_dict(torch.load(best, map_location=device, weights_only=True)["student"])
     student.eval()
     return validations
