@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import udrl.cli.main as cli
 from udrl.data.inputs import input_id
 from udrl.errors import InputError, UsageError
 from udrl.eval.bench import BenchReport, bench, rescore
@@ -155,6 +156,22 @@ def test_bench_rescore_gives_other_figures_and_generates_nothing(compared: Bench
     for name, system in compared.summary["systems"].items():
         assert again.summary["systems"][name]["relevance"] == system["relevance"]
     assert abs((compared.folder / "completions.parquet").stat().st_size - before) < 500
+
+
+def test_bench_command_fails_where_a_limit_does_not_hold(
+    compared: BenchReport, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["bench", "--run", str(compared.folder.parent.parent), "--rescore", "--json"]
+    assert cli.run([*call, "--fail-under", "systems.echo.copy_rate=1"]) == 0
+    capsys.readouterr()
+    assert (
+        cli.run([*call, "--fail-under", "systems.echo.copy_rate=1.5", "--fail-over", "systems.llama3.novelty=2"]) == 1
+    )
+    out, err = capsys.readouterr()
+    assert json.loads(out)["suite"] == "recorded", "the result is written all the same"
+    assert err.strip().endswith("error: systems.echo.copy_rate is 1, below the limit 1.5")
+    assert cli.run([*call, "--judge", "x"]) == 2
+    assert "leave --judge out" in capsys.readouterr()[1]
 
 
 def test_thresholds_of_any_figure(compared: BenchReport) -> None:

@@ -124,13 +124,14 @@ def command(
     limits = [*(parse(text, above=False) for text in floors), *(parse(text, above=True) for text in ceilings)]
     with only_results_on_stdout():
         if rescore:
-            given = {"--student": students, "--reference": reference, "--recorded": recorded, "--judge": judge}
+            given = {
+                "--suite": suite, "--student": students, "--reference": reference, "--recorded": recorded,
+                "--judge": judge,
+            }  # fmt: skip
             for option, value in given.items():
                 if value:
                     raise UsageError(f"--rescore scores what is stored and asks nobody: leave {option} out")
-            report = benchmark.rescore(
-                run, name=name or suite or "relevance", encoder=encoder, second_encoder=second_encoder, rewards=rewards
-            )
+            report = benchmark.rescore(run, name=name, encoder=encoder, second_encoder=second_encoder, rewards=rewards)
         else:
             report = benchmark.bench(
                 run,
@@ -150,7 +151,7 @@ def command(
                 limit=limit,
                 device=device,
                 precision=precision,
-            engine=engine,
+                engine=engine,
             )
         failed = missed(report.summary, limits)
     emit(report.summary, as_json=as_json, text=describe(report, failed))

@@ -19,9 +19,9 @@ from udrl.errors import RunError, TaskError, UsageError
 from udrl.eval import measuring
 from udrl.eval.entrants import STUDENT, Entrant, entrant_of, entrants_of, tasks_in_common
 from udrl.eval.measuring import Judge, Setting, describe_hardware, load_setting, measure, store
-from udrl.eval.notes import notes_of
+from udrl.eval.notes import backend_notes, notes_of
 from udrl.eval.recorded import recorded_items
-from udrl.eval.records import Block, read_blocks
+from udrl.eval.records import FILE, Block, read_blocks
 from udrl.eval.report import report
 from udrl.eval.session import RunData, Session, planned_rows, read_data
 from udrl.eval.suites import SYSTEMS, Items, Suite, load_items, load_suite
@@ -168,18 +168,24 @@ def bench_student(
 def rescore(
     run: Run | Path | str,
     *,
-    name: str,
+    name: str | None = None,
     encoder: str | None = None,
     second_encoder: str | None = None,
     rewards: Sequence[str] = (),
 ) -> BenchReport:
     """Score the stored completions of the benchmark ``name`` again, with other encoders or further ``rewards``.
 
-    Nothing is generated, and neither student nor teacher is needed. Raises RunError where there is no such benchmark.
+    name: None where the run has only one. Nothing is generated, and neither student nor teacher is needed.
+    Raises RunError where there is no such benchmark, UsageError where there are several to choose from.
     """
     started = time.monotonic()
     run = run if isinstance(run, Run) else Run(run)
     run.check()
+    if name is None:
+        names = sorted(path.parent.name for path in run.path.glob(f"bench/*/{FILE}"))
+        if len(names) > 1:
+            raise UsageError(f"{run.path} has the benchmarks {', '.join(names)}: say which with --name")
+        name = names[0] if names else "none"
     folder = run.bench(name)
     setting, about = load_setting(folder)
     setting = replace(
@@ -228,7 +234,7 @@ def _bench(
         with closing(track(f"bench {suite.name}: writing", total=total, unit="completions")) as bar:
             session = Session(folder, suite, items, tasks, data, entrants, seed, run.path / "cache", bar, notes=notes)
             blocks = session.write(contestants)
-        told = (*session.notes, *notes_of(suite, items, data, entrants))
+        told = (*session.notes, *notes_of(suite, items, data, entrants), *backend_notes(contestants))
         references = session.references(contestants)
         setting = Setting(
             suite=suite.name,
@@ -268,7 +274,7 @@ def _bench(
 
 
 def _usual_suite(run: Run, students: Sequence[str | Path]) -> str:
-    if students and not (run.path / "run.json").exists():
+    if students and not run.episodes.is_dir():
         return "relevance"
     return "relevance" if is_builtin(run) else "heldout"
 
@@ -322,7 +328,7 @@ def _contestants(
     """Return the teachers and recorded rows, the leading reference first, and notes on them."""
     notes: list[str] = []
     own: Contestant | None = None
-    if TEACHER in suite.systems and (teacher is not None or (run.path / "run.json").exists()):
+    if TEACHER in suite.systems and (teacher is not None or run.episodes.is_dir()):
         if teacher is not None:
             own = named_teacher(teacher, run, data.answers, kind="teacher", base_url=base_url)
         else:

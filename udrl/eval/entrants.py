@@ -57,28 +57,35 @@ def entrants_of(run: Run, others: Sequence[str | Path], *, device: str, precisio
         key = folder_key(folder)
         own = Run(folder.parent) if folder.name == "student" and (folder.parent / "run.json").exists() else None
         student = load(folder, device=device, precision=precision, engine=engine)
-        found.append(entrant_of(name, student, key=key, run=own))
+        # what the run's own student has seen, the benchmark knows from the run's episodes
+        seen = _seen(own) if own is not None and name != STUDENT else frozenset()
+        found.append(entrant_of(name, student, key=key, run=own, seen=seen))
     return found
 
 
-def entrant_of(name: str, student: Student, *, key: str, run: Run | None) -> Entrant:
+def entrant_of(
+    name: str, student: Student, *, key: str, run: Run | None, seen: frozenset[str] = frozenset()
+) -> Entrant:
     """Return a loaded student as an entrant; ``run``: where it was trained, None where that is not known."""
     from udrl.rewards import computable
 
     sources: dict[str, str] = {}
-    seen: frozenset[str] = frozenset()
     if run is not None:
         scored = run.facts()["stages"].get("score", {}).get("rewards", ())
         sources = {reward["name"]: reward["source"] for reward in scored if reward.get("source")}
-        if run.episodes.is_dir():
-            shown = read_episodes(run.episodes, splits=("train", "validation"))
-            seen = frozenset(episode.input_id for episode in shown)
     names = attribute_names(student)
     own = (RELEVANCE, LENGTH)
     known = computable([name for name in names if name not in own], sources=sources)
     rewards = {name: sources.get(name, name) for name in known}
     swept = tuple(name for name in names if name in own or name in rewards)
     return Entrant(name, student, key, swept, rewards, seen)
+
+
+def _seen(run: Run) -> frozenset[str]:
+    """Return the ids of the inputs that a student of ``run`` was trained and chosen on."""
+    if not run.episodes.is_dir():
+        return frozenset()
+    return frozenset(episode.input_id for episode in read_episodes(run.episodes, splits=("train", "validation")))
 
 
 def tasks_in_common(entrants: Sequence[Entrant]) -> tuple[str, ...] | None:

@@ -8,6 +8,7 @@ from udrl.eval import following
 from udrl.eval.entrants import Entrant
 from udrl.eval.session import RunData
 from udrl.eval.suites import Items, Suite
+from udrl.eval.teachers import Asked, Contestant
 
 
 def notes_of(suite: Suite, items: Items, data: RunData, entrants: Sequence[Entrant]) -> list[str]:
@@ -34,6 +35,17 @@ def notes_of(suite: Suite, items: Items, data: RunData, entrants: Sequence[Entra
             f"for {', '.join(few)}."
         )
     return notes
+
+
+def backend_notes(contestants: Sequence[Contestant]) -> list[str]:
+    """Return a note where live systems were asked through different backends, which may differ by themselves."""
+    backends = {one.card.backend for one in contestants if isinstance(one, Asked)} - {"builtin"}
+    if len(backends) < 2:
+        return []
+    return [
+        f"Live systems were asked through different backends ({', '.join(sorted(backends))}), which may differ by "
+        "themselves: ask all of them at one endpoint (--base-url) for a fair table."
+    ]
 
 
 def _unseen(items: Items, data: RunData) -> str:

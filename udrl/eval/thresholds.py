@@ -105,7 +105,7 @@ def figure_at(summary: Mapping[str, Any], path: str) -> float | None:
 def _is_short(summary: Mapping[str, Any], beyond: str) -> bool:
     """Say whether ``beyond`` goes on below a parity, and does not name another reference of a system."""
     entries = (entry for of in summary["parity"].values() for entry in of.values())
-    keys = next(entries, {})
+    keys: Mapping[str, Any] = next(entries, {})
     return not beyond or beyond in ENDS or beyond.split(".")[0] in keys
 
 
