@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import random
-import tracemalloc
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -177,18 +178,29 @@ def test_episodes_refuse_unknown_tasks_and_shares(tmp_path: Path) -> None:
         list(build_episodes(ledger, TASKS, truncated=1.5))
 
 
+PEAK = """
+import sys, tracemalloc
+from pathlib import Path
+from udrl.data.building import build_episodes
+from udrl.data.ledger import Ledger
+from udrl.data.tasks import load_tasks
+ledger, tasks = Ledger(Path(sys.argv[1])), load_tasks(["text-to-image", "search-query"])
+next(build_episodes(ledger, tasks))  # imports
+tracemalloc.start()
+count = sum(1 for _ in build_episodes(ledger, tasks))
+print(count, tracemalloc.get_traced_memory()[1])
+"""
+
+
 def test_episodes_are_built_in_little_memory(tmp_path: Path) -> None:
+    """In a process of its own: threads that other tests left behind allocate as well."""
     words = " ".join(f"word{n}" for n in range(70))
     padding = [{"role": "user", "content": "x" * 40_000}]
     records = [response("text-to-image", f"input {n}", 0, f"{n} {words}", messages=padding) for n in range(400)]
     ledger = ledger_of(tmp_path, records)
     size = sum(shard.stat().st_size for shard in ledger.shards())
-    del records
-    next(build_episodes(ledger, TASKS))  # imports
-    tracemalloc.start()
-    count = sum(1 for _ in build_episodes(ledger, TASKS))
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    done = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path)], capture_output=True, text=True, check=True)
+    count, peak = map(int, done.stdout.split())
     assert count > 400
     assert peak < size / 10
 
