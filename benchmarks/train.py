@@ -100,7 +100,7 @@ def of_trainer(
     side: str, model: Any, rows: list[dict[str, list[int]]], options: LoopOptions, folder: str
 ) -> tuple[list[float], list[float]]:
     """Train with the Trainer or SFTTrainer; return the time at the end of every step, and its loss."""
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars
     from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
     times: list[float] = []
@@ -109,6 +109,7 @@ def of_trainer(
         def on_step_end(self, *_: Any, **__: Any) -> None:
             times.append(time.perf_counter())
 
+    disable_progress_bars()
     tokenizer = train_tokenizer(["a"] * 3, 300)
     tokenizer.pad_token = tokenizer.eos_token
     same: dict[str, Any] = {
