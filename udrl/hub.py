@@ -49,6 +49,25 @@ class PushReport:
     episodes: int | None = None
 
 
+def is_reachable(*, seconds: float = 5.0) -> bool:
+    """Say whether the hub answers at all, by one request of the hub's own client, which knows of proxies.
+
+    False also where that client is set to be offline. What the answer is does not matter.
+    """
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=seconds)
+    except OfflineModeIsEnabled:
+        return False
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] in _TRANSPORTS:
+            return False
+        raise
+    return True
+
+
 def limits(run: Run) -> dict[str, str]:
     """Return what the licences of the run's teachers say of their outputs, by teacher, where that is not "no limits".
 

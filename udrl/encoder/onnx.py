@@ -83,7 +83,7 @@ class OnnxBert:
 
 
 class _Graph:
-    """Nodes as they are written down; a node is named after what it gives. Weights stay outside of the graph's bytes."""
+    """Nodes as they are written down, each named after what it gives; weights stay outside of the graph's bytes."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
