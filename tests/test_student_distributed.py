@@ -92,7 +92,7 @@ def test_one_process_continues_what_two_began(folder: Path, case: str, tmp_path:
 
 def test_torchrun_train_writes_once_and_says_once(small_run: Path, tmp_path: Path) -> None:
     shutil.copytree(small_run, tmp_path / "run")
-    done = start(*LAUNCH, "-m", "udrl", *ONE_STEP, "--shard", "--run", str(tmp_path / "run"), "--json")
+    done = start(*LAUNCH, "-m", "--", "udrl", *ONE_STEP, "--shard", "--run", str(tmp_path / "run"), "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == 2  # one report
     lines = (tmp_path / "run" / "student" / "training.jsonl").read_text().splitlines()
@@ -119,7 +119,7 @@ def test_a_process_that_fails_ends_all_with_its_line(small_run: Path, tmp_path: 
         "    StudentModel.losses = lambda *_, **__: torch.empty(2**60)\n"
         "main(sys.argv[1:])\n"
     )
-    done = start(*LAUNCH, str(script), *ONE_STEP, "--run", str(tmp_path / "run"))
+    done = start(*LAUNCH, "--", str(script), *ONE_STEP, "--run", str(tmp_path / "run"))
     assert done.returncode == 1
     said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(said) == 1

@@ -63,7 +63,7 @@ def check_share(batch_size: int, rank: Rank, shard: bool) -> None:
     """Raise UsageError where the processes cannot share a batch evenly, or there is nobody to share weights with."""
     if shard and rank.count == 1:
         raise UsageError(
-            "--shard needs several processes: start it with torchrun --nproc-per-node N -m udrl train --shard"
+            "--shard needs several processes: start it with torchrun --nproc-per-node N -m -- udrl train --shard"
         )
     if batch_size % rank.count:
         fitting = batch_size + -batch_size % rank.count
@@ -104,7 +104,7 @@ class Replica:
     def clip(self, longest: float) -> float:
         """Shorten the gradient to ``longest`` and return its length before."""
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, longest)
-        return float(norm.full_tensor() if isinstance(norm, dist.tensor.DTensor) else norm)
+        return float(cast(Any, norm).full_tensor() if self.sharded else norm)
 
     @contextmanager
     def whole(self) -> Iterator[None]:
