@@ -22,7 +22,15 @@ from udrl.student.loop import STATE
 
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 TRAIN = ["train", "--student", "gpt2-mini", "--vocab-size", "400", "--steps", "2", "--batch-size", "4"]
-ONE_STEP = [*TRAIN, "--calibration-inputs", "0", "--signs-inputs", "0"]
+QUICK = """
+import sys
+import torch
+import udrl.student.training as training
+from udrl.cli.main import main
+from udrl.ranks import here
+from udrl.student.model import StudentModel
+training.calibrate_on = lambda *_, **__: False  # it takes longer than all else
+"""
 
 
 def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -92,7 +100,11 @@ def test_one_process_continues_what_two_began(folder: Path, case: str, tmp_path:
 
 def test_torchrun_train_writes_once_and_says_once(small_run: Path, tmp_path: Path) -> None:
     shutil.copytree(small_run, tmp_path / "run")
-    done = start(*LAUNCH, "-m", "--", "udrl", *ONE_STEP, "--shard", "--run", str(tmp_path / "run"), "--json")
+    script = tmp_path / "quick.py"
+    script.write_text(QUICK + "main(sys.argv[1:])\n")
+    done = start(
+        *LAUNCH, "--", str(script), *TRAIN, "--signs-inputs", "0", "--shard", "--run", str(tmp_path / "run"), "--json"
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == 2  # one report
     lines = (tmp_path / "run" / "student" / "training.jsonl").read_text().splitlines()
@@ -110,16 +122,9 @@ def test_torchrun_train_writes_once_and_says_once(small_run: Path, tmp_path: Pat
 def test_a_process_that_fails_ends_all_with_its_line(small_run: Path, tmp_path: Path) -> None:
     shutil.copytree(small_run, tmp_path / "run")
     script = tmp_path / "second_fails.py"
-    script.write_text(
-        "import sys, torch\n"
-        "from udrl.cli.main import main\n"
-        "from udrl.ranks import here\n"
-        "from udrl.student.model import StudentModel\n"
-        "if here().number == 1:\n"
-        "    StudentModel.losses = lambda *_, **__: torch.empty(2**60)\n"
-        "main(sys.argv[1:])\n"
-    )
-    done = start(*LAUNCH, "--", str(script), *ONE_STEP, "--run", str(tmp_path / "run"))
+    fault = "StudentModel.losses = lambda *_, **__: torch.empty(2**60)"  # torch's own failure
+    script.write_text(f"{QUICK}if here().number == 1:\n    {fault}\nmain(sys.argv[1:])\n")
+    done = start(*LAUNCH, "--", str(script), *TRAIN, "--run", str(tmp_path / "run"))
     assert done.returncode == 1
     said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(said) == 1

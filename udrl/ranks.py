@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+PATIENCE = 20
+"""Seconds that a process without anything to say leaves to the one that has."""
 WAIT = timedelta(days=2)
 """How long the others wait for the first, which calibrates alone. A process that ends is noticed at once."""
 
@@ -49,6 +52,12 @@ def speak() -> None:
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
 
 
+def give_way() -> None:
+    """Wait where another process says what went wrong: whoever started them ends all as soon as one has ended."""
+    if sys.stderr is not sys.__stderr__ and not here().first:
+        time.sleep(PATIENCE)
+
+
 @contextmanager
 def joined() -> Iterator[Rank]:
     """Meet the other processes and yield this one's rank. The first to fail says why, the others end silently."""
@@ -68,6 +77,7 @@ def joined() -> Iterator[Rank]:
         yield rank
     except Exception as failure:
         if not _first_to_fail(store):
+            time.sleep(PATIENCE)  # else this one's end could end the one that is about to speak
             raise SystemExit(1) from failure
         speak()
         raise

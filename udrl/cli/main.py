@@ -18,7 +18,7 @@ import click
 
 from udrl import __version__
 from udrl.errors import UdrlError, unknown
-from udrl.ranks import silence
+from udrl.ranks import give_way, silence
 
 COMMANDS = (
     "demo",
@@ -110,6 +110,7 @@ def run(arguments: Sequence[str]) -> int:
             traceback.print_exc()
         line, code = explain(failure)
         click.echo(f"error: {line}", err=True)
+        give_way()
         return code
     return 0
 
