@@ -96,6 +96,7 @@ def test_pareto_keeps_what_nothing_smaller_matches() -> None:
 
 def test_scatter_labels_do_not_cover_each_other() -> None:
     points = [Point(f"system-{n}", f"system-{n}", 0.5 + 0.002 * n, 0.5, 0.49, 0.51, "student") for n in range(5)]
+    points.append(Point("system-far", "system-far", 0.9, 0.6, 0.59, 0.61, "student"))  # which crowds the others
     svg = scatter_chart(points, title="Size and <b>", x="x", y="y")
     root = ElementTree.fromstring(svg)
     texts = {e.text: e for e in root.iter("{http://www.w3.org/2000/svg}text") if (e.text or "").startswith("system")}
