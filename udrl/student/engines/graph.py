@@ -23,7 +23,9 @@ from udrl.student.model import StudentModel
 FILE = "model.onnx"
 DOMAIN = "com.microsoft"
 STEPS = 63
-"""Largest int8 weight. Processors without VNNI add two products of 8 bits up in 16, where larger weights overflow."""
+"""Largest int8 weight. Processors without VNNI add two products of 8 bits up in 16, where larger weights overflow: on
+one, 127 moved the distribution of the next token four times as far (Kullback-Leibler .0049, not .0011), the language
+model's head most."""
 
 Array = npt.NDArray[Any]
 
