@@ -1,128 +1,35 @@
-"""What a synthesis costs: estimates, limits, sums over starts; several teachers; silent teachers."""
+"""What a synthesis costs: estimates, limits, sums over starts."""
 
 from __future__ import annotations
 
-import json
 import random
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from paid_teacher import IMAGE, Maker, Paid, card_file, maker, start_paid, writers
 
 from udrl.cli.synth import describe
-from udrl.data.episodes import read_episodes
-from udrl.data.ledger import Ledger
 from udrl.data.run import Run
-from udrl.data.tasks import load_tasks, shipped_tasks
-from udrl.errors import TeacherError, UsageError
-from udrl.teacher import asking, cards, watchdog
+from udrl.data.tasks import load_tasks
+from udrl.errors import UsageError
+from udrl.teacher import asking, cards
 from udrl.teacher.base import Reply, Request
 from udrl.teacher.budget import TOKENS_PER_WORD, Budget, Limits
 from udrl.teacher.builtin import made_up_word
-from udrl.teacher.cards import Card, Prices
-from udrl.teacher.plan import read_teachers
-from udrl.teacher.synthesis import SynthReport, TooManyFailed, synth
-from udrl.teacher.watchdog import Watchdog
-
-IMAGE = "text-to-image"
-
-
-class Paid:
-    """A teacher that takes 100 tokens to read and 20 to write, on ``gpus`` GPUs, with ``window`` in flight."""
-
-    revision: str | None = None
-    engine_arguments: Mapping[str, Any] = {}
-
-    def __init__(self, card: Card, *, window: int = 4, gpus: int = 0, seconds: float = 0.0) -> None:
-        self.name, self.model = card.name, card.model
-        self.window, self.gpus, self.seconds = window, gpus, seconds
-        self.asked: list[Request] = []
-        self.events: list[str] = []
-
-    def sampling(self, index: int, seed: int, min_words: int, max_words: int) -> Mapping[str, Any]:
-        return {"temperature": 0.5 + index / 10, "max_tokens": 200}
-
-    def careful(self, min_words: int, max_words: int) -> Mapping[str, Any]:
-        return {"temperature": 0.0}
-
-    def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
-        flying: list[Request] = []
-        for request in requests:
-            self.asked.append(request)
-            self.events.append("ask")
-            flying.append(request)
-            if len(flying) >= self.window:
-                yield self._reply(flying.pop(0))
-        while flying:
-            yield self._reply(flying.pop(0))
-
-    def close(self) -> None:
-        self.events.append("close")
-
-    def _reply(self, request: Request) -> Reply:
-        time.sleep(self.seconds)
-        text = f"{self.name} on {request.input} in version {request.sample}"
-        return Reply(request.key, text, "stop", 100, 20, time.time(), self.seconds)
-
-
-def card_file(
-    folder: Path, name: str, *, prices: tuple[float, float] | None = (1.0, 5.0), licence: str = "mit"
-) -> Path:
-    card: dict[str, Any] = {
-        "schema": 1,
-        "name": name,
-        "title": name.title(),
-        "description": "A teacher of the tests.",
-        "backend": "openai",
-        "base_url": "http://localhost:1/v1",
-        "model": f"org/{name}",
-        "licence": {"name": licence, "outputs": f"what {name} allows"},
-        "sampling": [{"name": "careful"}],
-    }
-    if prices is not None:
-        card["prices"] = {"prompt": prices[0], "completion": prices[1]}
-    path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(card))
-    return path
+from udrl.teacher.cards import Prices
 
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, Paid]:
     """The teachers of the test by name; each is made at its first start."""
-    teachers: dict[str, Paid] = {}
-
-    def start(card: Card, *, tasks: object) -> Paid:
-        return teachers.setdefault(card.name, Paid(card))
-
-    monkeypatch.setattr(cards, "start", start)
-    return teachers
+    return start_paid(monkeypatch)
 
 
 @pytest.fixture
-def make(tmp_path: Path, started: dict[str, Paid]) -> Any:
+def make(tmp_path: Path, started: dict[str, Paid]) -> Maker:
     """Synthesise 60 inputs with 2 samples, with the teacher ``a`` unless told otherwise."""
-    card_file(tmp_path, "a")
-
-    def run(name: str = "run", **changes: Any) -> SynthReport:
-        options = {"teacher": tmp_path / "a.yaml", "tasks": [IMAGE], "num_inputs": 60, "samples": 2, "score": False}
-        return synth(tmp_path / name, **{"invent": False, **options, **changes})
-
-    return run
-
-
-def writers(run: Path) -> Counter[str]:
-    return Counter(row["teacher"] for _, row in Ledger(run / "ledger").rows())
-
-
-# --- limits
+    return maker(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -326,261 +233,3 @@ def test_budget_expects_what_is_in_flight_to_cost_something() -> None:
     assert budget.allows(requests[3], Tokens(40, 20), prices) is None, "the first was cheaper than expected"
     budget.settle(Reply("k1", None, None, None, None, 0.0, 0.0, error="timeout: x"), prices)
     assert budget.allows(requests[0], Tokens(90, 10), prices) is None, "a failure gives back what was kept for it"
-
-
-# --- several teachers
-
-
-def two(tmp_path: Path) -> list[str]:
-    return [f"{card_file(tmp_path, 'a')}=3", f"{card_file(tmp_path, 'b', prices=(2.0, 2.0), licence='llama3')}"]
-
-
-def test_teachers_share_the_completions_by_their_weights(make: Any, started: dict[str, Paid], tmp_path: Path) -> None:
-    report = make(teacher=two(tmp_path), num_inputs=100, samples=4)
-    share = writers(tmp_path / "run")
-    assert sum(share.values()) == report.written == 400
-    assert 270 <= share["a"] <= 330, "three in four, by chance of a hash"
-    places = Counter((row["input_id"], row["sample"]) for _, row in Ledger(tmp_path / "run" / "ledger").rows())
-    assert set(places.values()) == {1}, "each completion is one teacher's"
-    assert started["a"].events[-2:] != ["ask", "ask"]
-    assert started["a"].events.index("close") == share["a"], "the first is closed before the second begins"
-    facts = Run(tmp_path / "run").facts()["stages"]["synth"]
-    assert {name: card["licence"] for name, card in facts["teachers"].items()} == {"a": "mit", "b": "llama3"}
-    assert {name: card["weight"] for name, card in facts["teachers"].items()} == {"a": 3.0, "b": 1.0}
-    assert facts["cost"]["usd"] == pytest.approx(share["a"] * 200e-6 + share["b"] * 240e-6)
-    card = (tmp_path / "run" / "episodes" / "README.md").read_text(encoding="utf-8")
-    assert "what a allows" in card
-    assert "what b allows" in card
-    assert "license:" not in card, "no single licence holds for both"
-    assert {e.teacher for e in read_episodes(tmp_path / "run" / "episodes")} == {"a", "b"}
-
-
-def test_teachers_in_any_order_share_alike(make: Any, started: dict[str, Paid], tmp_path: Path) -> None:
-    make("one", teacher=two(tmp_path))
-    make("other", teacher=two(tmp_path)[::-1])
-    rows = [
-        {(row["key"], row["teacher"]) for _, row in Ledger(tmp_path / name / "ledger").rows()}
-        for name in ("one", "other")
-    ]
-    assert rows[0] == rows[1]
-    assert len(rows[0]) == 120
-
-
-def test_teachers_with_other_weights_write_nothing_again(make: Any, started: dict[str, Paid], tmp_path: Path) -> None:
-    a, b = tmp_path / "a.yaml", card_file(tmp_path, "b")
-    make(teacher=[f"{a}=3", f"{b}"])
-    before = writers(tmp_path / "run")
-    again = make(teacher=[f"{a}", f"{b}=3"])
-    assert (again.already, again.written) == (120, 0)
-    assert writers(tmp_path / "run") == before
-    more = make(teacher=[f"{a}", f"{b}=3"], samples=8)
-    added = writers(tmp_path / "run") - before
-    assert more.written == added.total() == 360
-    assert added["b"] > 2 * added["a"], "new weights hold for what is new"
-    third = make(teacher=[str(a), str(b), str(card_file(tmp_path, "c"))], samples=8)
-    assert (third.already, third.written) == (480, 0)
-    alone = make(teacher=card_file(tmp_path, "d"))
-    assert alone.written == 120, "a teacher who is named alone writes everything"
-
-
-def test_teachers_go_on_after_a_stop_in_the_middle(make: Any, started: dict[str, Paid], tmp_path: Path) -> None:
-    stopped = make("stopped", teacher=two(tmp_path), max_tokens=3000)
-    assert stopped.stopped
-    assert set(writers(tmp_path / "stopped")) == {"a"}
-    make("stopped", teacher=two(tmp_path), max_tokens=9000)
-    make("stopped", teacher=two(tmp_path))
-    make("straight", teacher=two(tmp_path))
-    splits = ("train", "validation", "test")
-    one, other = (read_episodes(tmp_path / name / "episodes", splits=splits) for name in ("stopped", "straight"))
-    assert one == other
-
-
-@pytest.mark.parametrize(
-    ("entries", "message"),
-    [
-        (["builtin=0"], "its weight must be a number above 0"),
-        (["builtin=-2"], "its weight must be a number above 0"),
-        (["builtin=much"], "its weight must be a number above 0"),
-        (["builtin=nan"], "its weight must be a number above 0"),
-        (["builtin", "llama3", "builtin=2"], "teacher 'builtin' is named twice"),
-        ([], "no teacher is named"),
-        (["bultin=2"], r"unknown teacher 'bultin' \(did you mean builtin\?\)"),
-    ],
-)
-def test_teachers_are_refused_with_what_is_wrong(entries: list[str], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        read_teachers(entries)
-
-
-def test_teachers_are_read_with_weights_and_odd_paths(tmp_path: Path) -> None:
-    odd = tmp_path / "run=3" / "x=2"
-    odd.mkdir(parents=True)
-    path = card_file(odd, "own")
-    found = read_teachers([path, "llama3=2", "qwen2"])
-    assert [(card.name, weight) for card, weight in found] == [("own", 1.0), ("llama3", 2.0), ("qwen2", 1.0)]
-    assert [(card.name, weight) for card, weight in read_teachers([f"{path}=0.5"])] == [("own", 0.5)]
-
-
-def test_teachers_recorded_outputs_stand_alone(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="recorded outputs are taken by a start of their own"):
-        synth(tmp_path / "run", teacher=["builtin", "recorded:own.jsonl"])
-    with pytest.raises(UsageError, match="leave limits out"):
-        synth(tmp_path / "run", teacher="recorded:own.jsonl", max_tokens=5)
-
-
-# --- failures
-
-
-def test_failures_are_counted_by_kind_and_allowed_up_to_a_rate(
-    make: Any, started: dict[str, Paid], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = Paid._reply
-
-    def some(self: Paid, request: Request) -> Reply:
-        number = len(self.asked)
-        kinds = {0: "timeout: no answer", 1: "http 500: fault: with colons"}
-        if number % 20 in kinds and number <= 100:
-            return Reply(request.key, None, None, None, None, 0.0, 0.0, error=kinds[number % 20])
-        return whole(self, request)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Paid, "_reply", some)
-        with pytest.raises(TooManyFailed, match=r"which is above 5\.0%") as caught:
-            make()
-    report = caught.value.report
-    assert report.failures == {"timeout": 5, "http 500": 5} or sum(report.failures.values()) == report.failed
-    assert set(report.failures) == {"timeout", "http 500"}
-    assert report.episodes["teacher"] == report.written
-    assert make(max_failure_rate=0.2).already_failed == report.failed
-    assert make(retry_failed=True).failure_rate == 0
-    assert make().failure_rate == 0, "what failed first and was good later is good"
-
-
-# --- a silent teacher
-
-
-def test_watchdog_names_a_silent_teacher_ever_more_rarely() -> None:
-    told: list[tuple[float, str]] = []
-    started = time.monotonic()
-    with Watchdog(
-        "tiny", "openai", patience=0.2, tell=lambda text: told.append((time.monotonic() - started, text))
-    ) as dog:
-        time.sleep(0.5)
-        assert not told, "nothing is in flight"
-        for _ in range(3):
-            dog.asked()
-        time.sleep(1.2)
-    assert own_threads() == []
-    assert 2 <= len(told) <= 3, "after 0.2, 0.4 and 0.8 s"
-    assert "teacher 'tiny' has not replied for 0 s, 3 requests are in flight: look at the server's log" in told[0][1]
-
-
-def test_watchdog_is_quiet_while_replies_come() -> None:
-    told: list[str] = []
-    with Watchdog("tiny", "vllm", patience=0.3, tell=told.append) as dog:
-        for _ in range(10):
-            dog.asked()
-        for _ in range(10):
-            time.sleep(0.1)
-            dog.replied()
-        time.sleep(0.5)
-    assert told == []
-
-
-def own_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("udrl")]
-
-
-def test_watchdog_watches_a_synthesis_and_ends_with_it(
-    make: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(watchdog, "PATIENCE", 0.1)
-    monkeypatch.setattr(cards, "start", lambda card, *, tasks: Paid(card, seconds=0.5, window=2))
-    make(num_inputs=1)
-    assert own_threads() == []
-    assert "warning: teacher 'a' has not replied for" in capsys.readouterr().err
-
-    def breaks(self: Paid, request: Request) -> Reply:
-        raise TeacherError("engine is dead")
-
-    monkeypatch.setattr(Paid, "_reply", breaks)
-    with pytest.raises(TeacherError, match="engine is dead"):
-        make()
-    assert own_threads() == []
-
-
-# --- keys of the built-in teacher
-
-
-def test_builtin_teacher_writes_anew_where_the_lexicon_was_edited(tmp_path: Path) -> None:
-    own = tmp_path / f"{IMAGE}.yaml"
-    text = shipped_tasks()[IMAGE].read_text(encoding="utf-8")
-    own.write_text(text, encoding="utf-8")
-    options: dict[str, Any] = {"num_inputs": 10, "samples": 2, "score": False}
-    assert synth(tmp_path / "run", tasks=[own], **options).written == 20
-    assert synth(tmp_path / "run", tasks=[own, "search-query"], **options).written == 20, "of the other task"
-    assert synth(tmp_path / "run", tasks=[own], **options).written == 0
-    task = yaml.safe_load(text)
-    task["lexicon"]["closers"].append("with one more closer")
-    own.write_text(yaml.safe_dump(task), encoding="utf-8")
-    assert synth(tmp_path / "run", tasks=[own], **options).written == 20
-
-
-# --- the command line
-
-
-def test_synth_command_shows_licences_estimates_and_what_stopped_it(tmp_path: Path) -> None:
-    """Against nothing that listens: what is shown before the first request, and that it is before."""
-    command = [sys.executable, "-m", "udrl", "synth", "--task", IMAGE, "--num-inputs", "5", "--no-invent"]
-    command += ["--teacher", f"{card_file(tmp_path, 'a')}=2", "--teacher", str(card_file(tmp_path, "b"))]
-    done = subprocess.run([*command, "--run", str(tmp_path / "run"), "--dry-run"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "A: licence mit: what a allows\nB: licence mit: what b allows\n" in done.stderr
-    assert "20 of 20 completions are to be asked of a, b" in done.stdout
-    assert "time not known before some are written, $0.0" in done.stdout
-    assert not (tmp_path / "run").exists()
-
-
-INTERRUPTED = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from test_teacher_budget import Paid
-from udrl.cli.main import main
-from udrl.teacher import cards
-cards.start = lambda card, *, tasks: Paid(card, seconds=0.02, window=16)
-main(sys.argv[2:])
-"""
-
-
-def test_synth_command_reports_when_it_is_interrupted(tmp_path: Path) -> None:
-    command = ["synth", "--task", IMAGE, "--num-inputs", "200", "--no-invent", "--json", "--run", str(tmp_path / "run")]
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            INTERRUPTED,
-            str(Path(__file__).parent),
-            *command,
-            "--teacher",
-            str(card_file(tmp_path, "a")),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not any(path.stat().st_size for path in (tmp_path / "run" / "ledger").glob("*.jsonl")):
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    report = json.loads(out)
-    assert report["stopped"] == "interrupted"
-    assert 800 > report["written"] == sum(writers(tmp_path / "run").values()) >= 16, "all that was in flight"
-    assert report["episodes"] == {}
-    assert "finishing the requests in flight" in err
-    assert "interrupted: what was finished is kept" in err
-    facts = Run(tmp_path / "run").facts()["stages"]["synth"]
-    assert facts["stopped"] == "interrupted"
-    assert facts["cost"]["tokens"]["prompt"] == 100 * report["written"]
-    assert facts["teachers"]["a"]["licence"] == "mit"

@@ -1,0 +1,213 @@
+"""Scoring: what is labelled, and that nothing is generated or lost on the way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from reward_module import episode, own_rewards
+
+from udrl.data.episodes import Episode, read_episodes
+from udrl.data.run import Run
+from udrl.encoder import SentenceEncoder, load_encoder
+from udrl.errors import RewardError, RunError, UsageError
+from udrl.rewards import base, load_reward, scoring
+from udrl.rewards.relevance import Relevance
+from udrl.rewards.scoring import score
+from udrl.teacher.synthesis import synth
+
+SPLITS = ("train", "validation", "test")
+
+
+@pytest.fixture(scope="module")
+def encoder() -> SentenceEncoder:
+    return load_encoder(precision="fp32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a ledger and without episodes; copied by those who score it."""
+    run = tmp_path_factory.mktemp("rewards") / "run"
+    synth(Run(run), tasks=("search-query", "text-to-image"), num_inputs=15, samples=3, seed=7, score=False)
+    return run
+
+
+@pytest.fixture
+def run(written: Path, tmp_path: Path) -> Run:
+    return Run(shutil.copytree(written, tmp_path / "run"))
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, with a module of rewards in it that no other test has imported."""
+    yield from own_rewards(tmp_path, monkeypatch)
+
+
+def all_episodes(run: Run) -> list[Episode]:
+    return read_episodes(run.episodes, splits=SPLITS, kept=False)
+
+
+def test_score_labels_every_kept_episode(run: Run, encoder: SentenceEncoder) -> None:
+    before = {path.name: path.read_bytes() for path in run.ledger.iterdir()}
+    report = score(run, rewards=("relevance", "novelty"), reward_fields=("fidelity",), precision="fp32", device="cpu")
+    episodes = all_episodes(run)
+    kept = [one for one in episodes if one.rejected_by is None]
+    assert report.episodes["total"] == len(episodes) > 90
+    assert {one.origin for one in kept} == {"teacher", "mismatched", "truncated"}
+    expected = Relevance(encoder)([one.input for one in kept], [one.completion for one in kept])
+    assert [one.returns["relevance"] for one in kept] == expected
+    for one in kept:
+        fidelity = json.loads(one.sampling)["fidelity"] if one.origin == "teacher" else None
+        assert one.returns["fidelity"] == fidelity, "a derived episode is not what was sampled"
+    means = report.means["relevance"]
+    assert means["teacher"] > means["truncated"] > means["mismatched"]
+    assert report.unscored == {"relevance": 0, "novelty": 0, "fidelity": sum(o.origin != "teacher" for o in kept)}
+    assert report.canaries["relevance"]["echo"] == pytest.approx(1.0, abs=1e-6)
+    assert {path.name: path.read_bytes() for path in run.ledger.iterdir()} == before, "nothing is generated"
+
+
+def test_score_records_what_it_scored_with(run: Run) -> None:
+    score(run, precision="fp32", device="cpu")
+    facts = run.facts()["stages"]["score"]
+    ((reward),) = facts["rewards"]
+    assert reward == {"name": "relevance", "low": 0.0, "high": 1.0, "unit": "", "source": "relevance"}
+    assert facts["encoder"] == {"name": "all-MiniLM-L6-v2", "revision": "53aa51172d142c89", "precision": "fp32"}
+    assert (facts["seed"], facts["truncated"]) == (7, 0), "derived episodes follow the seed of the synthesis"
+    assert facts["seconds"] > 0
+    card = (run.episodes / "README.md").read_text()
+    assert "| encoder | all-MiniLM-L6-v2, weights 53aa51172d142c89, fp32 |" in card
+    assert "| reward relevance | relevance, in [0, 1] |" in card
+    assert "| texts truncated by the encoder | 0 |" in card
+
+
+def test_score_again_gives_the_same_bits(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    score(run, precision="fp32", device="cpu")
+    first = all_episodes(run)
+    shutil.rmtree(run.path / "cache")
+    monkeypatch.setattr(scoring, "CHUNK", 7)
+    score(run, precision="fp32", device="cpu")
+    assert all_episodes(run) == first, "neither chunks nor what was cached may show"
+
+
+def test_score_reads_no_text_twice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    score(run, precision="fp32", device="cpu")
+    first = all_episodes(run)
+
+    def refuse(*_: object) -> object:
+        raise AssertionError("a text was encoded again")
+
+    monkeypatch.setattr("udrl.encoder.bert.Bert.__call__", refuse)
+    score(run, precision="fp32", device="cpu")
+    assert all_episodes(run) == first
+
+
+def test_score_counts_truncated_texts(tmp_path: Path) -> None:
+    inputs = tmp_path / "inputs.jsonl"
+    long = " ".join(f"harbour{n} with boats" for n in range(150))
+    inputs.write_text(json.dumps({"text": long}) + "\n" + json.dumps({"text": "a red fox in the snow"}) + "\n")
+    run = Run(tmp_path / "run")
+    synth(run, tasks=("search-query",), inputs=inputs, samples=2, score=False)
+    assert score(run, precision="fp32", device="cpu").truncated == 1
+    assert "| texts truncated by the encoder | 1 |" in (run.episodes / "README.md").read_text()
+
+
+class Silent:
+    """A progress bar that shows nothing."""
+
+    def update(self, n: float | None = 1) -> bool | None: ...
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None: ...
+    def close(self) -> None: ...
+
+
+def test_score_leaves_rejected_episodes_unscored() -> None:
+    scorer = scoring._Scorer((load_reward("novelty"),), ())
+    given = [episode("a fox", "one"), episode("a fox", "two", rejected_by="loop"), episode("a fox", "a fox")]
+    labelled = list(scorer.label(given, Silent()))
+    assert [one.completion for one in labelled] == ["one", "two", "a fox"], "in their order"
+    assert [dict(one.returns) for one in labelled] == [{"novelty": 1.0}, {}, {"novelty": 0.0}]
+    assert scorer.means() == {"novelty": {"teacher": 0.5}}
+
+
+def test_score_with_a_reward_of_ones_own(run: Run, own_module: Path) -> None:
+    report = score(run, rewards=("novelty", "my_rewards:brevity"))
+    assert report.rewards[1] == base.RewardFacts("brevity", 0.0, 1.0, "share", "my_rewards:brevity")
+    assert report.encoder is None, "no encoder is loaded where no reward needs it"
+    for one in read_episodes(run.episodes):
+        assert one.returns["brevity"] == 1 / (1 + len(one.completion.split()))
+
+
+def test_score_with_a_column_of_a_file(run: Run, tmp_path: Path) -> None:
+    score(run, rewards=("novelty",))
+    teachers = [one for one in read_episodes(run.episodes, splits=SPLITS) if one.origin == "teacher"]
+    rows = [{"input": o.input, "completion": o.completion, "clicks": n} for n, o in enumerate(teachers[:20])]
+    table = tmp_path / "clicks.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = score(run, rewards=(), reward_fields=("clicks",), reward_file=table)
+    assert report.rewards == (base.RewardFacts("clicks", 0.0, 19.0, "", "column"),)
+    found = {o.episode_id: o.returns["clicks"] for o in all_episodes(run) if o.returns.get("clicks") is not None}
+    assert found == {one.episode_id: float(n) for n, one in enumerate(teachers[:20])}
+
+
+def test_score_that_fails_leaves_the_episodes_there(run: Run, own_module: Path) -> None:
+    score(run, rewards=("novelty",))
+    before = {path.name: path.read_bytes() for path in run.episodes.iterdir()}
+    with pytest.raises(RewardError, match="'unknown' returned nan for the canary 'empty'"):
+        score(run, rewards=("novelty", "my_rewards:unknown"))
+    with pytest.raises(RewardError, match=r"'mean_word' failed on the canary 'empty', .* with ZeroDivisionError"):
+        score(run, rewards=("my_rewards:mean_word",))
+    last = read_episodes(run.episodes)[-1]
+    (own_module / "half_written.py").write_text(
+        "def fussy(inputs, completions):\n"
+        f"    if {last.completion!r} in completions: raise KeyError(7)\n"
+        "    return [0.5] * len(inputs)\n"
+        "fussy.low, fussy.high = 0, 1\n"
+    )
+    with pytest.raises(RewardError, match=rf"'fussy' failed on the \w+ episode \w+ of task '{last.task}', .* KeyError"):
+        score(run, rewards=("half_written:fussy",))
+    assert {path.name: path.read_bytes() for path in run.episodes.iterdir()} == before
+    assert len(run.facts()["stages"]["score"]["rewards"]) == 1
+
+
+def test_score_holds_one_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "CHUNK", 10)
+    taken = 0
+
+    def stream() -> Iterator[Episode]:
+        nonlocal taken
+        for n in range(100):
+            taken += 1
+            yield episode(f"input {n}", "some completion")
+
+    scorer = scoring._Scorer((load_reward("novelty"),), ())
+    for given, one in enumerate(scorer.label(stream(), Silent()), start=1):
+        assert one.returns == {"novelty": 1.0}
+        assert taken - given <= 10
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"rewards": ("relevnce",)}, UsageError, "did you mean relevance"),
+        ({"rewards": ()}, UsageError, "nothing to score with"),
+        ({"rewards": ("novelty",), "reward_fields": ("novelty",)}, RewardError, "carries the number 'novelty'"),
+        ({"rewards": ("novelty",), "reward_fields": ("fidelty",)}, RewardError, r"did you mean fidelity\?"),
+        ({"rewards": (), "reward_fields": ("fidelity", "fidelity")}, UsageError, "2 rewards have the name"),
+        ({"reward_file": "clicks.csv"}, UsageError, "Name each with --reward-field"),
+        ({"encoder": "/nowhere/a/b", "rewards": ("novelty",), "mismatched": 2.0}, UsageError, "mismatched"),
+    ],
+)
+def test_score_wrong_usage(run: Run, options: dict[str, object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        score(run, **options)  # type: ignore[arg-type]
+
+
+def test_score_without_responses(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="there is no run"):
+        score(tmp_path / "nothing")
+    with Run(tmp_path / "empty").writing():
+        pass
+    with pytest.raises(RunError, match="holds no responses: run 'udrl synth"):
+        score(tmp_path / "empty")
