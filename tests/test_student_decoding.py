@@ -77,6 +77,19 @@ def test_decoding_reports_every_id_as_it_is_drawn(model: StudentModel) -> None:
     assert [seen[row] for row in range(3)] == [ids for ids, _ in out]
 
 
+def test_decoding_to_the_end_of_the_context_beside_rows_that_write_on(model: StudentModel) -> None:
+    context, control = TorchEngine(model).context, model.space.render("t", {})
+    texts = [[7] * size for size in (context - 10, 40, 30, 20, 10)]
+    batch = [model.space.prompt(text, control) for text in texts]
+    options = {"sampling": GREEDY, "end": BASE + 1}  # never written: each goes on to its limit
+    limits = [context - len(prompt) for prompt in batch]
+    together = decode_batch(TorchEngine(model), batch, [1] * 5, limits=limits, **options)  # type: ignore[arg-type]
+    assert [len(one.ids) for one in together] == limits
+    for prompt, limit, one in zip(batch, limits, together, strict=True):
+        alone = decode_batch(TorchEngine(model), [prompt], [1], limits=[limit], **options)  # type: ignore[arg-type]
+        assert one == alone[0]
+
+
 @pytest.mark.parametrize(
     "values", [{"guidance": -1}, {"guidance": float("nan")}, {"no_repeat": -1}, {"temperature": -1}]
 )

@@ -76,8 +76,8 @@ class Contamination:
 def suite_inputs(suites: Sequence[str | Path] | None = None) -> dict[str, list[str]]:
     """Return the inputs of benchmark suites by suite: names of those that ship, files, or None for all that ship.
 
-    Of a suite on the run's own test split nothing is returned: its inputs are not trained on by construction. Nor of one
-    on recorded outputs or a dataset of the hub: what training has seen is left out when they are benchmarked.
+    Of a suite on the run's own test split nothing is returned: its inputs are not trained on by construction. Nor of
+    one on recorded outputs or a dataset of the hub: what training has seen is left out when they are benchmarked.
     Raises UsageError for an unknown name, TaskError and InputError for files that cannot be read.
     """
     shipped = {path.stem: path for path in sorted(resources.folder("eval").glob("*.yaml"))}

@@ -130,8 +130,8 @@ def _benchmark(name: str, first: Path, second: Path) -> Benchmark:
     shared = [ref for ref in references_of(b) if ref in references_of(a)]
     reference = shared[0] if shared else None
     left_out, notes = _left_out(a, b)
-    for path, own, other in ((first, a, b), (second, b, a)):
-        alone = [system for system in own["systems"] if system not in other["systems"]]
+    for path, found, other in ((first, a, b), (second, b, a)):
+        alone = [system for system in found["systems"] if system not in other["systems"]]
         if alone:
             notes.append(f"Only {path} has {', '.join(alone)}.")
     subjects: dict[str, tuple[Difference, ...]] = {}

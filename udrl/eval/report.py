@@ -82,7 +82,7 @@ def read(folder: Path) -> tuple[dict[str, Any], list[Row], dict[str, Any]]:
     scored, _ = _table(folder / scores.FILE)
     if table.num_rows != scored.num_rows:
         raise RunError(f"{folder}: {records.FILE} and {scores.FILE} do not belong together: run udrl bench again")
-    rows = [{**score, **row} for row, score in zip(table.to_pylist(), scored.to_pylist(), strict=True)]
+    rows: list[Row] = [{**score, **row} for row, score in zip(table.to_pylist(), scored.to_pylist(), strict=True)]
     return found, rows, about
 
 

@@ -107,7 +107,7 @@ def _by_task(ref: str, entries: Mapping[str, Mapping[str, Any]], kinds: Mapping[
 
 def _forest(title: str, ref: str, rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> str:
     return forest_chart(
-        [Estimate(label, entry["ratio"], *entry["ci95"], colour) for label, colour, entry in rows],
+        [Estimate(label, entry["ratio"], entry["ci95"][0], entry["ci95"][1], colour) for label, colour, entry in rows],
         title=title,
         axis=f"relevance as a share of {_shortened(ref)}'s",
         line=1.0,
@@ -131,7 +131,8 @@ def pictures_section(found: Mapping[str, Any]) -> str:
         for name, system in systems.items():
             x, y = value(system), system["relevance"]
             if x is not None and y and (baselines or system["kind"] != "baseline"):
-                chosen.append(Point(labels[name], name, x, y["mean"], *y["ci95"], role(system["kind"])))
+                low, high = y["ci95"]
+                chosen.append(Point(labels[name], name, x, y["mean"], low, high, role(system["kind"])))
         return chosen
 
     wanted = (

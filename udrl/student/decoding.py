@@ -154,7 +154,9 @@ def decode_steps(
                 alive.discard(row)
         if not alive:
             break
-        if len(alive) <= COMPACT * len(rows):
+        # what has ended still takes up places, of which a context has only so many
+        full = any(row not in alive and len(prompts[row]) + step >= engine.context for row in rows)
+        if full or len(alive) <= COMPACT * len(rows):
             index = torch.tensor([place for place, row in enumerate(rows) if row in alive], device=device)
             session.keep(index)
             ids, rows = ids[index], [row for row in rows if row in alive]
