@@ -24,7 +24,7 @@ NUM_INPUTS = 750
 """Inputs a task, each with SAMPLES completions: encoding them for their relevance is what bounds this."""
 SAMPLES = 4
 STUDENT = "gpt2-mini"
-STEPS = 1800
+STEPS = 2100
 SUITE = "relevance"
 BENCH_INPUTS = 50
 """Held-out inputs a task: what the definition of command following asks for at least."""
