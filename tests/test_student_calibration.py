@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -137,7 +138,8 @@ def test_recalibrating_a_run_stores_the_sampling_that_was_measured(small_run: Pa
 def test_recalibrating_without_validation_episodes_keeps_the_calibration(small_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(small_run, run)
-    (run / "episodes" / "validation.parquet").unlink()
+    validation = run / "episodes" / "validation.parquet"
+    pq.write_table(pq.read_table(validation).slice(0, 0), validation)
     before = (run / "student" / FILE).read_bytes()
     with pytest.raises(StudentError, match="no validation episodes"):
         recalibrate(run)
