@@ -213,3 +213,23 @@ def test_monitor_tracker_that_is_not_installed_names_the_command(
     monkeypatch.setattr(sys, "path", [])
     with pytest.raises(MissingDependency, match="pip install trackio"):
         Monitor(tmp_path, name="a", steps=1, tracker="trackio")
+
+
+def test_monitor_counts_what_an_interrupted_training_spent_once(tmp_path: Path) -> None:
+    def step(monitor: Monitor, number: int, seconds: float) -> None:
+        monitor.log(number, {"loss": 1.0, "tokens": 10, "seconds": seconds})
+
+    first = Monitor(tmp_path, name="a", steps=4)
+    for number in range(3):
+        step(first, number, 1.0)
+    first.log(2, {"validation_loss": 1.0, "loss_gap": 0.1})
+    first.close()
+    with (tmp_path / "training.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 4, "lo')  # killed while it wrote
+    second = Monitor(tmp_path, name="a", steps=4)
+    step(second, 2, 5.0)  # from the state of step 2: the third is done again
+    step(second, 3, 1.0)
+    second.close()
+    assert (second.tokens, second.seconds) == (40, 8.0)
+    whole = [line for line in (tmp_path / "training.jsonl").read_text().splitlines() if line.endswith("}")]
+    assert [json.loads(line)["step"] for line in whole] == [1, 2, 3, 3, 3, 4]

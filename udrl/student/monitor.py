@@ -41,14 +41,18 @@ class Monitor:
             self._tracker = importlib.import_module(tracker)
             self._tracker.init(project=project, name=name, config=dict(config or {}))
         self._folder = folder
-        self._file = (folder / "training.jsonl").open("a", encoding="utf-8")
+        file = folder / "training.jsonl"
+        self._earlier = _spent(file)
+        torn = file.exists() and not file.read_bytes().endswith(b"\n")
+        self._file = file.open("a", encoding="utf-8")
+        self._file.write("\n" * torn)
         self._events: Any = None
         self._bar = track(f"train {name}", total=steps, unit="steps")
         self._step = 0
         self._loss = 0.0
         self._latest: dict[str, float] = {}
-        self.tokens = 0.0
-        self.seconds = 0.0
+        self.tokens = sum(tokens for tokens, _ in self._earlier.values())
+        self.seconds = sum(seconds for _, seconds in self._earlier.values())
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         """Take the figures of the 0-based ``step``: those of a step hold "loss", those of a validation do not."""
@@ -59,8 +63,9 @@ class Monitor:
             return
         self._bar.update(step + 1 - self._step)
         self._step = step + 1
-        self.tokens += figures["tokens"]
-        self.seconds += figures["seconds"]
+        tokens, seconds = self._earlier.pop(step + 1, (0.0, 0.0))  # done again, after an interruption
+        self.tokens += figures["tokens"] - tokens
+        self.seconds += figures["seconds"] - seconds
         self._loss = 0.95 * self._loss + 0.05 * figures["loss"] if self._loss else figures["loss"]
         self._bar.set_postfix_str(self.line())
 
@@ -104,3 +109,18 @@ class Monitor:
             self._events.add_scalar(name, value, step)
         if self._tracker is not None:
             self._tracker.log(named, step=step)
+
+
+def _spent(file: Path) -> dict[int, tuple[float, float]]:
+    """Return tokens and seconds of each step that an interrupted training wrote down."""
+    if not file.exists():
+        return {}
+    found = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            step = json.loads(line)
+        except ValueError:  # torn by the interruption
+            continue
+        if "loss" in step:
+            found[int(step["step"])] = (float(step["tokens"]), float(step["seconds"]))
+    return found
