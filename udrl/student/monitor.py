@@ -43,7 +43,7 @@ class Monitor:
         self._folder = folder
         file = folder / "training.jsonl"
         self._earlier = _spent(file)
-        torn = file.exists() and not file.read_bytes().endswith(b"\n")
+        torn = file.exists() and file.read_bytes()[-1:] not in (b"", b"\n")
         self._file = file.open("a", encoding="utf-8")
         self._file.write("\n" * torn)
         self._events: Any = None
