@@ -89,7 +89,7 @@ def fit_in(folder: Path, case: str, **more: Any) -> None:
     weights, validations = fit(
         shared(case), lora=4 if "lora" in case else 0, state_file=folder / STATE, log=log, **more
     )
-    if losses:  # the first process, which has the student
+    if losses:  # the first process, which alone logs and has the student
         torch.save({"weights": weights, "losses": losses, "validations": validations}, folder / "made.pt")
 
 

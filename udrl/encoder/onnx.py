@@ -37,16 +37,13 @@ def is_worthwhile() -> bool:
 def runtime() -> Any:
     """Import onnxruntime, without the file that it otherwise keeps for telemetry in the user's cache folder.
 
-    Raises MissingDependency where it, or onnx, is not installed.
+    Raises MissingDependency where it is not installed.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read while it is imported: its function comes too late
     try:
-        import onnx  # noqa: F401
         import onnxruntime
     except ImportError as error:
-        raise MissingDependency(
-            f"precision 'fp32-onnx' needs ONNX Runtime ({error}): pip install 'udrl[onnx]'"
-        ) from None
+        raise MissingDependency(f"this needs ONNX Runtime ({error}): pip install 'udrl[onnx]'") from None
     return onnxruntime
 
 

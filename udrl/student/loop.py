@@ -72,6 +72,8 @@ def run_loop(
             "(udrl synth --num-inputs), or keep the last step's weights"
         )
     check_share(options.batch_size, group, shard)
+    if not group.first:
+        log = signs = None
     device = student.rows.weight.device
     order = batches(examples, student.space, options)
     saved = _saved(state_file, fingerprint)

@@ -6,7 +6,6 @@ belong and nothing is copied. Rows are padded at their end; each has its own len
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,8 @@ import torch
 from torch import Tensor
 
 from udrl.commands import CommandSpace
-from udrl.errors import MissingDependency, StudentError, is_installed
+from udrl.encoder.onnx import runtime
+from udrl.errors import StudentError, is_installed
 from udrl.student.engines import Session
 from udrl.student.engines.exports import Export
 from udrl.student.engines.graph import FILE
@@ -27,17 +27,6 @@ GROWTH = 64
 def missing_packages() -> str:
     """Return the packages that running an export needs and that are not installed, or an empty text."""
     return " and ".join(name for name in ("onnxruntime",) if not is_installed(name))
-
-
-def runtime() -> Any:
-    """Import onnxruntime, without the file that it keeps for telemetry in the user's cache folder."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read while it is imported: its function comes too late
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependency(f"this engine needs ONNX Runtime ({error}): pip install 'udrl[onnx]'") from None
-    onnxruntime.disable_telemetry_events()
-    return onnxruntime
 
 
 class OnnxEngine:
