@@ -11,7 +11,7 @@ from udrl.data.inputs import input_id
 from udrl.eval.suites import Item
 from udrl.words import words
 
-ATTRIBUTES = (Attribute("relevance", 0.0, 1.0), Attribute("length", 0.0, 500.0, "words"))
+ATTRIBUTES = (Attribute("relevance", 0.0, 1.0), Attribute("length", 1.0, 500.0, "words"))
 FILLER = [
     "a",
     "calm",

@@ -142,7 +142,7 @@ def check_system(system: dict[str, Any], references: set[str], *, top: bool) -> 
 
 def check_parity(entry: dict[str, Any], *, top: bool) -> None:
     keys = {
-        "ratio", "ci95", "win_rate", "win_rate_ci95", "within_5_percent", "caveats", "items", "items_needed",
+        "ratio", "ci95", "win_rate", "win_rate_ci95", "within_5_percent", "caveats", "items", "items_needed", "spread",
         "equal_length", "length_controlled_win_rate", "length_controlled_win_rate_ci95", "second",
     }  # fmt: skip
     assert set(entry) == (keys | {"per_task"} if top else keys)

@@ -72,6 +72,16 @@ def test_systems_student_without_an_attribute_has_no_such_row() -> None:
     assert systems.matched_targets(student, {"alpha": 9.0}) == {}
 
 
+def test_systems_matched_to_a_length_that_can_be_commanded() -> None:
+    class Silent(FakeStudent):
+        """Mostly writes nothing, whatever it is told."""
+
+        def reachable(self, task: str, attribute: str, *, length: float | None = None) -> tuple[float, float]:
+            return (0.0, 0.7) if attribute == "length" else (0.0, 0.1)
+
+    assert systems.matched_targets(Silent(), {"alpha": 9.0}) == {"alpha": {"length": 1.0, "relevance": 0.1}}
+
+
 def test_systems_teacher_writes_with_care_and_from_its_own_seeds() -> None:
     task = load_tasks(["text-to-image"])[0]
     mine = items("text-to-image", ["a red fox under a bridge", "two old ships"])

@@ -20,6 +20,8 @@ COPY_MARGIN = 0.05
 LENGTH_MARGIN = 0.10
 DIVERSITY_MARGIN = 0.05
 STOP_RATE = 0.98
+NORMAL = 1.96
+"""Standard deviations of a mean on either side of it that a 95 % interval takes."""
 
 Pair = tuple[str, str]
 """(system, reference)."""
@@ -85,6 +87,7 @@ def ratios(
             **_named(controlled, k, "length_controlled_win_rate", "length_controlled_win_rate_ci95"),
             "within_5_percent": bool(found.lo[k] >= PARITY),
             "items": int(found.items[k]),
+            "spread": spread(float(found.mean[k]), float(found.lo[k]), int(found.items[k])),
             "items_needed": items_needed(float(found.mean[k]), float(found.lo[k]), int(found.items[k])),
             "second": None if np.isnan(found.mean[2 * n + k]) else _named(found, 2 * n + k, "ratio", "ci95"),
         }
@@ -127,18 +130,26 @@ def _caveats(ours: Mapping[str, Any], theirs: Mapping[str, Any], ratio: Mapping[
     found += _diversity_caveat(ours, theirs)
     if ratio["items_needed"] is not None:
         found.append(
-            f"too few inputs to say that it is within 5 %: about {ratio['items_needed']} would be needed, "
-            f"there are {ratio['items']}"
+            f"too few inputs to say that it is within 5 %: at the spread measured here ({ratio['spread']:.2f}) about "
+            f"{ratio['items_needed']:,} would be needed, there are {ratio['items']:,}"
         )
     found += _completeness(ours, "it") + _completeness(theirs, ref)
     return found
+
+
+def spread(ratio: float, low: float, items: int) -> float | None:
+    """Return how much a ratio scatters from item to item, as a standard deviation, from its 95 % interval's lower half.
+
+    None where there is no ratio. Completions of one input count together, so more of them make it smaller.
+    """
+    return None if math.isnan(ratio) else (ratio - low) * math.sqrt(items) / NORMAL
 
 
 def items_needed(ratio: float, low: float, items: int) -> int | None:
     """Return about how many items would put the whole interval above PARITY; None where it is, or its
     middle is not.
 
-    The half-width of a mean's interval falls with the root of the number of items.
+    The half-width of a mean's interval falls with the root of the number of items, at the `spread` measured here.
     """
     if not low < PARITY < ratio:
         return None

@@ -32,6 +32,8 @@ from udrl.words import count_words
 
 FILE = "scores.parquet"
 COLUMNS = ("relevance", "relevance_second", "copy_rate", "novelty", "length", "truncated")
+TOGETHER = 1024
+"""Completions that an encoder is given at once; no score depends on it."""
 
 Floats = NDArray[np.float64]
 Vectors = NDArray[np.float32]
@@ -164,10 +166,9 @@ def _embed(
     if not chosen:
         return np.zeros((len(rows), 1), dtype=np.float32)
     relevance = Relevance(encoder)
-    step = 1024
     parts = []
-    for start in range(0, len(chosen), step):
-        own = chosen[start : start + step]
+    for start in range(0, len(chosen), TOGETHER):
+        own = chosen[start : start + TOGETHER]
         texts = [rows[i].completion or "" for i in own]
         columns[name][own] = relevance([rows[i].input for i in own], texts)
         parts.append(encoder.encode(texts))  # encoded just before: the encoder keeps what it has seen

@@ -108,9 +108,12 @@ def matched_targets(student: Student, lengths: Mapping[str, float]) -> Targets:
     targets: dict[str, dict[str, float]] = {}
     if LENGTH not in names:
         return {}
+    allowed = next(attribute for attribute in student.space.attributes if attribute.name == LENGTH)
     for task, length in lengths.items():
         low, high = student.reachable(task, LENGTH)
+        # What is reached is a mean, which empty completions can take below the shortest that can be commanded.
         aim = min(max(length, low), high)
+        aim = min(max(aim, allowed.low), allowed.high)
         targets[task] = {LENGTH: aim}
         if RELEVANCE in names:
             targets[task][RELEVANCE] = student.reachable(task, RELEVANCE, length=aim)[1]

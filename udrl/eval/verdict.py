@@ -86,7 +86,7 @@ def _said(about: str, name: str, entry: Mapping[str, Any]) -> tuple[str, bool]:
     if name and not entry["equal_length"] and "@" in name and not about.startswith(name):
         at = f"of {name}, at another length"
     said = "yes" if within else "not shown" if high >= PARITY else "no"
-    return f"{about} {at}: {entry['ratio']:.2f} [{low:.2f}, {high:.2f}], within 5 %: {said}.", within
+    return f"{about} {at}: {entry['ratio']:z.2f} [{low:z.2f}, {high:z.2f}], within 5 %: {said}.", within
 
 
 def _detailed(said: tuple[str, bool]) -> tuple[str, str, bool]:
@@ -137,11 +137,11 @@ def _obedience(summary: Mapping[str, Any]) -> list[Verdict]:
                     f"asking for more {name} gave significantly less of it at {entry['violations']} of {steps} steps"
                 )
             if entry["range"] is not None and entry["range"] < FAIR:
-                share = f"{100 * entry['range']:.0f} %"
+                share = f"{100 * entry['range']:z.0f} %"
                 against.append(f"commands move {name} over only {share} of the range of the teacher's completions")
             found.append(
                 Verdict(
-                    f"Commands for {name} are {how} by the {student}: rank correlation {value:.2f}.",
+                    f"Commands for {name} are {how} by the {student}: rank correlation {value:z.2f}.",
                     "Of commanded and achieved, within an input: at 1 every larger command gives more, at 0 commands "
                     "have no effect.",
                     True if value >= GOOD else None if value >= FAIR else False,
