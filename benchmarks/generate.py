@@ -26,7 +26,9 @@ from udrl.commands import LENGTH, Attribute, Command, CommandSpace
 from udrl.data.tasks import load_tasks, seeds
 from udrl.student.decoding import Sampling
 from udrl.student.engines.exports import Export
+from udrl.student.engines.gguf import FILE, write_gguf
 from udrl.student.engines.graph import write_graph
+from udrl.student.engines.llamacpp import LlamaCpp
 from udrl.student.engines.onnx import OnnxEngine
 from udrl.student.engines.pytorch import TorchEngine
 from udrl.student.initialise import scratch_gpt2
@@ -113,6 +115,16 @@ def main() -> None:
 
         return write
 
+    def llama_cpp(file: Path, options: argparse.Namespace) -> Way:
+        new, threads = options.new_tokens, torch.get_num_threads()
+        loaded = LlamaCpp(file, context=PROMPT + new + 8, threads=threads, slots=options.batch)
+
+        def write(inputs: list[str]) -> list[str]:
+            ids = [space.prompt(text, control) for text in encode(tokenizer, inputs)]
+            return [text.removeprefix(" ") for text in loaded.complete(ids, max_tokens=new, ignore_end=True)]
+
+        return write
+
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         save_model(network, folder / "checkpoint")
@@ -132,9 +144,14 @@ def main() -> None:
             write_graph(network, place, quantised=precision == "int8")
             export = Export(f"onnx-{precision}", place, {**facts, "precision": precision})
             ways[f"udrl onnx {precision}"] = student(OnnxEngine(export, space))
+        for quantised in (False, True):
+            place = folder / ("llama.cpp q8" if quantised else "llama.cpp f32")
+            place.mkdir()
+            write_gguf(network, tokenizer, place, name="random", quantised=quantised)
+            ways[place.name] = llama_cpp(place / FILE, options)
         print(
             f"{options.model}, {network.parameter_count / 1e6:.0f}M parameters, {PROMPT} ids in, {options.new_tokens} "
-            f"out, {torch.get_num_threads()} threads; llama.cpp is not measured: udrl has no export for it"
+            f"out, {torch.get_num_threads()} threads"
         )
         inputs = prompts(tokenizer, texts, options.batch, PROMPT - len(control))
         for rows, turns in ((1, options.requests), (options.batch, options.rounds)):

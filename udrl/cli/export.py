@@ -10,27 +10,34 @@ import click
 from udrl.cli.common import common_options, emit, only_results_on_stdout
 
 if TYPE_CHECKING:
-    from udrl.student.export import ExportReport, Precision
+    from udrl.student.export import ExportReport, Format, Precision
 
 
 @click.command("export", short_help="Export the student for a faster engine, verified; it then answers on CPUs.")
-@click.option("--format", "format_", type=click.Choice(["onnx"]), default="onnx", show_default=True)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["onnx", "gguf"]),
+    default="onnx",
+    show_default=True,
+    help="onnx: ONNX Runtime, which then answers here. gguf: llama.cpp and the programs that are built on it.",
+)
 @click.option(
     "--precision",
     type=click.Choice(["int8", "fp32"]),
     help="Default: int8, and fp32 as well where int8 does not pass its verification.",
 )
 @common_options()
-def command(*, run: Path, seed: int, format_: str, precision: Precision | None, as_json: bool) -> None:
-    """Write the student for ONNX Runtime into its folder and verify it on the run's validation inputs.
+def command(*, run: Path, seed: int, format_: Format, precision: Precision | None, as_json: bool) -> None:
+    """Write the student into its folder in another format and verify it on the run's validation inputs.
 
     fp32 must write the same greedy tokens as torch. int8 must be as relevant (within 1 %) and as obedient. What
-    passes is used by udrl generate and udrl bench on CPUs, the fastest first; --engine chooses another.
+    passes in ONNX Runtime is used by udrl generate and udrl bench on CPUs, the fastest first; --engine chooses another.
     """
     from udrl.student.export import export
 
     with only_results_on_stdout():
-        report = export(run, precision=precision, seed=seed)
+        report = export(run, format=format_, precision=precision, seed=seed)
     emit(report, as_json=as_json, text=describe(report))
 
 
@@ -45,6 +52,6 @@ def describe(report: ExportReport) -> str:
             measured += f", relevance {found.relevance[1]:.3f} (torch {found.relevance[0]:.3f}), {followed}"
         lines.append(f"{one.name}: {one.bytes / 1e6:.1f} MB in {one.folder}; {measured}")
         if not found.passed:
-            lines.append(f"  {one.name} is not made the default: {'; '.join(found.reasons)}")
+            lines.append(f"  {one.name} does not pass: {'; '.join(found.reasons)}")
     lines.append(f"on CPUs, {report.default} answers from now on (--engine chooses another)")
     return "\n".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,15 +11,27 @@ from typing import TYPE_CHECKING, Any, Literal
 from udrl.commands import LENGTH
 from udrl.data.episodes import read_episodes
 from udrl.data.run import Run
-from udrl.errors import MissingDependency, StudentError, is_installed
-from udrl.student.engines.exports import Export, describe_sources, find_export, publishing, write_manifest
+from udrl.errors import MissingDependency, StudentError, is_installed, unknown
+from udrl.student.engines.exports import (
+    FOLDER,
+    Export,
+    describe_sources,
+    find_export,
+    publishing,
+    write_manifest,
+)
 
 if TYPE_CHECKING:
     from udrl.student.answers import Score
+    from udrl.student.model import StudentModel
     from udrl.student.student import Student
-    from udrl.student.verification import Verification
+    from udrl.student.verification import Answerer, Verification
 
+Format = Literal["onnx", "gguf"]
 Precision = Literal["int8", "fp32"]
+
+PACKAGES: Mapping[str, tuple[str, ...]] = {"onnx": ("onnx", "onnxruntime"), "gguf": ("gguf", "xllamacpp")}
+"""What each format is written and verified with: the extra of its name."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +52,21 @@ class ExportReport:
     default: str
 
 
-def export(run: Path | str = "runs/default", *, precision: Precision | None = None, seed: int = 0) -> ExportReport:
-    """Export the run's student for ONNX Runtime into its folder, and verify it on the run's validation inputs.
+def export(
+    run: Path | str = "runs/default", *, format: Format = "onnx", precision: Precision | None = None, seed: int = 0
+) -> ExportReport:
+    """Export the run's student into its folder, and verify it on the run's validation inputs.
 
-    precision: "int8", "fp32", or None: int8, and fp32 as well where int8 does not pass. What does not pass stays, is
-    never chosen by itself, and its manifest says why. Raises StudentError where there is no student, one that is no
-    GPT-2, or no validation input; MissingDependency without ONNX Runtime.
+    format: "onnx" for ONNX Runtime, one of our engines; "gguf" for llama.cpp and what is built on it. precision:
+    "int8", "fp32", or None: int8, and fp32 as well where int8 does not pass. What does not pass stays, is never chosen
+    by itself, and its manifest says why. Raises StudentError where there is no student, one that is no GPT-2, or no
+    validation input; MissingDependency without the format's packages; UsageError for an unknown format.
     """
-    missing = " and ".join(name for name in ("onnx", "onnxruntime") if not is_installed(name))
+    if format not in PACKAGES:
+        raise unknown("format", format, tuple(PACKAGES))
+    missing = " and ".join(name for name in PACKAGES[format] if not is_installed(name))
     if missing:
-        raise MissingDependency(f"the export needs {missing}: pip install 'udrl[onnx]'")
+        raise MissingDependency(f"the export needs {missing}: pip install 'udrl[{format}]'")
     from udrl.student.student import load_student
 
     place = Run(run)
@@ -57,33 +74,30 @@ def export(run: Path | str = "runs/default", *, precision: Precision | None = No
     with place.writing():
         student = load_student(place.path, device="cpu", precision="fp32", engine="torch")
         inputs = _validation_inputs(place, student.tasks)
-        made = [_export(place, student, inputs, precision or "int8", seed)]
+        made = [_export(place, student, inputs, format, precision or "int8", seed)]
         if precision is None and not made[0].verification.passed:
-            made.append(_export(place, student, inputs, "fp32", seed))
+            made.append(_export(place, student, inputs, format, "fp32", seed))
         report = ExportReport(tuple(made), _default(place.student))
         place.record("export", exports=[{**asdict(one), "folder": str(one.folder)} for one in made], seed=seed)
         return report
 
 
 def _export(
-    place: Run, student: Student, inputs: Mapping[str, Sequence[str]], precision: Precision, seed: int
+    place: Run, student: Student, inputs: Mapping[str, Sequence[str]], format: Format, precision: Precision, seed: int
 ) -> Exported:
-    from udrl.student.engines.graph import write_graph
-    from udrl.student.engines.onnx import OnnxEngine
     from udrl.student.engines.pytorch import TorchEngine
-    from udrl.student.student import Student
     from udrl.student.verification import verify_obedience, verify_tokens
 
     assert isinstance(student.computes, TorchEngine)
     model = student.computes.model
     if not model.packed:
         raise StudentError(
-            f"the student in {place.student} is a {model.model.config.model_type}: only GPT-2 is exported to ONNX, "
+            f"the student in {place.student} is a {model.model.config.model_type}: only GPT-2 is exported, "
             "torch answers for the others"
         )
     config = model.model.config
     facts: dict[str, Any] = {
-        "format": "onnx",
+        "format": format,
         "precision": precision,
         "context": student.computes.context,
         "parameters": student.parameters,
@@ -91,25 +105,57 @@ def _export(
         "heads": config.n_head,
         "width": config.n_embd,
         "sources": describe_sources(place.student),
-        "versions": {name: version(name) for name in ("onnx", "onnxruntime", "torch")},
+        "versions": {name: version(name) for name in (*PACKAGES[format], "torch")},
     }
-    name = f"onnx-{precision}"
+    name = f"{format}-{precision}"
+    write = {"onnx": _write_onnx, "gguf": _write_gguf}[format]
     with publishing(place.student, name) as folder:
-        write_graph(model, folder, quantised=precision == "int8")
-        other = Student(
-            OnnxEngine(Export(name, folder, facts), student.space),
-            student.tokenizer,
-            name=student.name,
-            calibration=student.calibration,
-            sampling=student.sampling,
-        )
+        sides = write(student, model, folder, facts, seed)
         if precision == "int8":
-            found = verify_obedience(student, other, inputs, _rewards(place, student), seed=seed)
+            found = verify_obedience(student, sides, inputs, _rewards(place, student), seed=seed)
         else:
-            found = verify_tokens(student, other, inputs, seed=seed)
+            found = verify_tokens(student, sides, inputs, seed=seed)
         write_manifest(folder, **facts, verification={**asdict(found), "seed": seed})
-    final = place.student / "engines" / name
+    final = place.student / FOLDER / name
     return Exported(name, final, sum(file.stat().st_size for file in final.iterdir()), found)
+
+
+def _write_onnx(
+    student: Student, model: StudentModel, folder: Path, facts: Mapping[str, Any], seed: int
+) -> tuple[Answerer, Answerer]:
+    """Write the export; return the student as it is and as it was exported, both to be asked."""
+    from udrl.student.engines.graph import write_graph
+    from udrl.student.engines.onnx import OnnxEngine
+    from udrl.student.student import Student
+    from udrl.student.verification import EngineAnswerer
+
+    write_graph(model, folder, quantised=facts["precision"] == "int8")
+    other = Student(
+        OnnxEngine(Export(folder.name, folder, facts), student.space),
+        student.tokenizer,
+        name=student.name,
+        calibration=student.calibration,
+        sampling=student.sampling,
+    )
+    return EngineAnswerer(student, seed), EngineAnswerer(other, seed)
+
+
+def _write_gguf(
+    student: Student, model: StudentModel, folder: Path, facts: Mapping[str, Any], seed: int
+) -> tuple[Answerer, Answerer]:
+    from udrl.student.engines.gguf import FILE, write_gguf
+    from udrl.student.engines.llamacpp import LlamaCppAnswerer
+    from udrl.student.student import Student
+    from udrl.student.verification import EngineAnswerer
+
+    write_gguf(model, student.tokenizer, folder, name=student.name, quantised=facts["precision"] == "int8")
+    plain = Student(  # greedily, without rules that llama.cpp lacks: the two would draw differently
+        student.computes,
+        student.tokenizer,
+        name=student.name,
+        sampling=replace(student.sampling, temperature=0.0, no_repeat=0, guidance=1.0),
+    )
+    return EngineAnswerer(plain, seed, as_text=True), LlamaCppAnswerer(plain, folder / FILE)
 
 
 def _default(student: Path) -> str:

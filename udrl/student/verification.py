@@ -6,10 +6,10 @@ relevance of its completions, and that it obeys as before, under the sampling th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -37,6 +37,40 @@ Wish = tuple[str, str, Mapping[str, float]]
 """Task, input, positions of the attributes that are commanded."""
 
 
+class Answerer(Protocol):
+    """What continues inputs under rendered commands: the student on one of its engines, or another program."""
+
+    def greedy(self, texts: Sequence[str], controls: Sequence[Sequence[int]]) -> Sequence[Hashable]:
+        """Return what is written greedily, in any form that two answerers can be compared by."""
+        ...
+
+    def sampled(self, texts: Sequence[str], controls: Sequence[Sequence[int]]) -> list[str]:
+        """Return completions with the sampling that ships."""
+        ...
+
+
+@dataclass(frozen=True)
+class EngineAnswerer:
+    """A student on one of our engines. as_text: greedily, compare texts, not ids: the other has none."""
+
+    student: Student
+    seed: int
+    as_text: bool = False
+
+    def greedy(self, texts: Sequence[str], controls: Sequence[Sequence[int]]) -> Sequence[Hashable]:
+        """Return token ids or texts."""
+        ids: list[list[int]] = [[] for _ in texts]
+        greedy = replace(self.student.sampling, temperature=0)
+        written = self.student.generate_ids(
+            texts, controls, sampling=greedy, on_token=lambda row, token: ids[row].append(token)
+        )
+        return [one.completion for one in written] if self.as_text else [tuple(row) for row in ids]
+
+    def sampled(self, texts: Sequence[str], controls: Sequence[Sequence[int]]) -> list[str]:
+        """Return completions."""
+        return [one.completion for one in self.student.generate_ids(texts, controls, seeds=self.seed)]
+
+
 @dataclass(frozen=True)
 class Verification:
     """What was found. Pairs are (torch, export).
@@ -57,33 +91,33 @@ class Verification:
 
 
 def verify_tokens(
-    torch: Student, export: Student, inputs: Mapping[str, Sequence[str]], *, seed: int = 0
+    student: Student, answerers: tuple[Answerer, Answerer], inputs: Mapping[str, Sequence[str]], *, seed: int = 0
 ) -> Verification:
-    """Compare the greedy tokens of two students on ``PROMPTS`` commanded prompts; all must be the same.
+    """Compare what ``student`` in torch and its export write greedily for ``PROMPTS`` commanded prompts.
 
-    inputs: validation inputs by task, prompts are spread over them; every attribute is commanded at random.
+    All must be the same. inputs: validation inputs by task, prompts are spread over them; every attribute is commanded
+    at random.
     """
-    share = _same_tokens(torch, export, inputs, seed)
+    share = _same_tokens(student, answerers, inputs, seed)
     reasons = () if share == 1 else (f"{PROMPTS - round(share * PROMPTS)} of {PROMPTS} prompts get other tokens",)
     return Verification(not reasons, reasons, PROMPTS, share)
 
 
 def verify_obedience(
-    torch: Student,
-    export: Student,
+    student: Student,
+    answerers: tuple[Answerer, Answerer],
     inputs: Mapping[str, Sequence[str]],
     rewards: Mapping[str, Score],
     *,
     seed: int = 0,
 ) -> Verification:
-    """Sweep commands with both students and compare relevance and obedience; see `Verification`.
+    """Sweep commands with both answerers and compare relevance and obedience; see `Verification`.
 
-    rewards: relevance, and those of the student's attributes that can be computed. The same seeds on both sides: what
-    differs is the engine.
+    rewards: relevance, and those of the student's attributes that can be computed.
     """
-    share = _same_tokens(torch, export, inputs, seed)
-    swept = [name for name in torch.attributes if name == LENGTH or name in rewards]
-    levels = np.linspace(0, torch.space.bins - 1, LEVELS).tolist()
+    share = _same_tokens(student, answerers, inputs, seed)
+    swept = [name for name in student.attributes if name == LENGTH or name in rewards]
+    levels = np.linspace(0, student.space.bins - 1, LEVELS).tolist()
     chosen = _spread(inputs, PROMPTS)
     wishes: list[Wish] = [
         (task, text, {name: level})
@@ -92,7 +126,9 @@ def verify_obedience(
         for level in levels
         for _ in range(SAMPLES)
     ]
-    values = [_achieved(student, wishes, rewards, seed) for student in (torch, export)]
+    texts = [text for _, text, _ in wishes]
+    controls = [student.space.render(task, positions) for task, _, positions in wishes]
+    values = [achieved(texts, one.sampled(texts, controls), rewards) for one in answerers]
     means = (fmean(values[0][RELEVANCE]), fmean(values[1][RELEVANCE]))
     shape = (len(swept), len(chosen), LEVELS * SAMPLES)
     asked = np.repeat(levels, SAMPLES)
@@ -101,7 +137,7 @@ def verify_obedience(
     for place, name in enumerate(swept):
         first, second = (np.asarray(of[name], dtype=float).reshape(shape)[place] for of in values)
         spearman[name] = _within(asked, first), _within(asked, second)
-        moved = (second - first) / np.array([_range(torch, task, name) for task, _ in chosen])[:, None]
+        moved = (second - first) / np.array([_range(student, task, name) for task, _ in chosen])[:, None]
         shift[name] = float(np.abs(moved.reshape(-1, LEVELS, SAMPLES).mean((0, 2))).mean())
     reasons = []
     if abs(means[1] - means[0]) > RELEVANCE_WITHIN * abs(means[0]):
@@ -128,33 +164,18 @@ def _turns(tasks: Sequence[str], count: int) -> list[tuple[int, str]]:
     return [(k, tasks[k % len(tasks)]) for k in range(count)]
 
 
-def _same_tokens(torch: Student, export: Student, inputs: Mapping[str, Sequence[str]], seed: int) -> float:
+def _same_tokens(
+    student: Student, answerers: tuple[Answerer, Answerer], inputs: Mapping[str, Sequence[str]], seed: int
+) -> float:
     rng = np.random.default_rng(seed)
     pairs = _spread(inputs, PROMPTS)
+    space = student.space
     controls = [
-        torch.space.render(task, {name: float(rng.uniform(0, torch.space.bins - 1)) for name in torch.attributes})
+        space.render(task, {name: float(rng.uniform(0, space.bins - 1)) for name in student.attributes})
         for task, _ in pairs
     ]
-    written: list[dict[int, list[int]]] = []
-    for student in (torch, export):
-        ids: dict[int, list[int]] = {row: [] for row in range(len(pairs))}
-
-        def note(row: int, token: int, ids: dict[int, list[int]] = ids) -> None:
-            ids[row].append(token)
-
-        greedy = replace(student.sampling, temperature=0)
-        student.generate_ids([text for _, text in pairs], controls, sampling=greedy, on_token=note)
-        written.append(ids)
-    return fmean(written[0][row] == written[1][row] for row in range(len(pairs)))
-
-
-def _achieved(
-    student: Student, wishes: Sequence[Wish], rewards: Mapping[str, Score], seed: int
-) -> dict[str, list[float]]:
-    texts = [text for _, text, _ in wishes]
-    controls = [student.space.render(task, positions) for task, _, positions in wishes]
-    written = student.generate_ids(texts, controls, seeds=seed)
-    return achieved(texts, [one.completion for one in written], rewards)
+    first, second = (one.greedy([text for _, text in pairs], controls) for one in answerers)
+    return fmean(a == b for a, b in zip(first, second, strict=True))
 
 
 def _within(asked: Any, values: Any) -> float:

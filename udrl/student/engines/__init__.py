@@ -3,6 +3,7 @@
 pytorch    torch: GPT-2 by its own forward pass, any other causal language model by its own
 onnx       ONNX Runtime on CPUs, float32 or int8, from an export (`udrl export`)
 graph      the ONNX graph of a GPT-2 student
+gguf       a GPT-2 student as a file for llama.cpp; llamacpp runs it, to verify and to compare, and is no engine here
 exports    exports in a student's folder: what they were made of, how they were verified
 choice     which engine a student is loaded with
 
