@@ -14,7 +14,7 @@ import pytest
 
 import udrl.cli.main as cli
 from udrl.data.inputs import input_id
-from udrl.errors import InputError, UsageError
+from udrl.errors import InputError, RunError, TaskError, UsageError
 from udrl.eval.bench import BenchReport, bench, rescore
 from udrl.eval.recorded import TASK, matching, outputs_for, read_outputs, recorded_items
 from udrl.eval.suites import Item
@@ -104,12 +104,27 @@ def test_recorded_outputs_are_matched_by_input_and_task(tmp_path: Path) -> None:
         ("a.json", '[{"instruction": "x", "text2": "y"}]', "item 1: there is no column output or completion"),
         ("a.jsonl", '{"input": 5, "output": "y"}\n', "line 1: input, output, model and task must be texts, found 5"),
         ("a.jsonl", '{"input": "", "output": "y"}\n', "holds no completions"),
+        ("a.jsonl", "", "holds no completions"),
+        (
+            "a.csv",
+            "question,output\nx,y\n",
+            "line 2: there is no column text .* found: question, output: rename",
+        ),
+        ("a.txt", "x\n", "must be a file .jsonl, .csv, .parquet or .json"),
+        ("a.json", b'[{"instruction": "caf\xe9", "output": "x"}]', "byte 22 is not UTF-8: save the file as UTF-8"),
+        ("a.jsonl", b'{"input": "caf\xe9", "output": "x"}\n', "line 1: byte 15 is not UTF-8"),
     ],
 )
-def test_recorded_files_that_cannot_be_used(tmp_path: Path, name: str, content: str, message: str) -> None:
-    (tmp_path / name).write_text(content)
+def test_recorded_files_that_cannot_be_used(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InputError, match=message):
         recorded_items([tmp_path / name])
+
+
+def test_recorded_rows_of_alpaca_may_have_an_empty_input(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"instruction": "name a colour", "input": "", "output": "red", "generator": "m"}]))
+    assert [(one.input, one.output, one.model) for one in read_outputs(path)] == [("name a colour", "red", "m")]
 
 
 def test_recorded_model_is_meant_by_a_part_of_its_name() -> None:
@@ -119,6 +134,20 @@ def test_recorded_model_is_meant_by_a_part_of_its_name() -> None:
     assert matching("mistral", models) is None
     with pytest.raises(UsageError, match="may be any of Qwen2-7B, Qwen2-72B"):
         matching("qwen2", models)
+
+
+def test_bench_recorded_tells_of_what_does_not_count(tmp_path: Path) -> None:
+    file = tmp_path / "o.jsonl"
+    data = [*every_row(), *[{**row, "output": ""} for row in rows("silent", "")], *(rows("qwen.2", "{}") * 4)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in data))
+    notes = bench(tmp_path / "run", recorded=[file]).notes
+    assert "Of the row qwen.2 the first 3 completions of an input count; 18 more are left out." in notes
+    assert "9 of the 9 completions of silent are empty: they count, with relevance 0." in notes
+    with pytest.raises(TaskError, match=r"mistral is a teacher card .* one of the recorded models Llama-3-8B, qwen.2"):
+        bench(tmp_path / "run", recorded=[file], reference=["mistral"])
+    file.write_text(json.dumps(data[0]) + "\n")
+    with pytest.raises(RunError, match="needs at least 3 different ones, found 2: add inputs, or name another"):
+        bench(tmp_path / "run", recorded=[file])
 
 
 @pytest.fixture(scope="module")

@@ -14,34 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from udrl.data.run import Run
-from udrl.data.tasks import Task, load_tasks, stored_tasks
-from udrl.errors import RunError, TaskError, UsageError
+from udrl.data.tasks import Task
+from udrl.errors import RunError, UsageError
 from udrl.eval import measuring
-from udrl.eval.entrants import STUDENT, Entrant, entrant_of, entrants_of, tasks_in_common
+from udrl.eval.choosing import RECORDED, card_or_name, chosen_items, contestants_of, known_tasks
+from udrl.eval.entrants import STUDENT, Entrant, entrant_of, entrants_of
 from udrl.eval.measuring import Judge, Setting, describe_hardware, load_setting, measure, store
-from udrl.eval.notes import backend_notes, notes_of
-from udrl.eval.recorded import recorded_items
+from udrl.eval.notes import backend_notes, empty_notes, notes_of
 from udrl.eval.records import FILE, Block, read_blocks
 from udrl.eval.report import report
-from udrl.eval.session import RunData, Session, planned_rows, read_data
-from udrl.eval.suites import SYSTEMS, Items, Suite, load_items, load_suite
+from udrl.eval.session import Session, planned_rows, read_data
+from udrl.eval.suites import Items, Suite, load_suite
 from udrl.eval.systems import Student
-from udrl.eval.teachers import (
-    TEACHER,
-    Contestant,
-    Given,
-    check_base_url,
-    is_builtin,
-    named_teacher,
-    ordered,
-    own_teacher,
-    recorded_rows,
-)
+from udrl.eval.teachers import check_base_url, check_tasks, is_builtin
 from udrl.eval.verdict import Verdict, verdicts
 from udrl.progress import track
-
-RECORDED = "recorded"
-"""The suite whose inputs are those of the recorded files."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +110,7 @@ def bench(
             chosen,
             encoder=encoder or chosen.encoder,
             second_encoder=second_encoder or chosen.second_encoder,
-            references=tuple(map(_card_or_name, (*reference, *chosen.references))),
+            references=tuple(map(card_or_name, (*reference, *chosen.references))),
             recorded=tuple(files),
             rewards=(*chosen.rewards, *rewards),
         ),
@@ -156,7 +143,7 @@ def bench_student(
     """Benchmark a loaded ``student`` on ``suite``; ``student_key`` identifies its weights. See `bench`."""
     whole = replace(
         suite,
-        references=tuple(map(_card_or_name, (*reference, *suite.references))),
+        references=tuple(map(card_or_name, (*reference, *suite.references))),
         recorded=(*map(Path, recorded), *suite.recorded),
     )
     entrants = [entrant_of(STUDENT, student, key=student_key, run=run)]
@@ -223,9 +210,10 @@ def _bench(
     seed = seed or suite.seed or 0
     folder = run.bench(name or suite.name)
     data = read_data(run)
-    tasks = _tasks(run)
-    items = _items(suite, entrants, data, tasks, limit)
-    contestants, notes = _contestants(run, suite, items, data, teacher=teacher, base_url=base_url, alone=not entrants)
+    tasks = known_tasks(run)
+    items = chosen_items(suite, entrants, data, tasks, limit)
+    contestants, notes = contestants_of(run, suite, items, data, teacher=teacher, base_url=base_url, alone=not entrants)
+    check_tasks(contestants, items.tasks, tasks)
     if judge is None:  # which may be who is asked there
         check_base_url(contestants, base_url)
     with run.writing():
@@ -234,7 +222,12 @@ def _bench(
         with closing(track(f"bench {suite.name}: writing", total=total, unit="completions")) as bar:
             session = Session(folder, suite, items, tasks, data, entrants, seed, run.path / "cache", bar, notes=notes)
             blocks = session.write(contestants)
-        told = (*session.notes, *notes_of(suite, items, data, entrants), *backend_notes(contestants))
+        told = (
+            *session.notes,
+            *notes_of(suite, items, data, entrants),
+            *backend_notes(contestants),
+            *empty_notes(blocks),
+        )
         references = session.references(contestants)
         setting = Setting(
             suite=suite.name,
@@ -277,73 +270,6 @@ def _usual_suite(run: Run, students: Sequence[str | Path]) -> str:
     if students and not run.episodes.is_dir():
         return "relevance"
     return "relevance" if is_builtin(run) else "heldout"
-
-
-def _card_or_name(name: str | Path) -> str:
-    return f"{name.parent}/{name.name}" if isinstance(name, Path) else name  # a separator marks a file
-
-
-def _tasks(run: Run) -> dict[str, Task]:
-    """The run's own tasks; without a run, those that ship."""
-    known = stored_tasks(run) if (run.path / "tasks").is_dir() or run.episodes.is_dir() else load_tasks()
-    return {task.name: task for task in known}
-
-
-def _items(
-    suite: Suite, entrants: Sequence[Entrant], data: RunData, tasks: Mapping[str, Task], limit: int | None
-) -> Items:
-    common = tasks_in_common(entrants)
-    known = list(tasks) if common is None else [task for task in tasks if task in common]
-    split = data.test_items
-    if suite.source.kind == RECORDED:
-        if not suite.recorded:
-            raise TaskError(
-                f"{suite.path}: takes its inputs from recorded files, and none are named: add --recorded FILE"
-            )
-        of_files = recorded_items(suite.recorded, known_tasks=list(common or ()))
-        known = [task for task in of_files if common is None or task in common]
-        if not known:
-            raise TaskError(
-                f"the recorded files are about {', '.join(of_files)}, and the student knows {', '.join(common or ())}: "
-                "name files of its tasks"
-            )
-
-        def split(task: str) -> list[Any]:
-            return of_files.get(task, [])
-
-    seen = frozenset().union(data.seen if entrants else (), *(one.seen for one in entrants))
-    return load_items(suite, known_tasks=known, seen=lambda _task, input_id: input_id in seen, split=split, limit=limit)
-
-
-def _contestants(
-    run: Run,
-    suite: Suite,
-    items: Items,
-    data: RunData,
-    *,
-    teacher: str | Path | None,
-    base_url: str | None,
-    alone: bool,
-) -> tuple[list[Contestant], list[str]]:
-    """Return the teachers and recorded rows, the leading reference first, and notes on them."""
-    notes: list[str] = []
-    own: Contestant | None = None
-    if TEACHER in suite.systems and (teacher is not None or run.episodes.is_dir()):
-        if teacher is not None:
-            own = named_teacher(teacher, run, data.answers, kind="teacher", base_url=base_url)
-        else:
-            own, told = own_teacher(run, data.answers, base_url=base_url)
-            notes += told
-    rows: list[Given] = []
-    for file in suite.recorded:
-        found, told = recorded_rows(file, items.items, taken=[*SYSTEMS, *(row.name for row in rows)])
-        rows += found
-        notes += told
-
-    def asked(name: str | Path) -> Contestant:
-        return named_teacher(name, run, data.answers, kind="reference", base_url=base_url)
-
-    return ordered(suite.references, rows, asked, own=own, only_first=alone), notes
 
 
 def _judged(

@@ -26,6 +26,7 @@ from udrl.progress import track
 from udrl.rewards import load_reward
 
 LSA = "lsa"
+LSA_LEAST = 3
 LSA_TEXTS = 2_000
 """The second encoder learns its axes from at most so many of a benchmark's texts: more cost minutes, for little."""
 
@@ -161,13 +162,7 @@ def priced(block: Block, machine_usd: float | None) -> SystemFacts:
 def _following(setting: Setting, scores: Scores) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for student, tasks in setting.bounds.items():
-        bounds = {
-            task: {
-                name: following.Bounds(tuple(of["reachable"]), of["pool"] and tuple(of["pool"]))
-                for name, of in each.items()
-            }
-            for task, each in tasks.items()
-        }
+        bounds = {task: {name: _bounds(of) for name, of in each.items()} for task, each in tasks.items()}
         names = list(dict.fromkeys(name for each in bounds.values() for name in each))
         values = {name: scores.rewards.get(name, scores.columns.get(name)) for name in names}
         for name in names:
@@ -210,6 +205,11 @@ def _second_encoder(setting: Setting, rows: Sequence[Completion]) -> Encoder:
     compared = [row for row in rows if row.part == "comparison"]
     texts = [row.input for row in compared] + [row.completion for row in compared if row.completion is not None]
     chosen = sorted(dict.fromkeys(texts), key=lambda text: hash_int("lsa", text))[:LSA_TEXTS]
+    if len(chosen) < LSA_LEAST:
+        raise RunError(
+            f"the second encoder '{LSA}' learns from the benchmark's own texts and needs at least {LSA_LEAST} "
+            f"different ones, found {len(chosen)}: add inputs, or name another --second-encoder"
+        )
     return LsaEncoder.fit(chosen, seed=setting.seed)
 
 

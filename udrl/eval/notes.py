@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from udrl.eval import following
 from udrl.eval.entrants import Entrant
+from udrl.eval.records import Block
 from udrl.eval.session import RunData
 from udrl.eval.suites import Items, Suite
 from udrl.eval.teachers import Asked, Contestant
@@ -15,7 +16,7 @@ def notes_of(suite: Suite, items: Items, data: RunData, entrants: Sequence[Entra
     """Return the notes on inputs and sweeps."""
     counts = {task: len(items.of(task)) for task in items.tasks}
     listed = ", ".join(f"{task} {count}" for task, count in counts.items())
-    notes = [f"Inputs: {listed}. Up to {suite.samples} completions each, with different seeds."]
+    notes = [f"Inputs: {listed}. Up to {suite.samples} completions each."]
     if data.pool:
         notes.append(_unseen(items, data))
     if items.seen:
@@ -46,6 +47,17 @@ def backend_notes(contestants: Sequence[Contestant]) -> list[str]:
         f"Live systems were asked through different backends ({', '.join(sorted(backends))}), which may differ by "
         "themselves: ask all of them at one endpoint (--base-url) for a fair table."
     ]
+
+
+def empty_notes(blocks: Sequence[Block]) -> list[str]:
+    """Return a note for each system of the table that wrote empty completions: they count, as relevance 0."""
+    notes = []
+    for block in blocks:
+        empty = sum(row.completion is not None and not row.completion.strip() for row in block.rows)
+        if empty and "#" not in block.name and block.facts.kind != "baseline":
+            share = f"{empty:,} of the {len(block.rows):,} completions"
+            notes.append(f"{share} of {block.name} are empty: they count, with relevance 0.")
+    return notes
 
 
 def _unseen(items: Items, data: RunData) -> str:

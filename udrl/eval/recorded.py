@@ -3,7 +3,7 @@
 A file is a table (.jsonl, .csv, .parquet, each also .gz) or a JSON list of objects (.json, also .gz; AlpacaEval's
 ``model_outputs.json``), one completion or a list of them a row:
 
-    input    what it was written for; also instruction, text, prompt, caption
+    input    what it was written for; also instruction, text, prompt, caption (of several the first that is not empty)
     output   the completion, or a list of completions; also completion
     model    optional: who wrote it; also generator. Without it the file's name is the system's
     task     optional: where inputs of several tasks are compared, and one input belongs to more than one of them
@@ -49,7 +49,7 @@ def read_outputs(path: Path) -> Iterator[Output]:
     stem = path.name.partition(".")[0]
     for place, row in _rows(path):
         where = f"{path}{place}"
-        text, outputs = row[_column(row, INPUTS, where)], row[_column(row, OUTPUTS, where)]
+        text, outputs = _value(row, INPUTS, where), _value(row, OUTPUTS, where)
         task, model = row.get("task"), next((row[name] for name in MODELS if row.get(name)), stem)
         outputs = outputs if isinstance(outputs, list) else [outputs]
         for value in (text, task, model, *outputs):
@@ -149,7 +149,10 @@ def _plain(name: str) -> str:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if (path.with_suffix("") if path.suffix == ".gz" else path).suffix != ".json":
+    kind = (path.with_suffix("") if path.suffix == ".gz" else path).suffix
+    if kind not in (".json", ".jsonl", ".csv", ".parquet"):
+        raise InputError(f"{path}: must be a file .jsonl, .csv, .parquet or .json, each also with .gz: rename it")
+    if kind != ".json":
         yield from read_rows(path)
         return
     try:
@@ -157,6 +160,8 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             data = json.load(file)
     except FileNotFoundError:
         raise InputError(f"there is no file {path}: check the path") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start + 1} is not UTF-8: save the file as UTF-8") from error
     except (OSError, EOFError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}): write or download it again") from error
     if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
@@ -165,11 +170,15 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield f", item {number}", row
 
 
-def _column(row: Mapping[str, Any], names: Sequence[str], where: str) -> str:
-    for name in names:
-        if name in row:
-            return name
-    raise InputError(f"{where}: there is no column {' or '.join(names)}; found: {', '.join(map(str, row)) or 'none'}")
+def _value(row: Mapping[str, Any], names: Sequence[str], where: str) -> Any:
+    """Return what stands in the first of the columns ``names`` that is not empty (Alpaca's rows may have an empty
+    ``input`` beside the ``instruction``).
+    """
+    found = [row[name] for name in names if name in row]
+    if not found:
+        there = ", ".join(map(str, row)) or "none"
+        raise InputError(f"{where}: there is no column {' or '.join(names)}; found: {there}: rename the right one")
+    return next((value for value in found if value not in (None, "")), found[0])
 
 
 def _clean(text: str) -> str:

@@ -22,7 +22,7 @@ from udrl.data.hashing import hash_hex
 from udrl.data.run import Run
 from udrl.data.tasks import Task
 from udrl.encoder import load_encoder
-from udrl.errors import MissingDependency, TaskError, TeacherError
+from udrl.errors import MissingDependency, TeacherError
 from udrl.eval import baselines, following, systems
 from udrl.eval.entrants import STUDENT, Entrant
 from udrl.eval.records import Block, Completion, SystemFacts, block_key, read_blocks, write_blocks
@@ -84,7 +84,7 @@ def read_data(run: Run) -> RunData:
 class Session:
     """One benchmark while its completions are written: what it needs, what is there already, what was done.
 
-    tasks: those that a teacher can be asked for. cache: folder of embeddings.
+    tasks: those that a teacher can be asked for (`teachers.check_tasks`). cache: folder of embeddings.
     """
 
     folder: Path
@@ -139,7 +139,7 @@ class Session:
 
     def _teacher(self, one: Asked) -> None:
         """Ask a teacher; where that is not possible now, take what it wrote for the run's test inputs."""
-        tasks = {task: self._task(task) for task in self.items.tasks}
+        tasks = {task: self.tasks[task] for task in self.items.tasks}
         try:
             with closing(cards.start(one.card, tasks=list(tasks.values()))) as writer:
                 asked = {n: (t.instruction, dict(writer.careful(t.min_words, t.max_words))) for n, t in tasks.items()}
@@ -163,6 +163,12 @@ class Session:
             self.notes.append(one.note)
         if covered < items:
             self.notes.append(f"The row {one.name} has completions for {covered} of the {items} inputs.")
+        more = one.beyond(self.items.items, self.suite.samples)
+        if more:
+            self.notes.append(
+                f"Of the row {one.name} the first {self.suite.samples} completions of an input count; {more:,} more "
+                "are left out."
+            )
 
     def _ask(self, writer: Teacher, one: Asked, key: str) -> Block:
         return systems.teacher_block(
@@ -178,14 +184,6 @@ class Session:
             prices=one.card.prices,
             bar=self.bar,
         )
-
-    def _task(self, name: str) -> Task:
-        if name not in self.tasks:
-            raise TaskError(
-                f"nobody can be asked for the task '{name}', which has no file: add one (udrl init), or leave the live "
-                "references out"
-            )
-        return self.tasks[name]
 
     def _student(self, entrant: Entrant, references: Sequence[str]) -> None:
         """A student's rows: matched to the leading reference (one more row for each other), top, open."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from udrl.data.episodes import Episode
 from udrl.data.run import Run
-from udrl.errors import RunError, UdrlError, UsageError
+from udrl.errors import RunError, TaskError, UdrlError, UsageError
 from udrl.eval.recorded import matching, outputs_for
 from udrl.eval.records import Block, Completion, Kind, SystemFacts
 from udrl.eval.suites import Item
@@ -67,6 +67,11 @@ class Given:
     def covers(self, items: Sequence[Item]) -> int:
         """Return how many of ``items`` have a completion."""
         return sum((item.task, item.input_id) in self.completions for item in items)
+
+    def beyond(self, items: Sequence[Item], samples: int) -> int:
+        """Return how many completions of ``items`` there are beyond the first ``samples`` of each."""
+        counts = (len(self.completions.get((item.task, item.input_id), ())) for item in items)
+        return sum(max(0, count - samples) for count in counts)
 
 
 Contestant = Asked | Given
@@ -179,6 +184,23 @@ def _at(card: Card, base_url: str | None) -> Card:
     if base_url is None or card.backend == "builtin":
         return card
     return cards.at_endpoint(card, base_url)
+
+
+def check_tasks(contestants: Iterable[Contestant], asked_for: Iterable[str], known: Iterable[str]) -> None:
+    """Raise TaskError where a reference is to be asked about a task that has no file, so that nobody knows how to ask.
+
+    asked_for: the tasks of the inputs; known: those with a file. The message names the models of recorded files: one of
+    them may have been meant.
+    """
+    live = [one.name for one in contestants if isinstance(one, Asked)]
+    unknown = sorted(set(asked_for) - set(known))
+    if live and unknown:
+        models = [one.name for one in contestants if isinstance(one, Given) and one.kind == "recorded"]
+        meant = f", or name one of the recorded models {_listed(models)} as --reference" if models else ""
+        raise TaskError(
+            f"{live[0]} is a teacher card that would be asked now, and there is no file that says how to ask for the "
+            f"task '{unknown[0]}': add one (udrl init){meant}"
+        )
 
 
 def check_base_url(contestants: Iterable[Contestant], base_url: str | None) -> None:
