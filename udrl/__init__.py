@@ -6,7 +6,7 @@
     command = udrl.Command("text-to-image", {"relevance": 0.6, "length": 12})
     print(student.generate(["a red fox in the snow"], [command])[0].completion)
 
-Each stage of the command line has its function here: `synth`, `score`, `train`, `render`, `bench`. They are
+Each stage of the command line has its function here: `synth`, `score`, `train`, `render`, `bench`, `improve`. They are
 imported when they are first used, so that ``import udrl`` costs nothing.
 """
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from udrl.commands import Command as Command
     from udrl.eval.bench import bench as bench
     from udrl.rewards.scoring import score as score
+    from udrl.rounds.improving import improve as improve
+    from udrl.rounds.options import RoundOptions as RoundOptions
     from udrl.student import load as load
     from udrl.student.render import render as render
     from udrl.student.training import train as train
@@ -28,7 +30,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Command": "udrl.commands",
+    "RoundOptions": "udrl.rounds.options",
     "bench": "udrl.eval.bench",
+    "improve": "udrl.rounds.improving",
     "load": "udrl.student",
     "render": "udrl.student.render",
     "score": "udrl.rewards.scoring",

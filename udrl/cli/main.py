@@ -32,6 +32,7 @@ COMMANDS = (
     "push",
     "report",
     "bench",
+    "improve",
     "tasks",
     "teachers",
     "init",

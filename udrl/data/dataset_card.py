@@ -25,8 +25,12 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 OTHER_RULES = {
     "contaminated": "a benchmark suite asks the same input",
     "pii": "it, or its input, holds personal data",
+    "copied": "it copies more of the input than all but 5 % of what teachers wrote",
+    "repetitive": "it repeats its own word pairs more than all but 5 % of what teachers wrote",
+    "near_duplicate": "another completion of the input says nearly the same",
+    "pool_full": "the pool of a round held enough of this input, or of this return",
 }
-"""The rules of ``udrl.data.hygiene``, as RULES of cleaning."""
+"""The rules of ``udrl.data.hygiene`` and of ``udrl.rounds``, as RULES of cleaning."""
 
 _HEADER = """---
 pretty_name: udrl episodes

@@ -1,0 +1,76 @@
+"""What rounds explore on: the run's own training inputs, or new ones that no teacher has to answer."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from udrl.data import decontamination, pii
+from udrl.data.episodes import Episode
+from udrl.data.inputs import input_id, read_inputs, split_of
+from udrl.encoder import Encoder
+from udrl.errors import InputError, unknown
+from udrl.progress import note
+
+Inputs = Mapping[str, Sequence[tuple[str, str]]]
+"""By task, pairs of id and text."""
+
+
+def own_inputs(originals: Iterable[Episode]) -> Inputs:
+    """Return the different inputs of the run's training episodes."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for episode in originals:
+        found[episode.task].setdefault(episode.input_id, episode.input)
+    return {task: list(texts.items()) for task, texts in found.items()}
+
+
+def given_inputs(
+    path: Path | str, tasks: Sequence[str], *, field: str | None, facts: Mapping[str, Any], encoder: Encoder | None
+) -> Inputs:
+    """Return the inputs of a file for each of ``tasks``, without those that must not be trained on.
+
+    Left out, counted and told: repeated ones, those whose hash puts them into validation or test (`split_of`), those
+    of benchmark suites that the run keeps out (see `udrl.data.decontamination`), and what its rule on personal data
+    rejects; where it masks, they are masked. facts: the run's run.json.
+
+    Raises InputError for a line that cannot be read, and where nothing is left.
+    """
+    left_out: Counter[str] = Counter()
+    found: dict[str, str] = {}
+    for text in read_inputs(path, field=field):
+        identity = input_id(text)
+        if identity in found:
+            left_out["repeated"] += 1
+        elif split_of(identity) != "train":
+            left_out["held out for validation and test"] += 1
+        else:
+            found[identity] = text
+    hygiene = facts["stages"].get("hygiene", {})
+    if hygiene.get("pii") == "reject":
+        private = [identity for identity, text in found.items() if pii.has_pii(text)]
+        left_out["with personal data"] = len(private)
+        found = {identity: text for identity, text in found.items() if identity not in set(private)}
+    suites = decontamination.suite_inputs(hygiene.get("decontamination", {}).get("asked"))
+    if suites:
+        asked = decontamination.find_contaminated(found.items(), suites, encoder=encoder).input_ids
+        left_out["of benchmark suites"] = len(asked)
+        found = {identity: text for identity, text in found.items() if identity not in asked}
+    if hygiene.get("pii") == "mask":
+        found = {identity: pii.mask(text)[0] for identity, text in found.items()}
+    told = ", ".join(f"{count:,} {why}" for why, count in left_out.items() if count)
+    if not found:
+        raise InputError(f"{path}: no input is left to explore on ({told}): give more")
+    if told:
+        note(f"{path}: {len(found):,} inputs are explored on; left out: {told}")
+    return {task: list(found.items()) for task in tasks}
+
+
+def chosen_tasks(known: Iterable[str], wanted: Sequence[str]) -> tuple[str, ...]:
+    """Return ``wanted`` (none: all that are known); raises UsageError for a task that is not known."""
+    tasks = tuple(sorted(known))
+    for name in wanted:
+        if name not in tasks:
+            raise unknown("task", name, tasks)
+    return tuple(wanted) or tasks

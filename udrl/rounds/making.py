@@ -1,0 +1,269 @@
+"""One round, step by step: each step's result is a file, and what is there is not done again."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, cast
+
+from udrl.data.episodes import Episode, read_episodes
+from udrl.data.run import Run
+from udrl.data.tasks import Task, stored_tasks
+from udrl.encoder import MINILM, Encoder, load_encoder
+from udrl.errors import RunError, StudentError, UsageError
+from udrl.rewards.base import Reward
+from udrl.rounds import records
+from udrl.rounds.building import build
+from udrl.rounds.exploring import aims_of, explore, make_wishes, read_wishes, write_wishes
+from udrl.rounds.inputs import Inputs, chosen_tasks, given_inputs, own_inputs
+from udrl.rounds.measuring import TOP, Measured, measure
+from udrl.rounds.options import RoundOptions
+from udrl.rounds.records import KEPT, Round, State, folder_of
+from udrl.student.calibrating import calibrate_on, rewards_of
+from udrl.student.origin import find_origin
+from udrl.student.student import Student, load_student
+
+PLAN, EXPLORED = "plan.jsonl", "explored"
+
+
+class Work:
+    """Makes rounds; holds what all rounds of one call share, read when it is first needed."""
+
+    def __init__(self, place: Run, options: RoundOptions, encoder: str | None, device: str, precision: str) -> None:
+        self.place = place
+        self.options = options
+        self.facts = place.facts()
+        self._encoder_name = encoder
+        self._device, self._precision = device, precision
+        self._rewards: dict[str, Reward] = {}
+        self._encoder: Encoder | None = None
+
+    def _load(self, path: Path) -> Student:
+        """Load a student in torch: an export of one of them would not be the others' like."""
+        return load_student(path, engine="torch", device=self._device, precision=self._precision)
+
+    def begin(self) -> State:
+        """Copy the run's student as round 0 and measure it."""
+        folder = folder_of(self.place, 0)
+        if not (folder / "student").is_dir():
+            student = self._load(self.place.student)
+            if student.calibration is None:
+                raise StudentError(
+                    f"{self.place.student} is not calibrated: run udrl calibrate --run {self.place.path} first"
+                )
+            self._rewards_of(student)  # before anything is copied: is there something to explore?
+            _begin_run(folder, self.facts, ("synth", "score", "hygiene", "train"))
+            partial = folder / ".student.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(self.place.student, partial)
+            partial.rename(folder / "student")
+        (folder / records.MEASURED).unlink(missing_ok=True)  # an interrupted start may have had other options
+        clock: dict[str, float] = {}
+        found = self._measured(folder, clock)
+        weights = find_origin(folder / "student").weights
+        figures, gain = records.figures_of(found, found)
+        done = Round(0, None, weights, 0, {}, 0, 0, 0, {}, figures, gain, 1.0, KEPT, clock)
+        records.write_round(folder, done, self.options)
+        state = State((done,), 0, 0)
+        records.write_state(self.place, state)
+        return state
+
+    def round(
+        self, state: State, number: int, source: Path | str | None, field: str | None, tasks: Sequence[str]
+    ) -> Round:
+        """Make round ``number``, or what is left of it."""
+        options, folder, parent = self.options, folder_of(self.place, number), folder_of(self.place, state.head)
+        clock: dict[str, float] = {}
+        _begin_run(folder, self.facts, ("synth", "score", "hygiene"))
+        student = self._load(parent)
+        rewards = self._rewards_of(student)
+        originals = [e for e in read_episodes(self.place.episodes) if e.task in student.tasks]
+        pool = read_episodes(parent / "episodes", origins=("student",)) if state.head else []
+        defined = {task.name: task for task in stored_tasks(self.place) if task.name in student.tasks}
+        plan = folder / PLAN
+        if not plan.exists():
+            given = self._inputs(originals, defined, source, field, tasks)
+            written = [e for e in originals if e.origin in ("teacher", "student")]
+            aims = aims_of([*written, *pool], reward=options.reward, share=options.best)
+            wishes = make_wishes(given, aims, student.space, student.calibration, options, number=number)
+            if not wishes:
+                raise RunError(
+                    f"{self.place.episodes} has no training inputs with a '{options.reward}' to explore on: score the "
+                    "run with it (udrl score)"
+                )
+            about = {"schema": 1, "round": number, "parent": state.head, "options": asdict(options)}
+            write_wishes(plan, wishes, {**about, "aims": {task: asdict(aim) for task, aim in aims.items()}})
+        about, wishes = read_wishes(plan)
+        _check_begun(folder, about, state, options)
+        with _timed(clock, "explore"):
+            made = explore(student, wishes, folder / EXPLORED, temperature=options.temperature)
+        with _timed(clock, "select"):
+            held = self._held(student)
+            counts = build(
+                folder / "episodes",
+                wishes,
+                made,
+                tasks=defined,
+                originals=originals,
+                origin=replace(find_origin(folder_of(self.place, 0)), run=self.place),
+                pool=pool,
+                held=held,
+                rewards=rewards,
+                space=student.space,
+                options=options,
+                number=number,
+            )
+        with _timed(clock, "train"):
+            training = self._trained(folder, parent, student, number)
+        with _timed(clock, "calibrate"):
+            self._calibrated(folder, held)
+        found = self._measured(folder, clock)
+        first = Measured.load(folder_of(self.place, 0) / records.MEASURED)
+        figures, gain = records.figures_of(found, first)
+        diversity = records.diversity_share(found, first)
+        done = Round(
+            round=number,
+            parent=state.head,
+            weights=find_origin(folder / "student").weights,
+            explored=len(wishes),
+            rejected=counts.rejected,
+            added=counts.added,
+            pool=counts.pool,
+            originals=counts.originals,
+            training=training,
+            figures=figures,
+            gain=gain,
+            diversity=diversity,
+            verdict=records.judge(state, figures[TOP][0], diversity, options),
+            seconds=clock,
+        )
+        records.write_round(folder, done, options)
+        return done
+
+    def _inputs(
+        self,
+        originals: Sequence[Episode],
+        defined: Mapping[str, Task],
+        source: Path | str | None,
+        field: str | None,
+        tasks: Sequence[str],
+    ) -> Inputs:
+        wanted = chosen_tasks(defined, tasks)
+        if source is not None:
+            return given_inputs(source, wanted, field=field, facts=self.facts, encoder=self._eye())
+        return {task: texts for task, texts in own_inputs(originals).items() if task in wanted}
+
+    def _trained(self, folder: Path, parent: Path, student: Student, number: int) -> dict[str, Any]:
+        """Train on from the parent's weights on the round's episodes; return what run.json says of it."""
+        from udrl.student.training import train
+
+        stages = Run(folder).facts()["stages"]
+        if "train" not in stages or not (folder / "student").is_dir():
+            options = self.options
+            episodes = read_episodes(folder / "episodes")
+            train(
+                folder,
+                start_from=parent,
+                replay=0.0,  # the originals stand among the round's episodes already
+                attributes=[a for a in student.attributes if any(e.returns.get(a) is not None for e in episodes)],
+                steps=options.steps,
+                epochs=options.epochs,
+                batch_size=options.batch_size,
+                learning_rate=options.learning_rate,
+                seed=options.seed + number,
+                calibration_inputs=0,
+                signs_inputs=0,
+                encoder=self._encoder_name,
+                device=self._device,
+                precision=self._precision,
+            )
+            stages = Run(folder).facts()["stages"]
+        shown = ("steps", "episodes", "seconds", "validation_loss", "loss_gap")
+        return {name: stages["train"][name] for name in shown}
+
+    def _calibrated(self, folder: Path, held: Sequence[Episode]) -> None:
+        """Calibrate the round's student with the sampling that round 0's ships with."""
+        student = self._load(folder)
+        if student.calibration is not None:
+            return
+        student.sampling = self._load(folder_of(self.place, 0)).sampling
+        calibrate_on(
+            student,
+            held,
+            folder / "student",
+            count=self.options.calibration_inputs,
+            encoder=self._encoder_name,
+            facts=self.facts,
+            seed=self.options.seed,
+        )
+
+    def _measured(self, folder: Path, clock: dict[str, float]) -> Measured:
+        path = folder / records.MEASURED
+        if not path.exists():
+            student = self._load(folder)
+            with _timed(clock, "measure"):
+                measure(
+                    student,
+                    self._held(student),
+                    self._rewards_of(student),
+                    self._eye(),
+                    reward=self.options.reward,
+                    inputs=self.options.validation_inputs,
+                    sweep_inputs=self.options.sweep_inputs,
+                    seed=self.options.seed,
+                ).save(path)
+        return Measured.load(path)
+
+    def _held(self, student: Student) -> list[Episode]:
+        held = read_episodes(self.place.episodes, splits=("validation",))
+        return [episode for episode in held if episode.task in student.tasks]
+
+    def _rewards_of(self, student: Student) -> dict[str, Reward]:
+        if not self._rewards:
+            self._rewards = cast("dict[str, Reward]", dict(rewards_of(student, self._encoder_name, self.facts)))
+            if self.options.reward not in self._rewards:
+                known = ", ".join(self._rewards) or "none"
+                raise UsageError(
+                    f"'{self.options.reward}' is no attribute of the student that can be computed for new completions; "
+                    f"known: {known}: explore one of them with --reward, or train with one"
+                )
+        return self._rewards
+
+    def _eye(self) -> Encoder:
+        """The encoder of relevance, which also tells how far completions are apart."""
+        if self._encoder is None:
+            name = (self.facts["stages"].get("score", {}).get("encoder") or {}).get("name")
+            known = getattr(self._rewards.get("relevance"), "encoder", None)
+            self._encoder = known or load_encoder(self._encoder_name or name or MINILM)
+        return self._encoder
+
+
+def _begin_run(folder: Path, facts: Mapping[str, Any], stages: Sequence[str]) -> None:
+    """Make the round's folder a run with what the run knows of its episodes: training and benchmarks read that."""
+    own = Run(folder)
+    with own.writing():
+        there = own.facts()["stages"]
+        for stage in stages:
+            if stage in facts["stages"] and stage not in there:
+                own.record(stage, **facts["stages"][stage])
+
+
+def _check_begun(folder: Path, about: Mapping[str, Any], state: State, options: RoundOptions) -> None:
+    was, now = {**about["options"], "from round": about["parent"]}, {**asdict(options), "from round": state.head}
+    changed = [f"{name} {was.get(name)}, now {now[name]}" for name in now if was.get(name) != now[name]]
+    if changed:
+        raise UsageError(
+            f"{folder} was begun with other options ({'; '.join(changed)}): give the same to finish it, or "
+            "--restart to forget it"
+        )
+
+
+@contextmanager
+def _timed(clock: dict[str, float], name: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    clock[name] = round(time.monotonic() - started, 1)
