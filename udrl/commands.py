@@ -233,6 +233,11 @@ class CommandSpace:
 
     def _index(self, attribute: str) -> int:
         names = [a.name for a in self.attributes]
+        if not names:
+            raise UsageError(
+                f"this student takes no commands, '{attribute}' among them: leave targets out, or train one that does "
+                "(udrl train --method udrl)"
+            )
         if attribute not in names:
             raise unknown("attribute", attribute, names)
         return names.index(attribute)

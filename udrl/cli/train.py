@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from udrl.cli.common import common_options, emit, only_results_on_stdout
+from udrl.cli.train_method import method_from, method_options
 
 if TYPE_CHECKING:
     from udrl.student.training import TrainReport
@@ -42,7 +43,9 @@ if TYPE_CHECKING:
     help="Where the weights come from; auto: pretrained where there are some.",
 )
 @click.option("--steps", metavar="N", type=click.IntRange(min=1), help="Optimiser steps. Default: from --epochs.")
-@click.option("--epochs", metavar="X", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True)
+@click.option(
+    "--epochs", metavar="X", type=click.FloatRange(min=0, min_open=True), help="Default: 3; 1 by dpo and grpo."
+)
 @click.option("--batch-size", metavar="N", type=click.IntRange(min=1), help="Episodes a step. Default: the preset's.")
 @click.option(
     "--learning-rate",
@@ -168,9 +171,11 @@ if TYPE_CHECKING:
     help="Under torchrun: each process keeps only a part of the weights (FSDP2) instead of a copy.",
 )
 @click.option("--restart", is_flag=True, help="Forget an interrupted training instead of continuing it.")
+@method_options
 @common_options()
 def command(
     *,
+    method: str,
     run: Path,
     seed: int,
     student: str | None,
@@ -178,7 +183,7 @@ def command(
     replay: float,
     init: str,
     steps: int | None,
-    epochs: float,
+    epochs: float | None,
     batch_size: int | None,
     learning_rate: float | None,
     vocab_size: int | None,
@@ -206,6 +211,7 @@ def command(
     shard: bool,
     restart: bool,
     as_json: bool,
+    **of_method: Any,
 ) -> None:
     """Train a student on the run's episodes and calibrate it on validation inputs.
 
@@ -222,6 +228,7 @@ def command(
     with only_results_on_stdout():
         report = train(
             run,
+            method=method_from(method, of_method),
             student=student,
             start_from=start_from,
             replay=replay,
@@ -264,13 +271,17 @@ def describe(report: TrainReport, run: Path) -> str:
     figures = "" if report.validation_loss is None else f", validation loss {report.validation_loss:.3f}"
     if report.loss_gap is not None:
         figures += f" (+{report.loss_gap:.3f} with shuffled commands)"
+    commanded = report.method == "udrl" or report.calibrated
+    targets = "calibrated on validation inputs" if report.calibrated else "not calibrated: targets are taken as is"
     return "\n".join(
         [
             f"{report.student}: {report.parameters / 1e6:.1f}M parameters, {report.steps:,} steps over "
             f"{report.episodes:,} episodes in {report.seconds:,.0f} s "
             f"({report.tokens_per_second:,.0f} tokens/s){figures}",
-            "calibrated on validation inputs" if report.calibrated else "not calibrated: targets are taken as they are",
+            *([] if report.method == "udrl" else [f"by {report.method}, with {report.reward_calls:,} reward calls"]),
+            targets if commanded else "takes no commands",
+            *(f"advice: {line}" for line in report.advice),
             f"student in {report.folder}",
-            f"next: udrl generate --run {run} --target-relevance 0.6, or udrl bench --run {run}",
+            f"next: udrl generate --run {run}{' --target-relevance 0.6' * commanded}, or udrl bench --run {run}",
         ]
     )

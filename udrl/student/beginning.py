@@ -61,12 +61,14 @@ def begin(
     rendering: Rendering = "ids",
     origin: Origin | None = None,
     keep: bool = True,
+    commanded: bool = True,
 ) -> tuple[StudentModel, Any, CommandSpace]:
     """Make the tokenizer, the command space and the untrained model; the first two are kept in ``folder``.
 
     attributes: rewards to be commanded in (none: all that the episodes have). facts: what the run knows of them.
     With an origin, its tokenizer, weights, bins and rendering are kept, and ``attributes`` says which are added.
-    keep: write the two; processes that train together leave that to one of them.
+    keep: write the two; processes that train together leave that to one of them. commanded: whether the student is
+    to learn commands; else it has no attributes but its origin's.
     """
     import torch
 
@@ -89,7 +91,7 @@ def begin(
         texts = {e.input for e in episodes} | {e.completion for e in episodes}
         tokenizer = train_tokenizer(sorted(texts), vocab_size or preset.vocab_size)
         base = len(tokenizer)
-    space = _space(episodes, base, attributes, facts, origin)
+    space = _space(episodes, base, attributes, facts, origin, commanded)
     if rendering == "text":
         names = [a.name for a in space.attributes]
         pieces = partial(encode, tokenizer)
@@ -140,7 +142,12 @@ def _pretrained(source: str) -> tuple[Any, Any]:
 
 
 def _space(
-    episodes: Sequence[Episode], base: int, wanted: Sequence[str], facts: Mapping[str, Any], origin: Origin | None
+    episodes: Sequence[Episode],
+    base: int,
+    wanted: Sequence[str],
+    facts: Mapping[str, Any],
+    origin: Origin | None,
+    commanded: bool,
 ) -> CommandSpace:
     from udrl.student.examples import achieved
 
@@ -173,6 +180,7 @@ def _space(
         )
     longest = max(v for of_task in values.values() for v in of_task[LENGTH])
     made.append(Attribute(LENGTH, 1.0, max(LONGEST, longest), "words"))
+    made = made if commanded else []
     if origin is not None:
         return origin.space.extended(made, values)
     return CommandSpace.fit(base, made, values)

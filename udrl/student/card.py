@@ -17,13 +17,13 @@ tags: [udrl, upside-down-rl, gpt2]
 ---
 # {name}
 
-A student of [upside-down reinforcement learning](https://arxiv.org/abs/1912.02875), trained with udrl {version}: the
-desired return is an input, the completion that achieved it was the target.
+{intro}
 
 - **Parameters**: {parameters:,}
 - **Tasks**: {tasks}
 - **Commands**: {attributes}
 - **Episodes**: {episodes:,} kept ones of the training split, written by {teachers}; {steps:,} steps, seed {seed}
+- **Method**: {method}; {seconds:,.0f} s of training, {reward_calls:,} reward calls
 - **Validation loss**: {loss}
 {origin}- **Licence**: that of the starting weights and of what the teachers wrote:
 {licences}
@@ -32,12 +32,16 @@ desired return is an input, the completion that achieved it was the target.
 import udrl
 
 student = udrl.load("{folder}")
-command = udrl.Command("{task}", {{"relevance": 0.7, "length": 20}})
+command = udrl.Command("{task}"{targets})
 print(student.generate(["a red fox in the snow"], [command])[0].completion)
 ```
 
 This is an ordinary Hugging Face checkpoint: `AutoModelForCausalLM` and `AutoTokenizer` load it. {prompt}
 """
+UDRL = """A student of [upside-down reinforcement learning](https://arxiv.org/abs/1912.02875), trained with udrl
+{version}: the desired return is an input, the completion that achieved it was the target."""
+OTHER = """A student trained with udrl {version} by the method {name}, without commands, for comparison with
+[upside-down reinforcement learning](https://arxiv.org/abs/1912.02875)."""
 IDS = """A prompt is the input's
 ids, then the ids of the command, all of them above the tokenizer's vocabulary (`command_space.json` says which:
 first the task, then one id an attribute). Text can never encode to them."""
@@ -54,8 +58,15 @@ def write_card(folder: Path, *, space: CommandSpace, report: Mapping[str, Any], 
     ranges = [f"{a.name} [{a.low:g}, {a.high:g}]{' ' + a.unit if a.unit else ''}" for a in space.attributes]
     loss = report["validation_loss"]
     origin = report.get("origin")
+    method = report["method"]
+    gap = report["loss_gap"]
     middle = {a.name: (space.bins - 1) / 2 for a in space.attributes}
     text = CARD.format(
+        intro=(UDRL if method["name"] == "udrl" else OTHER).format(version=__version__, name=method["name"]),
+        method=", ".join([method["name"], *(f"{n} {v}" for n, v in method.items() if n != "name" and v is not None)]),
+        seconds=report["seconds"],
+        reward_calls=report["reward_calls"],
+        targets=', {"relevance": 0.7, "length": 20}' if space.attributes else "",
         origin=""
         if origin is None
         else f"- **Started from**: the student {origin['student']} (weights {origin['weights']}), which knew "
@@ -64,17 +75,16 @@ def write_card(folder: Path, *, space: CommandSpace, report: Mapping[str, Any], 
         if space.text is None
         else TEXT.format(example=space.shown(space.tasks[0], middle), last=space.bins - 1),
         name=report["student"],
-        version=__version__,
         parameters=report["parameters"],
         tasks=", ".join(space.tasks),
-        attributes=", ".join(ranges),
+        attributes=", ".join(ranges) or "none",
         episodes=report["episodes"],
         teachers=", ".join(teachers) or "unknown",
         steps=report["steps"],
         seed=report["seed"],
         loss="not measured"
         if loss is None
-        else f"{loss:.3f} nats a token, {report['loss_gap']:+.3f} with others' commands",
+        else f"{loss:.3f} nats a token" + ("" if gap is None else f", {gap:+.3f} with others' commands"),
         licence_header=licence_header({teacher["licence"] for teacher in teachers.values()}),
         licences="\n".join(f"  - {line}" for line in licences) or "  - no teacher is recorded in the run",
         folder=report["folder"],

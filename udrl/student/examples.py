@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from udrl.commands import LENGTH, CommandSpace
 from udrl.data.episodes import Episode
@@ -19,12 +20,16 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Examples:
-    """Encoded episodes. positions: each attribute's position or None, by name; ``task`` is the task's name."""
+    """Encoded episodes. positions: each attribute's position or None, by name; ``task`` is the task's name.
+
+    weights: how much each counts in the loss, None where all count alike.
+    """
 
     tasks: tuple[str, ...]
     inputs: list[list[int]]
     completions: list[list[int]]
     positions: list[dict[str, float]]
+    weights: list[float] | None = None
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -35,21 +40,38 @@ def achieved(episode: Episode) -> dict[str, float | None]:
     return {**episode.returns, LENGTH: float(episode.horizon)}
 
 
-def make_examples(episodes: Sequence[Episode], tokenizer: Any, space: CommandSpace, *, context: int) -> Examples:
+def make_examples(
+    episodes: Sequence[Episode],
+    tokenizer: Any,
+    space: CommandSpace,
+    *,
+    context: int,
+    commanded: bool = True,
+    weights: Sequence[float] | None = None,
+) -> Examples:
     """Encode ``episodes``; the end token closes every completion.
 
     An episode whose sequence is longer than ``context`` loses the end of its input first; where the completion alone
-    is too long, the episode is left out (the achieved values would no longer be true).
+    is too long, the episode is left out (the achieved values would no longer be true). commanded: whether what was
+    achieved is part of the prompt, else every attribute is open. weights: one an episode.
     """
     inputs = encode(tokenizer, [e.input for e in episodes])
     completions = encode(tokenizer, [e.completion for e in episodes])
     end = tokenizer.eos_token_id
-    kept: list[tuple[str, list[int], list[int], dict[str, float]]] = []
-    for episode, text, written in zip(episodes, inputs, completions, strict=True):
+    kept: list[tuple[str, list[int], list[int], dict[str, float], float]] = []
+    for place, (episode, text, written) in enumerate(zip(episodes, inputs, completions, strict=True)):
         room = context - space.prompt_size - len(written)
         if room > 0 and written:
-            kept.append((episode.task, text[:room], [*written, end], space.positions(episode.task, achieved(episode))))
-    return Examples(tuple(k[0] for k in kept), [k[1] for k in kept], [k[2] for k in kept], [k[3] for k in kept])
+            positions = space.positions(episode.task, achieved(episode)) if commanded else {}
+            weight = 1.0 if weights is None else weights[place]
+            kept.append((episode.task, text[:room], [*written, end], positions, weight))
+    return Examples(
+        tuple(k[0] for k in kept),
+        [k[1] for k in kept],
+        [k[2] for k in kept],
+        [k[3] for k in kept],
+        None if weights is None else [k[4] for k in kept],
+    )
 
 
 def batch_of(examples: Examples, indices: Sequence[int], space: CommandSpace, *, opened: Mask | None = None) -> Batch:
@@ -63,6 +85,14 @@ def batch_of(examples: Examples, indices: Sequence[int], space: CommandSpace, *,
         control = space.render(examples.tasks[index], positions)
         prompts.append(space.prompt(examples.inputs[index], control))
     return pack(prompts, [examples.completions[i] for i in indices])
+
+
+def token_weights(examples: Examples, indices: Indices, batch: Batch) -> torch.Tensor | float:
+    """Return how much each predicted token of ``batch`` counts, packed from the examples at ``indices``."""
+    if examples.weights is None:
+        return 1.0
+    weights = torch.tensor([examples.weights[i] for i in indices], device=batch.sequence.device)
+    return weights[batch.sequence]
 
 
 def draw_open(shape: tuple[int, int], each: float, whole: float, rng: np.random.Generator) -> Mask:

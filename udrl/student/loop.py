@@ -22,7 +22,7 @@ from udrl.errors import StudentError, UsageError
 from udrl.ranks import Rank
 from udrl.student.balance import balanced_order
 from udrl.student.distributed import ALONE, Replica, check_share, from_first, summed
-from udrl.student.examples import Examples, batch_of, draw_open, training_order
+from udrl.student.examples import Examples, batch_of, draw_open, token_weights, training_order
 from udrl.student.model import StudentModel
 from udrl.student.options import LoopOptions, make_optimizer, rate
 from udrl.student.packing import Indices
@@ -76,7 +76,7 @@ def run_loop(
         log = signs = None
     device = student.rows.weight.device
     order = batches(examples, student.space, options)
-    saved = _saved(state_file, fingerprint)
+    saved = load_state(state_file, fingerprint)
     validations = [] if saved is None else [Validation(*v) for v in saved["validations"]]
     if saved is not None:
         student.load_state_dict(saved["student"])
@@ -105,7 +105,7 @@ def run_loop(
                 found = _validation(student, validation, step + 1, options, dtype, spent, log, signs, group)
                 if best is not None and group.first and found.loss < _best_loss(best, fingerprint):
                     weights = {"fingerprint": fingerprint, "step": found.step, "loss": found.loss}
-                    _save(best, {**weights, "student": student.state_dict()})
+                    save_state(best, {**weights, "student": student.state_dict()})
             validations.append(from_first(found, group))
         if state_file is not None and ((step + 1) % options.save_every == 0 or last):
             replica.collect()
@@ -117,7 +117,7 @@ def run_loop(
                 "validations": [(v.step, v.loss, v.shuffled) for v in validations],
             }
             if group.first:
-                _save(state_file, state)
+                save_state(state_file, state)
     replica.collect()
     student.to(device)
     if options.checkpointing:
@@ -170,7 +170,7 @@ def _gradients(
         rows = slice(part, part + options.micro_batch)
         batch = batch_of(examples, chosen[rows].tolist(), space, opened=opened[rows]).to(replica.device)
         with replica.adding(last=rows.stop >= len(chosen)):
-            loss = replica.module(batch, dtype=dtype).sum() / total
+            loss = (replica.module(batch, dtype=dtype) * token_weights(examples, chosen[rows], batch)).sum() / total
             (loss * rank.count).backward()  # of what the processes have, the mean is taken
         value += loss.item()
         tokens += len(batch.ids)
@@ -193,7 +193,8 @@ def _validation(
         return Validation(step, math.nan, math.nan)  # the first one's comes in its place
     chunk = min(64, 2 * options.micro_batch)  # without gradients, twice as much fits
     found = validate(student, examples, step, dtype=dtype, seed=options.seed, chunk=chunk)
-    figures = {"validation_loss": found.loss, "loss_gap": found.gap}
+    commanded = {"loss_gap": found.gap} if any(examples.positions) else {}
+    figures = {"validation_loss": found.loss, **commanded}
     if signs is not None and spent.allows():
         begun = time.perf_counter()
         student.eval()
@@ -257,7 +258,7 @@ class Spending:
         return self.measured + cost <= SIGNS_SHARE * self.trained
 
 
-def _saved(file: Path | None, fingerprint: str) -> dict[str, Any] | None:
+def load_state(file: Path | None, fingerprint: str) -> dict[str, Any] | None:
     """Return the state to continue from, None where there is none."""
     if file is None or not file.exists():
         return None
@@ -272,7 +273,7 @@ def _best_loss(file: Path, fingerprint: str) -> float:
     return float(saved["loss"]) if saved["fingerprint"] == fingerprint else math.inf
 
 
-def _save(file: Path, content: Mapping[str, Any]) -> None:
+def save_state(file: Path, content: Mapping[str, Any]) -> None:
     """Write ``content`` so that whoever is interrupted leaves the file as it was."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
@@ -284,8 +285,8 @@ def batches(examples: Examples, space: CommandSpace, options: LoopOptions) -> In
     """Return the example index of every place of every batch, the curriculum's easy part first."""
     count = options.steps * options.batch_size
     early = round(options.curriculum * options.steps) * options.batch_size
-    name = space.attributes[0].name
-    upper = [i for i, p in enumerate(examples.positions) if p.get(name, -1.0) >= (space.bins - 1) / 2]
+    first = next((a.name for a in space.attributes), "")
+    upper = [i for i, p in enumerate(examples.positions) if p.get(first, -1.0) >= (space.bins - 1) / 2]
     parts = []
     if early and upper:
         tasks = [examples.tasks[i] for i in upper]

@@ -50,6 +50,15 @@ class ControlRows(nn.Module):
         return self.forward(torch.arange(len(self.low), device=self.weight.device))
 
 
+def embedded(ids: Tensor, text: Tensor, rows: ControlRows, base: int) -> Tensor:
+    """Return embeddings (..., width): ids under ``base`` are rows of ``text`` (base, width), the others control ids."""
+    if not len(rows.low):  # commands are text
+        return F.embedding(ids, text)
+    control = ids >= base
+    found = F.embedding(ids.masked_fill(control, 0), text)
+    return found.index_put((control,), rows(ids[control] - base).to(found.dtype))
+
+
 class StudentModel(nn.Module):
     """A causal language model that is commanded through control rows above its vocabulary."""
 
@@ -70,11 +79,7 @@ class StudentModel(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return embeddings (..., width) of text and control ids, without positions."""
-        if not self.space.size:  # commands are text
-            return F.embedding(ids, self.model.get_input_embeddings().weight)
-        control = ids >= self.space.base
-        text = F.embedding(ids.masked_fill(control, 0), self.model.get_input_embeddings().weight)
-        return text.index_put((control,), self.rows(ids[control] - self.space.base).to(text.dtype))
+        return embedded(ids, self.model.get_input_embeddings().weight, self.rows, self.space.base)
 
     def logits(self, batch: Batch, *, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return logits (M, base) in float32 at the predicting positions of a packed batch."""
@@ -194,7 +199,7 @@ def grown(student: StudentModel, space: CommandSpace) -> StudentModel:
     """Return ``student`` with the rows of ``space``, which `CommandSpace.extended` made of its own.
 
     Known rows stay as they are. A new task begins as the mean of the known tasks, a new attribute as the mean of the
-    known attributes' open rows: nothing is asked yet.
+    known attributes' open rows (where none is known, of the tasks): nothing is asked yet.
     """
     old, weight = student.space, student.rows.weight
     rows = ControlRows(space, weight.new_zeros(weight.shape[1]))
@@ -202,6 +207,6 @@ def grown(student: StudentModel, space: CommandSpace) -> StudentModel:
         known, every, each = len(old.tasks), len(space.tasks), 1 + old.bins
         rows.weight[:every] = weight[:known].mean(0)
         rows.weight[:known] = weight[:known]
-        rows.weight[every:] = weight[known::each].mean(0)
+        rows.weight[every:] = (weight[known::each] if old.attributes else weight[:known]).mean(0)
         rows.weight[every : every + len(old.attributes) * each] = weight[known:]
     return StudentModel(student.model, space, rows)

@@ -16,6 +16,15 @@ EVENTS = "tensorboard"
 
 Tracker = Literal["trackio", "wandb"]
 
+SEEN = {
+    "reward": "reward {:.2f}",
+    "zero_variance": "one reward in {:.0%} of groups",
+    "clipped": "cut off {:.0%}",
+    "accuracy": "pairs right {:.0%}",
+    "chosen_change": "chosen {:+.1f} nats",
+}
+"""Figures of single steps that the line shows (`udrl.student.methods.watch`)."""
+
 
 class Monitor:
     """Takes the training loop's figures (`log` is its callback). Close it, also after a failure."""
@@ -58,8 +67,8 @@ class Monitor:
         """Take the figures of the 0-based ``step``: those of a step hold "loss", those of a validation do not."""
         self._file.write(json.dumps({"step": step + 1, **figures}) + "\n")
         self._send(step + 1, figures)
+        self._latest |= {name: value for name, value in figures.items() if "loss" not in figures or name in SEEN}
         if "loss" not in figures:
-            self._latest |= figures
             return
         self._bar.update(step + 1 - self._step)
         self._step = step + 1
@@ -74,7 +83,9 @@ class Monitor:
         latest = self._latest
         parts = [f"loss {self._loss:.2f}"]
         if "validation_loss" in latest:
-            parts.append(f"validation {latest['validation_loss']:.2f} (+{latest['loss_gap']:.2f} if commands lie)")
+            gap = f" (+{latest['loss_gap']:.2f} if commands lie)" if "loss_gap" in latest else ""
+            parts.append(f"validation {latest['validation_loss']:.2f}{gap}")
+        parts += [text.format(latest[name]) for name, text in SEEN.items() if name in latest]
         obeyed = [f"{n.removeprefix('spearman_')} {v:.2f}" for n, v in latest.items() if n.startswith("spearman_")]
         if obeyed:
             parts.append(f"obeys {', '.join(obeyed)}")

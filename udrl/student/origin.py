@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,24 @@ def replayed(origin: Origin, own: Sequence[Episode], *, share: float, split: Spl
         and episode.episode_id not in there
         and hash_unit(seed, "replay", episode.episode_id) < share
     ]
+
+
+def with_replay(
+    origin: Origin, episodes: list[Episode], held: list[Episode], *, share: float, seed: int
+) -> tuple[list[Episode], list[Episode], int]:
+    """Return training and validation episodes together with the origin's, and how many are trained on again.
+
+    Warns of tasks that the origin knows and that nothing is left of.
+    """
+    again = replayed(origin, episodes, share=share, split="train", seed=seed)
+    forgotten = [task for task in origin.space.tasks if task not in {e.task for e in (*episodes, *again)}]
+    if forgotten:
+        warnings.warn(
+            f"the student may forget what it is not trained on again: {', '.join(forgotten)}; start from the run that "
+            "it was trained in, whose episodes are then replayed",
+            stacklevel=3,
+        )
+    return episodes + again, held + replayed(origin, held, share=1.0, split="validation", seed=seed), len(again)
 
 
 def joined_facts(own: Mapping[str, Any], origin: Origin) -> dict[str, Any]:

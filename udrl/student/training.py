@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import shutil
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
-from udrl.data.episodes import Episode, read_episodes
+from udrl.data.episodes import read_episodes
 from udrl.data.run import Run
 from udrl.errors import StudentError, UsageError
 from udrl.ranks import joined
 from udrl.student.beginning import Rendering, begin, preset_of
 from udrl.student.calibrating import INPUTS, calibrate_on, first_inputs, rewards_of
+from udrl.student.methods import GENTLE, Method, Udrl, check_trainable, method_of, record, through_trl
+from udrl.student.methods.pool import own, pool_of
+from udrl.student.methods.watch import Watch
 from udrl.student.monitor import Monitor, Tracker
-from udrl.student.origin import REPLAY, find_origin, joined_facts, replayed
+from udrl.student.origin import REPLAY, find_origin, joined_facts, with_replay
+from udrl.student.partial import FINGERPRINT, clear_other, fingerprint, publish
 
-EPOCHS = 3
+EPOCHS = 3.0
+EPOCHS_TRL = 1.0
 SIGNS_INPUTS = 4
 """Validation inputs a task that the signs of obedience are measured on."""
 Schedule = Literal["cosine", "linear", "constant"]
@@ -44,18 +46,24 @@ class TrainReport:
     kept_step: int
     """The step whose weights the student has."""
     signs: Mapping[str, float]
-    """The last signs of obedience (`udrl.student.signs`); empty where the training was too short for them."""
+    """The last signs of obedience (`udrl.student.signs`), or of the method (`udrl.student.methods.watch`)."""
+    method: str = "udrl"
+    reward_calls: int = 0
+    """Returns that the method has looked at: of the episodes, and of completions while training."""
+    advice: tuple[str, ...] = ()
+    """What was seen to go wrong, and what to do."""
 
 
 def train(
     run: Path | str = "runs/default",
     *,
+    method: str | Method = "udrl",
     student: str | None = None,
     init: str = "auto",
     start_from: Path | str | None = None,
     replay: float = REPLAY,
     steps: int | None = None,
-    epochs: float = EPOCHS,
+    epochs: float | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
     vocab_size: int | None = None,
@@ -88,6 +96,7 @@ def train(
 ) -> TrainReport:
     """Train a student on the run's episodes and put it into ``RUN/student``.
 
+    method: what it is trained by, see `udrl.student.methods`: a name, or a method with its options.
     student: a preset (gpt2, gpt2-100m, gpt2-mini), a hub id or a local path of a causal language model; None: gpt2.
     init: "pretrained", "random" (a GPT-2 of the preset's shape), or "auto": pretrained where there are weights.
     start_from: the run or checkpoint of a trained student, instead of ``student``: its tokenizer, weights, rows and
@@ -95,10 +104,10 @@ def train(
     replay: share of that run's own training episodes that are trained on again, against forgetting.
     commands: "ids" renders commands as control ids, "text" as words (`udrl.text_commands`). balance: draw episodes
     by bin (`udrl.student.balance`).
-    steps: optimiser steps; None: as many as ``epochs`` passes take. attributes: rewards to be commanded in (none: all
-    that the episodes have; length always is one). curriculum: see `LoopOptions`. calibration_inputs: validation inputs
-    a task (0: no calibration). restart: forget an interrupted training instead of continuing it. save_every: steps
-    between the states that an interrupted training continues from.
+    steps: optimiser steps; None: as many as ``epochs`` passes take (None: 3, and 1 by DPO and GRPO). attributes:
+    rewards to be commanded in (none: all that the episodes have; length always is one). curriculum: see `LoopOptions`.
+    calibration_inputs: validation inputs a task (0: no calibration). restart: forget an interrupted training instead
+    of continuing it. save_every: steps between the states that an interrupted training continues from.
 
     micro_batch, schedule, warmup, weight_decay, clip, open_each, open_all, gradient_checkpointing, validate_every,
     keep, patience: see `LoopOptions`; micro_batch None is the whole batch. signs_inputs: validation inputs a task
@@ -130,24 +139,22 @@ def train(
             "--student with pretrained weights"
         )
     student = preset.name
+    how = method_of(method) if isinstance(method, str) else method
+    commanded = isinstance(how, Udrl)
     with joined() as group, place.writing() if group.first else nullcontext():
+        used = {"curriculum": curriculum, "balance": balance, "attribute": attributes, "lora": lora, "shard": shard}
+        used |= {"patience": patience, "keep": keep == "best"}
+        check_trainable(how, starts_from=origin is not None, processes=group.count, used=used)
         episodes = read_episodes(place.episodes, splits=("train",))
         if not episodes:
             raise StudentError(f"{place.episodes} holds no training episodes that were kept: run udrl synth first")
         facts, held = place.facts(), read_episodes(place.episodes, splits=("validation",))
+        again = 0
         if origin is not None:
             facts = joined_facts(facts, origin)
-            own = len(episodes)
-            episodes += replayed(origin, episodes, share=replay, split="train", seed=seed)
-            again = len(episodes) - own
-            forgotten = [task for task in origin.space.tasks if task not in {e.task for e in episodes}]
-            if forgotten:
-                warnings.warn(
-                    f"the student may forget what it is not trained on again: {', '.join(forgotten)}; start from the "
-                    "run that it was trained in, whose episodes are then replayed",
-                    stacklevel=2,
-                )
-            held += replayed(origin, held, share=1.0, split="validation", seed=seed)
+            episodes, held, again = with_replay(origin, episodes, held, share=replay, seed=seed)
+        pool = pool_of(how, episodes)
+        episodes, held = pool.episodes, held if commanded else own(held)
         import torch
 
         from udrl.student.distributed import from_first, own_device
@@ -164,11 +171,12 @@ def train(
         where = own_device(pick_device(device), group)
         dtype = pick_dtype(precision, where)
         batch = batch_size or preset.batch_size
+        passes = epochs or (EPOCHS_TRL if through_trl(how) else EPOCHS)
         options = LoopOptions(
-            steps=steps or max(1, round(epochs * len(episodes) / batch)),
+            steps=steps or max(1, round(passes * pool.size / batch)),
             batch_size=batch,
             micro_batch=min(micro_batch or batch, batch),
-            learning_rate=learning_rate or preset.learning_rate,
+            learning_rate=learning_rate or preset.learning_rate * (GENTLE if through_trl(how) else 1.0),
             warmup=warmup,
             schedule=schedule,
             weight_decay=weight_decay,
@@ -185,8 +193,8 @@ def train(
             seed=seed,
         )
         partial = place.path / ".student.partial"
-        began = (student, init, vocab_size, attributes, commands, lora, None if origin is None else origin.weights)
-        mark = _fingerprint(episodes, options, *began, str(dtype))
+        began = (how, student, init, vocab_size, attributes, commands, lora, None if origin is None else origin.weights)
+        mark = fingerprint(episodes, options, *began, str(dtype))
         state = partial / STATE
         start = functools.partial(
             begin,
@@ -199,34 +207,24 @@ def train(
             seed=seed,
             rendering=commands,
             origin=origin,
+            commanded=commanded,
         )
         if group.first:
-            if restart or not (partial / "fingerprint").exists() or (partial / "fingerprint").read_text() != mark:
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir(parents=True)
+            clear_other(partial, mark, restart=restart)
             made = start()
-            (partial / "fingerprint").write_text(mark)
+            (partial / FINGERPRINT).write_text(mark)
         from_first(None, group)
         model, tokenizer, space = made if group.first else start(keep=False)
         if lora:
             add_lora(model, lora)
         model = model.to(where)
         context = int(model.model.config.max_position_embeddings)
-        examples = make_examples(episodes, tokenizer, space, context=context)
-        validation = make_examples(held, tokenizer, space, context=context)
-
-        loop = functools.partial(
-            run_loop,
-            model,
-            examples,
-            options,
-            dtype=dtype,
-            validation=validation,
-            state_file=state,
-            fingerprint=mark,
-            group=group,
-            shard=shard,
+        encoded = functools.partial(
+            make_examples, tokenizer=tokenizer, space=space, context=context, commanded=commanded
         )
+        examples, validation = encoded(episodes, weights=pool.weights), encoded(held)
+        shared: dict[str, Any] = {"dtype": dtype, "validation": validation, "state_file": state, "fingerprint": mark}
+        loop = functools.partial(run_loop, model, examples, options, group=group, shard=shard, **shared)
         if not group.first:  # the first one watches, calibrates and writes
             loop()
             return cast(TrainReport, from_first(None, group))
@@ -235,14 +233,22 @@ def train(
         sampling = replace(SAMPLING, max_tokens=longest)
         trained = Student(TorchEngine(model, dtype), tokenizer, name=place.path.name, sampling=sampling)
         watched = first_inputs(held, signs_inputs)
+        watch = Watch(how, scored=pool.scored, learning_rate=options.learning_rate, max_tokens=longest)
         monitor = Monitor(partial, name=student, steps=options.steps, tracker=tracker, config=asdict(options))
         try:
-            validations = loop(
-                log=monitor.log,
-                signs=signs_of(trained, watched, lambda: rewards_of(trained, encoder, facts), seed=seed)
-                if any(watched.values())
-                else None,
-            )
+            if through_trl(how):
+                from udrl.student.methods.trl import run_trl
+
+                shared |= {"student": model, "options": options, "watch": watch, "log": monitor.log}
+                shared |= {"context": context, "max_tokens": longest, "encoder": encoder, "facts": facts}
+                validations = run_trl(how, pool, tokenizer, space, **shared)
+            else:
+                validations = loop(
+                    log=monitor.log,
+                    signs=signs_of(trained, watched, lambda: rewards_of(trained, encoder, facts), seed=seed)
+                    if space.attributes and any(watched.values())
+                    else None,
+                )
         finally:
             monitor.close()
         if lora:
@@ -263,38 +269,23 @@ def train(
             seconds=round(monitor.seconds, 1),
             tokens_per_second=round(monitor.tokens / max(monitor.seconds, 1e-9), 1),
             validation_loss=last.loss if last else None,
-            loss_gap=last.gap if last else None,
-            calibrated=calibrated,
+            loss_gap=last.gap if last and commanded else None,
+            calibrated=calibrated and bool(space.attributes),
             kept_step=last.step if last else options.steps,
-            signs=monitor.signs,
+            signs=watch.means or monitor.signs,
+            method=how.name,
+            reward_calls=watch.scored,
+            advice=tuple(watch.advice),
         )
         done = {**asdict(report), "folder": str(place.student), "options": asdict(options), "lora": lora, "seed": seed}
+        done["method"] = record(how)
         if origin is not None:
             done["origin"] = {**origin.record(), "replayed": again}
         from udrl.student.card import write_card
 
         write_card(partial, space=space, report=done, run_facts=facts)
-        _publish(partial, place.student)
+        publish(partial, place.student)
         place.record(
             "train", **done, precision=str(dtype), device=str(where), torch=torch.__version__, processes=group.count
         )
         return from_first(report, group)
-
-
-def _fingerprint(episodes: Sequence[Episode], *parts: object) -> str:
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=16)
-    for episode in episodes:
-        digest.update(f"{episode.episode_id}{sorted(episode.returns.items())}".encode())
-    return digest.hexdigest()
-
-
-def _publish(partial: Path, folder: Path) -> None:
-    """Put the finished student in place of an earlier one."""
-    for name in ("fingerprint", "training_state.pt", "best.pt"):
-        (partial / name).unlink(missing_ok=True)
-    old = folder.with_name(".student.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

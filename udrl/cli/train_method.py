@@ -1,0 +1,127 @@
+"""The options of ``udrl train --method``: which method, and how it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from udrl.student.methods import Method
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+POSITIVE = click.FloatRange(min=0, min_open=True)
+OPTIONS = {
+    "reward": click.option(
+        "--method-reward",
+        "reward",
+        metavar="NAME",
+        help="top, weighted, dpo, grpo: by which reward. Default: relevance.",
+    ),
+    "share": click.option(
+        "--share",
+        metavar="X",
+        type=click.FloatRange(0, 1, min_open=True),
+        help="top: share of each task's episodes. Default: 0.2.",
+    ),
+    "weight_temperature": click.option(
+        "--weight-temperature",
+        metavar="X",
+        type=POSITIVE,
+        help="weighted: an episode counts exp(z / X), z its standardised return. Default: 1.",
+    ),
+    "gap": click.option(
+        "--gap",
+        metavar="X",
+        type=click.FloatRange(min=0),
+        help="dpo: least difference of a pair's returns, as a share of its task's range. Default: 0.25.",
+    ),
+    "beta": click.option(
+        "--beta",
+        metavar="X",
+        type=POSITIVE,
+        help="dpo: how strongly the start is held to. Default: 0.1; 5 with --length-normalised.",
+    ),
+    "length_normalised": click.option(
+        "--length-normalised", is_flag=True, default=None, help="dpo: compare likelihoods a token."
+    ),
+    "group_size": click.option(
+        "--group-size", metavar="N", type=click.IntRange(min=2), help="grpo: completions an input. Default: 8."
+    ),
+    "kl": click.option(
+        "--kl",
+        metavar="X",
+        type=click.FloatRange(min=0),
+        help="grpo: weight of the divergence from the start. Default: 0.04.",
+    ),
+    "ratio_clip": click.option(
+        "--ratio-clip",
+        metavar="X",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        help="grpo: how far a token's probability ratio counts. Default: 0.2.",
+    ),
+    "ratio_clip_high": click.option(
+        "--ratio-clip-high",
+        metavar="X",
+        type=POSITIVE,
+        help="grpo: the same upwards. Default: --ratio-clip; DAPO takes 0.28.",
+    ),
+    "updates": click.option(
+        "--updates",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="grpo: steps on the same completions; with 1 nothing is clipped. Default: 2.",
+    ),
+    "explore_temperature": click.option(
+        "--explore-temperature", metavar="X", type=POSITIVE, help="grpo: of its own sampling. Default: 1."
+    ),
+    "dynamic_sampling": click.option(
+        "--dynamic-sampling",
+        is_flag=True,
+        default=None,
+        help="grpo: replace groups whose completions all got one reward.",
+    ),
+}
+FIELDS = {
+    "weight_temperature": "temperature",
+    "ratio_clip": "clip",
+    "ratio_clip_high": "clip_high",
+    "explore_temperature": "temperature",
+}
+"""Options whose field of the method has another name."""
+OWNERS = {
+    "weight_temperature": "weighted",
+    "ratio_clip": "grpo",
+    "ratio_clip_high": "grpo",
+    "explore_temperature": "grpo",
+}
+
+
+def method_options(function: Function) -> Function:
+    """Add --method and the options of the methods; the command receives each by name."""
+    for option in reversed(OPTIONS.values()):
+        function = option(function)
+    return click.option(
+        "--method",
+        type=click.Choice(["udrl", "sft", "top", "weighted", "dpo", "grpo"]),
+        default="udrl",
+        show_default=True,
+        help="What it is trained by: upside-down RL, or one of its alternatives (docs/methods.md).",
+    )(function)
+
+
+def method_from(name: str, given: Mapping[str, Any]) -> Method:
+    """Return the method of that name with those of its options that were ``given``; UsageError for another's."""
+    from udrl.errors import UsageError
+    from udrl.student.methods import method_of
+
+    fields = {}
+    for option in OPTIONS:
+        if given[option] is None:
+            continue
+        owner = OWNERS.get(option)
+        if owner not in (None, name):
+            raise UsageError(f"--{option.replace('_', '-')} belongs to --method {owner}, not to {name}")
+        fields[FIELDS.get(option, option)] = given[option]
+    return method_of(name, fields)
