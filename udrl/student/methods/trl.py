@@ -37,9 +37,8 @@ def run_trl(
         return run_dpo(method, pool.pairs, tokenizer, space, context=context, **driven)
     assert isinstance(method, Grpo)
     reward = reward_of(method.reward, encoder, facts)
-    return run_grpo(
-        method, pool.episodes, tokenizer, space, context=context, reward=reward, max_tokens=max_tokens, **driven
-    )
+    most = driven["watch"].max_tokens = min(max_tokens, context // 2)  # as in generation, inputs keep the other half
+    return run_grpo(method, pool.episodes, tokenizer, space, context=context, reward=reward, max_tokens=most, **driven)
 
 
 def reward_of(name: str, encoder: str | None, facts: Mapping[str, Any]) -> Reward:
