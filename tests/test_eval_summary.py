@@ -214,6 +214,13 @@ def test_parity_items_needed_follow_the_spread_of_the_benchmark(noise: float) ->
     assert 0.25 <= shown <= 0.75
 
 
+def test_summary_says_that_intervals_of_few_inputs_are_too_narrow() -> None:
+    few = summary_of({"s": draws(0.6, 1, inputs=29), "teacher": draws(0.6, 2, inputs=29)})["parity"]["s"]["teacher"]
+    assert "there are only 29 inputs, and intervals of so few are too narrow" in few["caveats"]
+    many = summary_of({"s": draws(0.6, 1, inputs=30), "teacher": draws(0.6, 2, inputs=30)})["parity"]["s"]["teacher"]
+    assert not any("so few" in caveat for caveat in many["caveats"])
+
+
 def test_parity_items_needed_follow_the_root_law() -> None:
     assert items_needed(0.97, 0.93, 50) == 200
     assert items_needed(0.97, 0.96, 50) is None  # shown already

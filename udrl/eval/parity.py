@@ -20,6 +20,8 @@ COPY_MARGIN = 0.05
 LENGTH_MARGIN = 0.10
 DIVERSITY_MARGIN = 0.05
 STOP_RATE = 0.98
+FEW_ITEMS = 30
+"""Fewer items than this are told of: a bootstrap interval of so few is too narrow."""
 NORMAL = 1.96
 """Standard deviations of a mean on either side of it that a 95 % interval takes."""
 
@@ -133,6 +135,8 @@ def _caveats(ours: Mapping[str, Any], theirs: Mapping[str, Any], ratio: Mapping[
             f"too few inputs to say that it is within 5 %: at the spread measured here ({ratio['spread']:.2f}) about "
             f"{ratio['items_needed']:,} would be needed, there are {ratio['items']:,}"
         )
+    if ratio["items"] < FEW_ITEMS:
+        found.append(f"there are only {ratio['items']} inputs, and intervals of so few are too narrow")
     found += _completeness(ours, "it") + _completeness(theirs, ref)
     return found
 

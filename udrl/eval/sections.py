@@ -68,7 +68,9 @@ def _systems_table(
 
 
 def _head(name: str, system: Mapping[str, Any]) -> str:
-    engine = [str(part) for part in (system["kind"], system["engine"], system["precision"]) if part is not None]
+    kind, by = system["kind"], system["engine"]
+    known = (kind, None if by == f"{kind}: {name}" else by, system["precision"])
+    engine = [str(part) for part in known if part is not None]
     return f'{escape(name)}<span class="kind">{escape(", ".join(engine))}</span>'
 
 
