@@ -53,7 +53,7 @@ def steps_for(method: Method, run: Path, folder: Path, seconds: float, options: 
     lines = (pilot / "student" / "training.jsonl").read_text().splitlines()
     taken = [line["seconds"] for line in map(json.loads, lines) if "loss" in line][PILOT // 3 :]
     shutil.rmtree(pilot)
-    return max(2, round(seconds * len(taken) / sum(taken)))
+    return max(2, int(seconds * len(taken) / sum(taken)))
 
 
 def main() -> None:
