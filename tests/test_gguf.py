@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -72,7 +73,7 @@ def test_gguf_is_no_engine_of_ours(run: Path, reports: dict[str, ExportReport]) 
 def test_gguf_head_gives_text_its_logits_and_control_ids_none(student: Student) -> None:
     assert isinstance(student.computes, TorchEngine)
     model = student.computes.model.model
-    norm, base = model.transformer.ln_f, student.space.base
+    norm, base = copy.deepcopy(model.transformer.ln_f), student.space.base
     torch.manual_seed(0)
     hidden = 5 * torch.randn(40, norm.weight.shape[0]) + 3
     with torch.no_grad():
