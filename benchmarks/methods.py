@@ -84,8 +84,8 @@ def main() -> None:
         of = facts.get(system.partition("@")[0], {})
         cells = []
         for column in COLUMNS:
-            low, high = found[column].get("ci95") or (float("nan"),) * 2
-            cells.append(f"{found[column]['mean']:.3f} [{low:.3f}, {high:.3f}]")
+            figure = found[column]
+            cells.append("-" if figure is None else "{mean:.3f} [{ci95[0]:.3f}, {ci95[1]:.3f}]".format(**figure))
         seconds, calls = of.get("seconds", ""), of.get("reward_calls", "")
         print(f"{system:18s} {seconds!s:>8s} {calls!s:>8s}" + "".join(f"{cell:>28s}" for cell in cells))
     for student, of_attributes in summary["command_following"].items():
