@@ -10,6 +10,8 @@ from pathlib import Path
 from udrl.data.episodes import Episode
 
 FINGERPRINT = "fingerprint"
+WRITTEN_LAST = ("config.json", "generation_config.json", "model*.safetensors*")
+"""What is written once training is over, anew after every interruption."""
 
 
 def fingerprint(episodes: Sequence[Episode], *parts: object) -> str:
@@ -20,22 +22,39 @@ def fingerprint(episodes: Sequence[Episode], *parts: object) -> str:
     return digest.hexdigest()
 
 
-def clear_other(partial: Path, mark: str, *, restart: bool) -> None:
-    """Empty ``partial`` unless an interrupted training of the fingerprint ``mark`` left it, to be gone on with."""
-    file = partial / FINGERPRINT
-    if restart or not file.exists() or file.read_text() != mark:
+def take_up(partial: Path, folder: Path, mark: str, *, restart: bool) -> None:
+    """Leave in ``partial`` what an interrupted training of the fingerprint ``mark`` did, or nothing.
+
+    What it did is gone on with. It may be all there is to do, and in ``folder`` already, where the interruption came
+    before it was recorded (`clean`).
+    """
+    if not restart and not partial.exists() and _is(folder, mark):
+        folder.rename(partial)
+    if restart or not _is(partial, mark):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
+    for pattern in WRITTEN_LAST:  # half a config.json keeps the tokenizer from being loaded
+        for file in partial.glob(pattern):
+            file.unlink()
+
+
+def _is(place: Path, mark: str) -> bool:
+    file = place / FINGERPRINT
+    return file.exists() and file.read_text() == mark
 
 
 def publish(partial: Path, folder: Path) -> None:
     """Put the finished student in place of an earlier one."""
-    for name in (FINGERPRINT, "training_state.pt", "best.pt"):
-        (partial / name).unlink(missing_ok=True)
-    shutil.rmtree(partial / "trl", ignore_errors=True)
     old = folder.with_name(".student.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
     partial.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def clean(folder: Path) -> None:
+    """Remove from a published and recorded student what only an interrupted training needs."""
+    for name in (FINGERPRINT, "training_state.pt", "best.pt"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "trl", ignore_errors=True)

@@ -20,7 +20,7 @@ from udrl.student.methods.pool import own, pool_of
 from udrl.student.methods.watch import Watch
 from udrl.student.monitor import Monitor, Tracker
 from udrl.student.origin import REPLAY, find_origin, joined_facts, with_replay
-from udrl.student.partial import FINGERPRINT, clear_other, fingerprint, publish
+from udrl.student.partial import FINGERPRINT, clean, fingerprint, publish, take_up
 
 EPOCHS = 3.0
 EPOCHS_TRL = 1.0
@@ -210,7 +210,7 @@ def train(
             commanded=commanded,
         )
         if group.first:
-            clear_other(partial, mark, restart=restart)
+            take_up(partial, place.student, mark, restart=restart)
             made = start()
             (partial / FINGERPRINT).write_text(mark)
         from_first(None, group)
@@ -288,4 +288,5 @@ def train(
         place.record(
             "train", **done, precision=str(dtype), device=str(where), torch=torch.__version__, processes=group.count
         )
+        clean(place.student)
         return from_first(report, group)
