@@ -162,7 +162,7 @@ def test_summary_diversity_does_not_depend_on_the_number_of_inputs() -> None:
         ({"length": {"s": 12.0}}, "lengths differ: 12.0 words against 20.0"),
         ({"copy_rate": {"s": 0.36}}, "copies more of the input: copy rate 0.36 against 0.30"),
         ({"relevance_second": {"s": 0.3}}, "the second encoder disagrees: ratio 0.60"),
-        ({"truncated": {"s": 1.0}}, "the encoder saw only the start of 900 of the completions of it"),
+        ({"truncated": {"s": 1.0}}, "the encoder saw only the start of 100 % of the completions of it"),
     ],
 )
 def test_summary_says_what_speaks_against_parity(columns: dict[str, dict[str, float]], caveat: str) -> None:

@@ -13,6 +13,7 @@ from udrl.commands import Attribute, CommandSpace
 from udrl.data.episodes import Episode
 from udrl.data.tasks import load_tasks
 from udrl.eval import baselines, systems
+from udrl.eval.matching import mean_lengths
 from udrl.eval.records import Completion
 from udrl.teacher.base import Reply, Request
 from udrl.teacher.builtin import BuiltinTeacher
@@ -60,26 +61,12 @@ def test_systems_targets_of_a_student() -> None:
     assert systems.open_targets(["alpha"]) == {"alpha": {}}
     top = student.reachable("alpha", "relevance")[1]
     assert systems.top_targets(student, ["alpha"]) == {"alpha": {"relevance": top}}
-    matched = systems.matched_targets(student, {"alpha": 17.0, "beta": 400.0})
-    assert matched["alpha"] == {"length": 17.0, "relevance": top}
-    assert matched["beta"]["length"] == student.reachable("beta", "length")[1]
 
 
 def test_systems_student_without_an_attribute_has_no_such_row() -> None:
     student = FakeStudent()
     student.space = CommandSpace.fit(9, (Attribute("clicks", 0, 9),), {"alpha": {"clicks": list(range(9))}})
     assert systems.top_targets(student, ["alpha"]) == {}
-    assert systems.matched_targets(student, {"alpha": 9.0}) == {}
-
-
-def test_systems_matched_to_a_length_that_can_be_commanded() -> None:
-    class Silent(FakeStudent):
-        """Mostly writes nothing, whatever it is told."""
-
-        def reachable(self, task: str, attribute: str, *, length: float | None = None) -> tuple[float, float]:
-            return (0.0, 0.7) if attribute == "length" else (0.0, 0.1)
-
-    assert systems.matched_targets(Silent(), {"alpha": 9.0}) == {"alpha": {"length": 1.0, "relevance": 0.1}}
 
 
 def test_systems_teacher_writes_with_care_and_from_its_own_seeds() -> None:
@@ -148,7 +135,7 @@ def test_systems_teacher_failures_are_rows_with_their_error() -> None:
 def test_systems_mean_lengths_leave_failures_out() -> None:
     rows = [replace(row, completion="a b c") for row in reference(1)]
     rows[0] = replace(rows[0], completion=None, error="no")
-    assert systems.mean_lengths(rows, count_words) == {"alpha": 3.0}
+    assert mean_lengths(rows) == {"alpha": 3.0}
 
 
 def test_baselines_echo_is_the_input() -> None:

@@ -145,7 +145,7 @@ def test_a_student_without_commands_is_trained_asked_and_refuses_targets(
     assert pool.size < pool.scored / 4
     facts = json.loads((run / "run.json").read_text())["stages"]["train"]
     assert facts["method"] == {"name": "top", "reward": "relevance", "share": 0.2}
-    assert facts["seconds"] > 0
+    assert facts["seconds"] >= 0
     student = udrl.load(run)
     assert student.attributes == ()
     assert student.sampling.max_tokens is not None

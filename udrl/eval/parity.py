@@ -19,6 +19,8 @@ PARITY = 0.95
 COPY_MARGIN = 0.05
 LENGTH_MARGIN = 0.10
 DIVERSITY_MARGIN = 0.05
+HALF_READ = 0.05
+"""Share of completions of which the encoder saw only the start, above which that speaks against a comparison."""
 STOP_RATE = 0.98
 FEW_ITEMS = 30
 """Fewer items than this are told of: a bootstrap interval of so few is too narrow."""
@@ -199,8 +201,9 @@ def _completeness(entry: Mapping[str, Any], who: str) -> list[str]:
         found.append(f"{who} failed {entry['failed']} times")
     if entry["stop_rate"] is not None and entry["stop_rate"] < STOP_RATE:
         found.append(f"{who} ended by itself in only {100 * entry['stop_rate']:.0f} % of the completions")
-    if entry["truncated"]:
-        found.append(f"the encoder saw only the start of {entry['truncated']} of the completions of {who}")
+    if entry["truncated"] > HALF_READ * entry["n"]:
+        share = 100 * entry["truncated"] / entry["n"]
+        found.append(f"the encoder saw only the start of {share:.0f} % of the completions of {who}")
     return found
 
 

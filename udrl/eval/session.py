@@ -23,7 +23,7 @@ from udrl.data.run import Run
 from udrl.data.tasks import Task
 from udrl.encoder import load_encoder
 from udrl.errors import MissingDependency, TeacherError
-from udrl.eval import baselines, following, systems
+from udrl.eval import baselines, following, matching, systems
 from udrl.eval.entrants import STUDENT, Entrant
 from udrl.eval.records import Block, Completion, SystemFacts, block_key, read_blocks, write_blocks
 from udrl.eval.suites import Item, Items, Suite
@@ -31,7 +31,6 @@ from udrl.eval.systems import Student
 from udrl.eval.teachers import Asked, Contestant, Given
 from udrl.progress import Bar
 from udrl.teacher import cards
-from udrl.words import count_words
 
 if TYPE_CHECKING:
     from udrl.teacher.base import Teacher
@@ -188,12 +187,13 @@ class Session:
     def _student(self, entrant: Entrant, references: Sequence[str]) -> None:
         """A student's rows: matched to the leading reference (one more row for each other), top, open."""
         rows: dict[str, systems.Targets] = {}
+        lengths: dict[str, Mapping[str, float]] = {}
         student, name, wanted = entrant.student, entrant.name, self.suite.systems
         if "student@matched" in wanted:
             for place, ref in enumerate(references):
-                lengths = systems.mean_lengths(self.done[ref].rows, count_words)
                 row = f"{name}@matched" if place == 0 else f"{name}@matched-{ref}"
-                rows[row] = systems.matched_targets(student, lengths)
+                lengths[row] = matching.mean_lengths(self.done[ref].rows)
+                rows[row] = matching.matched_targets(student, lengths[row])
         if "student@top" in wanted:
             rows[f"{name}@top"] = systems.top_targets(student, self.items.tasks)
         if "student@open" in wanted:
@@ -202,13 +202,19 @@ class Session:
             if not targets:
                 self.notes.append(f"There is no row {row}: the student cannot be commanded so.")
                 continue
-            key = self._key(entrant.key, _engine(student), self.suite.samples, targets)
-            self._block(row, key, partial(self._write_row, entrant, row, targets, key))
+            settling = ["settled"] if row in lengths else []
+            key = self._key(entrant.key, _engine(student), self.suite.samples, targets, *settling)
+            self._block(row, key, partial(self._write_row, entrant, row, targets, lengths.get(row), key))
 
-    def _write_row(self, entrant: Entrant, row: str, targets: systems.Targets, key: str) -> Block:
+    def _write_row(
+        self, entrant: Entrant, row: str, targets: systems.Targets, lengths: Mapping[str, float] | None, key: str
+    ) -> Block:
+        items = [item for item in self.items.items if item.task in targets]
+        if lengths is not None:
+            targets = matching.settled_targets(entrant.student, items, lengths, seed=self.seed)
         return systems.student_block(
             entrant.student,
-            [item for item in self.items.items if item.task in targets],
+            items,
             targets,
             name=row,
             key=key,

@@ -97,29 +97,6 @@ def top_targets(student: Student, tasks: Sequence[str]) -> Targets:
     return {task: {RELEVANCE: student.reachable(task, RELEVANCE)[1]} for task in tasks}
 
 
-def matched_targets(student: Student, lengths: Mapping[str, float]) -> Targets:
-    """Command each task's length in ``lengths`` (the reference's mean, in words), and the highest relevance
-    there.
-
-    A length that the student does not reach is moved to the nearest that it does; what was achieved is
-    checked later, and a miss is told as a caveat.
-    """
-    names = attribute_names(student)
-    targets: dict[str, dict[str, float]] = {}
-    if LENGTH not in names:
-        return {}
-    allowed = next(attribute for attribute in student.space.attributes if attribute.name == LENGTH)
-    for task, length in lengths.items():
-        low, high = student.reachable(task, LENGTH)
-        # What is reached is a mean, which empty completions can take below the shortest that can be commanded.
-        aim = min(max(length, low), high)
-        aim = min(max(aim, allowed.low), allowed.high)
-        targets[task] = {LENGTH: aim}
-        if RELEVANCE in names:
-            targets[task][RELEVANCE] = student.reachable(task, RELEVANCE, length=aim)[1]
-    return targets
-
-
 def student_block(
     student: Student,
     items: Sequence[Item],
@@ -302,15 +279,6 @@ def _replied(row: Completion, reply: Reply | None) -> Completion:
     if reply is None or reply.completion is None:
         return replace(row, error=(reply.error if reply else None) or "the teacher did not answer")
     return replace(row, completion=reply.completion, finish_reason=reply.finish_reason, tokens=reply.completion_tokens)
-
-
-def mean_lengths(rows: Sequence[Completion], count: Callable[[str], int]) -> dict[str, float]:
-    """Return the mean length of the completions of each task, by ``count`` (words)."""
-    found: dict[str, list[int]] = {}
-    for row in rows:
-        if row.completion is not None:
-            found.setdefault(row.task, []).append(count(row.completion))
-    return {task: sum(lengths) / len(lengths) for task, lengths in found.items()}
 
 
 # -- timing ---------------------------------------------------------------------------------------------

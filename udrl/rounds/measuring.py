@@ -18,15 +18,15 @@ from udrl.encoder import Encoder
 from udrl.errors import RunError, StudentError
 from udrl.eval.figures import DIVERSITY, System, items_of, systems_of
 from udrl.eval.following import first_items, sweep_wishes
+from udrl.eval.matching import mean_lengths
 from udrl.eval.records import Completion, SystemFacts
 from udrl.eval.scores import Scores, score
 from udrl.eval.suites import Item, Sweep
-from udrl.eval.systems import RELEVANCE, answer, mean_lengths, wish
+from udrl.eval.systems import RELEVANCE, answer, wish
 from udrl.metrics import Interval, mean_interval, spearman_within
 from udrl.progress import track
 from udrl.rewards.base import Reward
 from udrl.student.student import Student
-from udrl.words import count_words
 
 SAMPLES = 3
 """Completions of an input under ``student@top`` and ``student@matched``, as in the benchmark's suites."""
@@ -110,7 +110,7 @@ def _comparisons(
 ) -> list[Completion]:
     teachers = [Completion("", "", "comparison", e.task, e.input_id, e.input, 0, 0, e.completion)
                 for e in held if e.origin == "teacher"]  # fmt: skip
-    lengths = mean_lengths(teachers, count_words)
+    lengths = mean_lengths(teachers)
     targets: dict[str, dict[str, dict[str, float]]] = {TOP: {}, MATCHED: {}}
     for task in dict.fromkeys(item.task for item in items):
         targets[TOP][task] = {reward: student.reachable(task, reward)[1]}
