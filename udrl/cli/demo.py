@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def command(*, run: Path, seed: int, as_json: bool) -> None:
     """Run the whole flow on this machine: synth, train, bench, then one input under three commands.
 
-    No GPU and no download: the built-in teacher writes, a small student learns from scratch. Takes about 20
+    No GPU and no download: the built-in teacher writes, a small student learns from scratch. Takes about 25
     minutes on 2 cores. Interrupted and started again, it goes on where it was.
     """
     from udrl.demo import demo
