@@ -24,6 +24,24 @@ def trained(run: Path, **more: Any) -> dict[str, torch.Tensor]:
     return load_file(run / "student" / "model.safetensors")
 
 
+def killed_before_it_is_recorded(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(self: Run, stage: str, **facts: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "record", killed)
+        with pytest.raises(Killed):
+            trained(run)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows with every loss that is computed in training."""
+    steps: list[int] = []
+    losses = StudentModel.losses
+    monkeypatch.setattr(StudentModel, "losses", lambda self, *a, **k: steps.append(1) or losses(self, *a, **k))
+    return steps
+
+
 @pytest.fixture
 def run(small_run: Path, tmp_path: Path) -> Path:
     shutil.copytree(small_run, tmp_path / "run")
@@ -48,18 +66,8 @@ def test_interrupted_after_the_last_step_nothing_is_lost_or_trained_again(
             trained(run)
     assert not (run / "student").exists()
 
-    steps = []
-    step = StudentModel.losses
-    monkeypatch.setattr(StudentModel, "losses", lambda self, *a, **k: steps.append(1) or step(self, *a, **k))
-
-    def killed(self: Run, stage: str, **facts: Any) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "record", killed)
-        with pytest.raises(Killed):
-            trained(run)
-
+    steps = counted(monkeypatch)
+    killed_before_it_is_recorded(run, monkeypatch)
     again = trained(run)
     assert steps == []  # both continued behind the last step
     assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
@@ -69,15 +77,7 @@ def test_interrupted_after_the_last_step_nothing_is_lost_or_trained_again(
 
 
 def test_restart_forgets_what_was_published_but_not_recorded(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(self: Run, stage: str, **facts: Any) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "record", killed)
-        with pytest.raises(Killed):
-            trained(run)
-    steps = []
-    step = StudentModel.losses
-    monkeypatch.setattr(StudentModel, "losses", lambda self, *a, **k: steps.append(1) or step(self, *a, **k))
+    killed_before_it_is_recorded(run, monkeypatch)
+    steps = counted(monkeypatch)
     trained(run, restart=True)
     assert len(steps) >= 2

@@ -72,7 +72,7 @@ def build_episodes(
             if reason is None and record.completion in seen:
                 reason = "duplicate"
             seen.add(record.completion or "")
-            episode = _episode(record, reason)
+            episode = episode_of(record, reason)
             yield episode
             if reason is not None:
                 continue
@@ -84,7 +84,8 @@ def build_episodes(
                 yield from _truncated(episode, record, task=task, seed=seed)
 
 
-def _episode(record: LedgerRecord, reason: str | None) -> Episode:
+def episode_of(record: LedgerRecord, reason: str | None) -> Episode:
+    """Return a response as an episode without returns; ``reason``: why it is rejected, or None."""
     completion = record.completion or ""
     return Episode(
         episode_id=hash_hex(record.key, "teacher"),
@@ -123,7 +124,7 @@ def _mismatched(
         if partner.completion == record.completion or reason is not None:
             continue
         yield replace(
-            _episode(partner, None),
+            episode_of(partner, None),
             episode_id=hash_hex(record.key, "mismatched", partner.key),
             input_id=episode.input_id,
             input=episode.input,

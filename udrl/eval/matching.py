@@ -33,23 +33,25 @@ def mean_lengths(rows: Iterable[Completion]) -> dict[str, float]:
     return {task: fmean(lengths) for task, lengths in found.items()}
 
 
-def matched_targets(student: Student, lengths: Mapping[str, float]) -> Targets:
-    """Command each task's length in ``lengths`` (the reference's mean, in words), and the highest relevance there.
+def matched_targets(student: Student, lengths: Mapping[str, float], *, reward: str = RELEVANCE) -> Targets:
+    """Command each task's length in ``lengths`` (the reference's mean, in words), and the highest ``reward`` there.
 
     A length that the student does not reach is moved to the nearest that it does; what was achieved is checked later,
     and a miss is told as a caveat.
     """
     if LENGTH not in attribute_names(student):
         return {}
-    return {task: _command(student, task, length) for task, length in lengths.items()}
+    return {task: _command(student, task, length, reward) for task, length in lengths.items()}
 
 
-def settled_targets(student: Student, items: Sequence[Item], lengths: Mapping[str, float], *, seed: int) -> Targets:
+def settled_targets(
+    student: Student, items: Sequence[Item], lengths: Mapping[str, float], *, seed: int, reward: str = RELEVANCE
+) -> Targets:
     """Return `matched_targets` moved, task by task, to where completions for some ``items`` are as long as asked for.
 
     Of all that was tried, the nearest is taken.
     """
-    found = dict(matched_targets(student, lengths))
+    found = dict(matched_targets(student, lengths, reward=reward))
     pilot: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         if item.task in found and len(pilot[item.task]) < PILOT:
@@ -57,7 +59,7 @@ def settled_targets(student: Student, items: Sequence[Item], lengths: Mapping[st
     aims = {task: found[task][LENGTH] for task in pilot}
     nearest = dict.fromkeys(pilot, float("inf"))
     for _ in range(TRIES):
-        asked = {task: _command(student, task, aim) for task, aim in aims.items()}
+        asked = {task: _command(student, task, aim, reward) for task, aim in aims.items()}
         wanted = [
             wish("settling", "settling", item, 0, seed, targets=asked[task]) for task in aims for item in pilot[task]
         ]
@@ -66,7 +68,7 @@ def settled_targets(student: Student, items: Sequence[Item], lengths: Mapping[st
             if miss < nearest[task]:
                 nearest[task], found[task] = miss, asked[task]
             aim = asked[task][LENGTH] * lengths[task] / max(achieved, 1.0)
-            if miss <= CLOSE or _command(student, task, aim) == asked[task]:
+            if miss <= CLOSE or _command(student, task, aim, reward) == asked[task]:
                 del aims[task]
             else:
                 aims[task] = aim
@@ -75,12 +77,12 @@ def settled_targets(student: Student, items: Sequence[Item], lengths: Mapping[st
     return found
 
 
-def _command(student: Student, task: str, length: float) -> dict[str, float]:
-    """Return the command of the reachable length nearest to ``length``, and of the highest relevance there."""
+def _command(student: Student, task: str, length: float, reward: str) -> dict[str, float]:
+    """Return the command of the reachable length nearest to ``length``, and of the highest ``reward`` there."""
     low, high = student.reachable(task, LENGTH)
     allowed = next(attribute for attribute in student.space.attributes if attribute.name == LENGTH)
     # What is reached is a mean, which empty completions can take below the shortest that can be commanded.
     aim = min(max(min(max(length, low), high), allowed.low), allowed.high)
-    if RELEVANCE not in attribute_names(student):
+    if reward not in attribute_names(student):
         return {LENGTH: aim}
-    return {LENGTH: aim, RELEVANCE: student.reachable(task, RELEVANCE, length=aim)[1]}
+    return {LENGTH: aim, reward: student.reachable(task, reward, length=aim)[1]}

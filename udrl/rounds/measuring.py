@@ -18,7 +18,7 @@ from udrl.encoder import Encoder
 from udrl.errors import RunError, StudentError
 from udrl.eval.figures import DIVERSITY, System, items_of, systems_of
 from udrl.eval.following import first_items, sweep_wishes
-from udrl.eval.matching import mean_lengths
+from udrl.eval.matching import mean_lengths, settled_targets
 from udrl.eval.records import Completion, SystemFacts
 from udrl.eval.scores import Scores, score
 from udrl.eval.suites import Item, Sweep
@@ -110,13 +110,13 @@ def _comparisons(
 ) -> list[Completion]:
     teachers = [Completion("", "", "comparison", e.task, e.input_id, e.input, 0, 0, e.completion)
                 for e in held if e.origin == "teacher"]  # fmt: skip
-    lengths = mean_lengths(teachers)
-    targets: dict[str, dict[str, dict[str, float]]] = {TOP: {}, MATCHED: {}}
-    for task in dict.fromkeys(item.task for item in items):
-        targets[TOP][task] = {reward: student.reachable(task, reward)[1]}
-        low, high = student.reachable(task, LENGTH)
-        aim = min(max(lengths.get(task, low), low), high)
-        targets[MATCHED][task] = {LENGTH: aim, reward: student.reachable(task, reward, length=aim)[1]}
+    tasks = dict.fromkeys(item.task for item in items)
+    lengths = {task: student.reachable(task, LENGTH)[0] for task in tasks}  # where no teacher wrote
+    lengths |= {task: length for task, length in mean_lengths(teachers).items() if task in tasks}
+    targets = {
+        TOP: {task: {reward: student.reachable(task, reward)[1]} for task in tasks},
+        MATCHED: settled_targets(student, items, lengths, seed=seed, reward=reward),
+    }
     return [
         wish(name, name, item, sample, seed, targets=of_task[item.task])
         for name, of_task in targets.items()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from udrl.data.building import episode_of
 from udrl.data.cleaning import rejected_by
 from udrl.data.dedup import Deduplicator
 from udrl.data.episodes import Episode
@@ -18,7 +18,6 @@ from udrl.data.tasks import Task
 from udrl.metrics import distinct_n, novelty
 from udrl.rewards.base import Reward, compute
 from udrl.rounds.exploring import Wish, Written
-from udrl.words import count_words
 
 COPIED, REPETITIVE, NEAR = "copied", "repetitive", "near_duplicate"
 """Rules beside those of `udrl.data.cleaning`; what they mean stands in `udrl.data.dataset_card.OTHER_RULES`."""
@@ -141,19 +140,10 @@ def _record(wish: Wish, one: Written, task: Task, number: int, temperature: floa
 
 
 def _episode(record: LedgerRecord, number: int, reason: str | None) -> Episode:
-    completion = record.completion or ""
-    return Episode(
+    return replace(
+        episode_of(record, reason),
         episode_id=hash_hex(record.key, "student"),
-        task=record.task,
-        input_id=record.input_id,
-        input=record.input,
-        completion=completion,
-        horizon=count_words(completion),
         origin="student",
-        teacher=record.teacher,
-        sampling=json.dumps(record.sampling, sort_keys=True),
-        seed=record.seed,
         split="train",
         round=number,
-        rejected_by=reason,
     )
