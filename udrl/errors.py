@@ -8,6 +8,7 @@
     ├── TeacherError          a teacher that cannot be started or failed too often
     ├── RewardError           a reward that cannot be computed or leaves its declared range
     ├── StudentError          a student that cannot be trained, loaded or run
+    │   └── Diverged          its loss is not finite any more
     └── MissingDependency     an optional package that is not installed
 
 Each message is one sentence that says what was found, where, and what to do.
@@ -54,6 +55,10 @@ class RewardError(UdrlError):
 
 class StudentError(UdrlError):
     """A student that cannot be trained, loaded or run."""
+
+
+class Diverged(StudentError):
+    """A training whose loss is not finite any more: in a study of learning rates that is a result."""
 
 
 class MissingDependency(UdrlError):

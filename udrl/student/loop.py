@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from udrl.commands import CommandSpace
-from udrl.errors import StudentError, UsageError
+from udrl.errors import Diverged, StudentError, UsageError
 from udrl.ranks import Rank
 from udrl.student.balance import balanced_order
 from udrl.student.distributed import ALONE, Replica, check_share, from_first, summed
@@ -61,7 +61,7 @@ def run_loop(
     together, and whether each keeps only a part of the weights (see `udrl.student.distributed`); log, signs and files
     are the first one's, which alone has the student in the end.
 
-    Raises StudentError where the loss is not finite or the memory does not suffice, UsageError where the best weights
+    Raises Diverged where the loss is not finite, StudentError where the memory does not suffice, UsageError where the best weights
     are asked for and nothing can tell which those are, or where a batch cannot be shared.
     """
     if validation is not None and not len(validation):
@@ -142,7 +142,7 @@ def _step(
     torch.manual_seed(options.seed * 1_000_003 + step + (replica.rank.number << 40))
     value, tokens = summed(_gradients(replica, examples, chosen, step, options, dtype), replica.rank)
     if not math.isfinite(value):
-        raise StudentError(
+        raise Diverged(
             f"the training loss is {value} at step {step}: lower the learning rate (now {options.learning_rate:g})"
         )
     norm = replica.clip(options.clip)
