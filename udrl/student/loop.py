@@ -61,8 +61,8 @@ def run_loop(
     together, and whether each keeps only a part of the weights (see `udrl.student.distributed`); log, signs and files
     are the first one's, which alone has the student in the end.
 
-    Raises Diverged where the loss is not finite, StudentError where the memory does not suffice, UsageError where the best weights
-    are asked for and nothing can tell which those are, or where a batch cannot be shared.
+    Raises Diverged where the loss is not finite, StudentError where the memory does not suffice, UsageError where the
+    best weights are asked for and nothing can tell which those are, or where a batch cannot be shared.
     """
     if validation is not None and not len(validation):
         validation = None
