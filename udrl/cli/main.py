@@ -33,6 +33,7 @@ COMMANDS = (
     "report",
     "bench",
     "improve",
+    "study",
     "tasks",
     "teachers",
     "init",

@@ -29,6 +29,10 @@ PRESETS = {
     for p in (
         Preset("gpt2", "gpt2", 12, 768, 12, 50257, 1024, 3e-4, 32),
         Preset("gpt2-100m", None, 12, 768, 12, 16384, 1024, 6e-4, 32),
-        Preset("gpt2-mini", None, 4, 256, 4, 4096, 512, 2.5e-3, 32),
+        Preset("gpt2-14m", None, 6, 384, 6, 8192, 512, 1.5e-3, 32),
+        Preset("gpt2-mini", None, 4, 256, 4, 4096, 512, 2.5e-3, 32),  # 4.4M
+        Preset("gpt2-2m", None, 3, 192, 4, 4096, 512, 3e-3, 32),
+        Preset("gpt2-1m", None, 3, 128, 4, 3072, 512, 3e-3, 32),
+        Preset("gpt2-700k", None, 2, 128, 4, 2048, 512, 3e-3, 32),  # six of them weigh as much as gpt2-mini
     )
 }

@@ -1,0 +1,149 @@
+"""udrl study: the same training under different conditions, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from udrl.cli.common import common_options, emit, only_results_on_stdout, table
+
+if TYPE_CHECKING:
+    from udrl.study.output import StudyReport
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+POSITIVE = click.IntRange(min=1)
+
+
+@click.group("study", short_help="Compare methods, sizes and settings on your own tasks.")
+def command() -> None:
+    """Compare trainings on a run's own tasks; what is finished is kept, and the same command goes on.
+
+    Each study leaves a table, a picture and a JSON in RUN/study/NAME.
+    """
+
+
+def cell_options(name: str) -> Callable[[Function], Function]:
+    """Add what all studies have in common: where the results go, seeds, and how many cells at once."""
+
+    def decorate(function: Function) -> Function:
+        options = [
+            click.option("--name", metavar="NAME", default=name, show_default=True, help="Folder under RUN/study."),
+            click.option(
+                "--seeds",
+                metavar="N",
+                type=POSITIVE,
+                default=3,
+                show_default=True,
+                help="Trainings of each cell, with seeds from --seed on.",
+            ),
+            click.option(
+                "--jobs",
+                metavar="N",
+                type=POSITIVE,
+                default=1,
+                show_default=True,
+                help="Cells at once, each in a process with its share of the cores.",
+            ),
+            click.option("--ray", is_flag=True, help="Cells as tasks of a Ray cluster that sees the run folder."),
+        ]
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def measure_options(function: Function) -> Function:
+    """Add how each student is measured on the run's test inputs."""
+    options = [
+        click.option("--limit", metavar="N", type=POSITIVE, default=20, show_default=True, help="Test inputs a task."),
+        click.option(
+            "--sweep-inputs",
+            metavar="N",
+            type=POSITIVE,
+            default=10,
+            show_default=True,
+            help="Of these, the ones on which obedience is measured.",
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def tell(report: StudyReport, *, as_json: bool) -> None:
+    """Print a study: its table, what must be said of it, and where it stands."""
+    rows = [list(row) for row in report.rows]
+    text = "\n".join([table(rows), *report.notes, f"{report.table}, {report.picture.name}, {report.data.name}"])
+    emit(report, as_json=as_json, text=text)
+
+
+@command.command("methods", short_help="Upside-down RL beside SFT, DPO, GRPO and others.")
+@click.option(
+    "--method",
+    "methods",
+    metavar="NAME",
+    multiple=True,
+    help="Repeatable: udrl, sft, top, weighted, dpo, grpo. Default: all.",
+)
+@click.option(
+    "--arm",
+    "arms",
+    type=click.Choice(["time", "calls"]),
+    multiple=True,
+    help="Repeatable: at equal training time, at equal reward calls. Default: both.",
+)
+@click.option("--student", metavar="NAME", default="gpt2-mini", show_default=True, help="As for udrl train.")
+@click.option(
+    "--start-steps",
+    metavar="N",
+    type=POSITIVE,
+    default=600,
+    show_default=True,
+    help="Steps of SFT that all methods go on from.",
+)
+@click.option(
+    "--seconds",
+    metavar="X",
+    type=click.FloatRange(min=0, min_open=True),
+    default=180.0,
+    show_default=True,
+    help="Training time of the arm 'time'.",
+)
+@click.option(
+    "--calls",
+    metavar="N",
+    type=POSITIVE,
+    default=4000,
+    show_default=True,
+    help="Returns looked at in the arm 'calls'.",
+)
+@click.option(
+    "--machine-usd", metavar="X", type=click.FloatRange(min=0), help="Price of an hour of this machine, for the costs."
+)
+@measure_options
+@cell_options("methods")
+@common_options()
+def methods_command(
+    run: Path,
+    methods: tuple[str, ...],
+    arms: tuple[str, ...],
+    limit: int,
+    sweep_inputs: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train the same student by several methods from one start, and measure them side by side.
+
+    At equal training time and at equal reward calls; see docs/studies.md.
+    """
+    from udrl.study.methods import ARMS, METHODS, Measure, study_methods
+
+    with only_results_on_stdout():
+        report = study_methods(
+            run, methods=methods or METHODS, arms=arms or ARMS, measure=Measure(limit, sweep_inputs), **options
+        )
+    tell(report, as_json=as_json)

@@ -1,0 +1,212 @@
+"""Cells of a study: each one condition, computed in a process of its own, whose result is kept in a file.
+
+    FOLDER/cells/NAME-HASH/settings.json   what is to be computed, and by which function
+                           work/           what the function leaves, such as the run that it trains in
+                           log.txt         what it printed
+                           result.json     what it returned: it is there when the cell is finished
+
+HASH is of function and settings, so that a changed cell is another one and nothing that is finished is lost or mixed
+up. A cell that was interrupted is called again with the same work folder and can go on from what it left there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from udrl.data.hashing import hash_hex
+from udrl.data.run import atomic_write
+from udrl.errors import MissingDependency, StudentError, UdrlError, UsageError, is_installed
+from udrl.progress import note, track
+
+SETTINGS, RESULT, LOG, WORK = "settings.json", "result.json", "log.txt", "work"
+PAUSE = 0.2
+"""Seconds between two looks at the processes."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One condition. Produced by a study, computed here.
+
+    name: for people, unique within the study; letters, digits, dots, underscores, hyphens. work: ``module:function``,
+    which takes (folder, settings) and returns what JSON can hold. settings: what JSON can hold; with ``work`` they
+    decide whether a result still counts.
+    """
+
+    name: str
+    work: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The name of the cell's folder."""
+        return f"{self.name}-{hash_hex(self.work, json.dumps(self.settings, sort_keys=True), size=4)}"
+
+
+def run_cells(folder: Path, cells: Sequence[Cell], *, jobs: int = 1, ray: bool = False) -> dict[str, dict[str, Any]]:
+    """Compute what is missing of ``cells`` and return all results by cell name.
+
+    jobs: how many processes at once, which share this machine's cores (and GPUs, one each in turn). ray: as tasks of
+    a Ray cluster instead (``RAY_ADDRESS``, else this machine alone), each on as many CPUs as a job here has; the
+    cluster's machines must see ``folder``.
+
+    A cell that fails stops none of the others; in the end StudentError names the failed ones with their logs. Raises
+    UsageError for jobs under 1 and two cells of one name, MissingDependency where ray is wanted and not installed.
+    """
+    if jobs < 1:
+        raise UsageError(f"jobs must be at least 1, found {jobs}")
+    if len({cell.name for cell in cells}) < len(cells):
+        raise UsageError("two cells of the study have one name")
+    places = {cell.name: folder.absolute() / "cells" / cell.key for cell in cells}
+    missing = [cell for cell in cells if not (places[cell.name] / RESULT).is_file()]
+    for cell in missing:
+        place = places[cell.name]
+        (place / WORK).mkdir(parents=True, exist_ok=True)
+        atomic_write(place / SETTINGS, json.dumps({"work": cell.work, "settings": dict(cell.settings)}, indent=1))
+    if missing:
+        todo = [places[cell.name] for cell in missing]
+        done = _over_ray(todo, jobs) if ray else _processes(todo, jobs)
+        begun = len(cells) - len(todo)
+        with closing(track(f"study {folder.name}", total=len(cells), unit="cells", initial=begun)) as bar:
+            for place, reason in done:
+                bar.update(1)
+                if reason:
+                    note(f"the cell {place.name} failed ({reason}); the others go on")
+    failed = [places[cell.name] for cell in cells if not (places[cell.name] / RESULT).is_file()]
+    if failed:
+        listed = ", ".join(str(place / LOG) for place in failed[:4])
+        raise StudentError(
+            f"{len(failed)} of {len(cells)} cells of the study failed, see {listed}: correct what stands there and "
+            "start the same command again, finished cells are kept"
+        )
+    return {name: json.loads((place / RESULT).read_text(encoding="utf-8")) for name, place in places.items()}
+
+
+def compute(place: Path) -> None:
+    """Compute the cell in ``place`` in this process and write its result."""
+    asked = json.loads((place / SETTINGS).read_text(encoding="utf-8"))
+    module, _, function = asked["work"].partition(":")
+    result = getattr(importlib.import_module(module), function)(place / WORK, asked["settings"])
+    atomic_write(place / RESULT, json.dumps(result, indent=1, allow_nan=False))
+
+
+def threads(jobs: int) -> int:
+    """Return how many cores each of so many jobs has."""
+    return max(1, (os.cpu_count() or 1) // jobs)
+
+
+def _processes(places: Sequence[Path], jobs: int) -> Iterator[tuple[Path, str | None]]:
+    """Compute in processes; yield each place as it ends, with the reason where it failed."""
+    waiting, free, running = list(places), list(range(jobs)), list[tuple[subprocess.Popen[bytes], Path, int]]()
+    try:
+        while waiting or running:
+            while waiting and free:
+                place, slot = waiting.pop(0), free.pop(0)
+                running.append((_start(place, threads(jobs), slot), place, slot))
+            time.sleep(PAUSE)
+            for one in [entry for entry in running if entry[0].poll() is not None]:
+                process, place, slot = one
+                running.remove(one)
+                free.append(slot)
+                yield place, _reason(place, process.returncode)
+    finally:
+        for process, *_ in running:
+            process.terminate()
+        for process, *_ in running:
+            process.wait()
+
+
+def _start(place: Path, cores: int, slot: int = 0) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(cores), "TOKENIZERS_PARALLELISM": "false"}
+    devices = _devices()
+    if len(devices) > 1:
+        environment["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+    with (place / LOG).open("ab") as log:
+        # The pipe ends when this process does, however it ends: the cell's process then leaves, too.
+        return subprocess.Popen(
+            [sys.executable, "-m", "udrl.study.cells", str(place)],
+            stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment,
+        )  # fmt: skip
+
+
+def _devices() -> list[str]:
+    """Return the GPUs as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(k) for k in range(torch.cuda.device_count())]
+
+
+def _reason(place: Path, code: int) -> str | None:
+    if code == 0:
+        return None
+    lines = (place / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"exit code {code}"
+
+
+def _over_ray(places: Sequence[Path], jobs: int) -> Iterator[tuple[Path, str | None]]:
+    with _cluster() as ray:
+        cores, gpus = threads(jobs), min(1, ray.cluster_resources().get("GPU", 0))
+        task = ray.remote(_remotely).options(num_cpus=cores, num_gpus=gpus)
+        waiting = {task.remote(str(place), cores): place for place in places}
+        while waiting:
+            for reference in ray.wait(list(waiting))[0]:
+                place = waiting.pop(reference)
+                try:
+                    reason = ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    reason = str(error).strip().splitlines()[-1]
+                yield place, reason
+
+
+def _remotely(place: str, cores: int) -> str | None:
+    """Compute a cell on a worker of the cluster, in a process of its own; return the reason where it failed."""
+    process = _start(Path(place), cores)
+    return _reason(Path(place), process.wait())
+
+
+@contextmanager
+def _cluster() -> Iterator[Any]:
+    if not is_installed("ray"):
+        raise MissingDependency("studies over a cluster need ray, which is not here: pip install 'ray>=2.49'")
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS")
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(address=address or "local", log_to_driver=False, logging_level="WARNING")
+    try:
+        yield ray
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _leave_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+def main(place: Path) -> int:
+    """Compute one cell as a process of its own; what goes wrong is the last line that it prints."""
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    try:
+        compute(place)
+    except UdrlError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

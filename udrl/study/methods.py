@@ -1,0 +1,249 @@
+"""``udrl study methods``: upside-down RL beside what one would use instead, on one run's tasks.
+
+All methods go on from the same student (SFT on the run's episodes, one for each seed), in two arms:
+
+time    each trains for about so many seconds on all episodes; how many steps that are is timed first, in a short
+        training of each method
+calls   each may look at so many returns: of as many scored episodes, which it then trains on for its usual number of
+        epochs, or of as many completions of its own (GRPO). ``sft`` looks at none and learns from the same episodes
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from udrl.data.episodes import Episode, iterate_episodes
+from udrl.data.hashing import hash_int
+from udrl.data.run import Run
+from udrl.errors import UsageError
+from udrl.study.cells import Cell, run_cells
+from udrl.study.figures import measured, over_seeds, shown
+from udrl.study.folders import copy_of
+from udrl.study.output import Bars, StudyReport, place_of, publish
+
+METHODS = ("udrl", "sft", "top", "weighted", "dpo", "grpo")
+ARMS = ("time", "calls")
+START = "start"
+PILOT = 12
+"""Steps of the training that times a method; its first third pays for what later steps find ready."""
+ROWS = {"student@open": "open", "student@matched": "matched", "student@top": "top"}
+COLUMNS = ("relevance", "agreement", "distinct_2", "pairwise_distance", "copy_rate", "length")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How each student is measured: inputs a task, and of these the ones that commands are swept on."""
+
+    limit: int = 20
+    following: int = 10
+
+
+def study_methods(
+    run: Path | str,
+    *,
+    methods: Sequence[str] = METHODS,
+    arms: Sequence[str] = ARMS,
+    student: str = "gpt2-mini",
+    start_steps: int = 600,
+    seconds: float = 180.0,
+    calls: int = 4000,
+    seeds: int = 3,
+    measure: Measure | None = None,
+    machine_usd: float | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    seed: int = 0,
+    jobs: int = 1,
+    ray: bool = False,
+    name: str = "methods",
+) -> StudyReport:
+    """Train and measure what is missing, and write RUN/study/NAME.
+
+    seconds: of training in the arm ``time``; calls: returns looked at in the arm ``calls``. seeds: how many, from
+    ``seed`` on. options: by method, those of `udrl.student.methods`. machine_usd: price of an hour of this machine.
+
+    Raises UsageError for unknown methods and arms, StudentError where cells fail.
+    """
+    from udrl.student.methods import method_of
+
+    if strange := [arm for arm in arms if arm not in ARMS]:
+        raise UsageError(f"unknown arm '{strange[0]}' of the study; known: {', '.join(ARMS)}")
+    for method in methods:
+        method_of(method, (options or {}).get(method))
+    if seconds <= 0 or calls < 1 or seeds < 1 or start_steps < 1:
+        raise UsageError("seconds, calls, seeds and start-steps of the study must be above 0")
+    run, look = Path(run), measure or Measure()
+    place = place_of(run, name)
+    common = {"run": str(run.absolute()), "limit": look.limit, "following": look.following}
+    with place.writing() as folder:
+        begun = run_cells(
+            folder,
+            [
+                Cell(
+                    f"{START}-{k}", f"{__name__}:begin", {**common, "student": student, "steps": start_steps, "seed": k}
+                )
+                for k in range(seed, seed + seeds)
+            ],
+            jobs=jobs,
+            ray=ray,
+        )
+        cells = []
+        for arm in arms:
+            for method in methods:
+                for k in range(seed, seed + seeds):
+                    settings = {**common, "start": begun[f"{START}-{k}"]["student"], "method": method, "seed": k}
+                    settings |= {"options": dict((options or {}).get(method, {}))}
+                    settings |= {"seconds": seconds} if arm == "time" else {"calls": calls}
+                    cells.append(Cell(f"{method}-{arm}-{k}", f"{__name__}:train_by", settings))
+        found = {**begun, **run_cells(folder, cells, jobs=jobs, ray=ray)}
+        settings = {"methods": list(methods), "arms": list(arms), "student": student, "start_steps": start_steps,
+                    "seconds": seconds, "calls": calls, "seeds": seeds, "seed": seed, "limit": look.limit}  # fmt: skip
+        lines = _lines(found, methods, arms, range(seed, seed + seeds), machine_usd)
+        return publish(
+            place,
+            folder,
+            title="Training methods side by side",
+            settings=settings,
+            cells=found,
+            table=[HEADER, *(line.row for line in lines)],
+            notes=_notes(found),
+            bars=_bars(lines),
+        )
+
+
+def begin(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Train and measure the student that all methods go on from; a cell."""
+    from udrl.student.training import train
+
+    run = copy_of(Path(settings["run"]), folder / "run")
+    if not (run / "student").is_dir():
+        train(run, method="sft", student=settings["student"], steps=settings["steps"], seed=settings["seed"])
+    return {**_facts(run), **measured(run, limit=settings["limit"], following=settings["following"], seed=0)}
+
+
+def train_by(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Train by one method in one arm, and measure the student; a cell."""
+    from udrl.student.methods import Grpo, method_of
+    from udrl.student.training import train
+
+    source, method = Path(settings["run"]), method_of(settings["method"], settings["options"])
+    options: dict[str, Any] = {"method": method, "start_from": settings["start"], "seed": settings["seed"]}
+    if "seconds" in settings:
+        run = copy_of(source, folder / "run")
+        if not (run / "student").is_dir():
+            options["steps"] = _steps_for(source, folder, settings["seconds"], options)
+    elif isinstance(method, Grpo):
+        run = copy_of(source, folder / "run")
+        batch = max(1, round(32 / method.group_size)) * method.group_size
+        options |= {"batch_size": batch, "steps": max(1, settings["calls"] * method.updates // batch)}
+    else:
+        chosen = first_inputs(source, settings["calls"], settings["seed"])
+        run = copy_of(source, folder / "run", keep=lambda e: e.split != "train" or e.input_id in chosen)
+    if not (run / "student").is_dir():
+        train(run, **options)
+    return {**_facts(run), **measured(run, limit=settings["limit"], following=settings["following"], seed=0)}
+
+
+def first_inputs(run: Path, calls: int, seed: int) -> set[str]:
+    """Return the inputs, in a random order, that together have about ``calls`` scored training episodes."""
+    counts: dict[str, int] = {}
+    for episode in iterate_episodes(Run(run).episodes, splits=("train",)):
+        counts[episode.input_id] = counts.get(episode.input_id, 0) + _scored(episode)
+    chosen, total = set(), 0
+    for one in sorted(counts, key=lambda one: hash_int("study", seed, one)):
+        if total >= calls:
+            break
+        chosen.add(one)
+        total += counts[one]
+    return chosen
+
+
+def _scored(episode: Episode) -> bool:
+    return any(value is not None for value in episode.returns.values())
+
+
+def _steps_for(source: Path, folder: Path, seconds: float, options: Mapping[str, Any]) -> int:
+    """Return how many steps take about so many seconds; kept, so that an interrupted cell goes on with as many."""
+    kept = folder / "steps.json"
+    if not kept.is_file():
+        from udrl.student.training import train
+
+        pilot = copy_of(source, folder / "pilot")
+        train(pilot, steps=PILOT, calibration_inputs=0, signs_inputs=0, restart=True, **options)
+        lines = (pilot / "student" / "training.jsonl").read_text(encoding="utf-8").splitlines()
+        taken = [line["seconds"] for line in map(json.loads, lines) if "loss" in line][PILOT // 3 :]
+        shutil.rmtree(pilot)
+        kept.write_text(json.dumps(max(2, int(seconds * len(taken) / sum(taken)))), encoding="utf-8")
+    steps: int = json.loads(kept.read_text(encoding="utf-8"))
+    return steps
+
+
+def _facts(run: Path) -> dict[str, Any]:
+    stage = Run(run).facts()["stages"]["train"]
+    wanted = ("steps", "seconds", "reward_calls", "advice", "signs", "parameters", "validation_loss")
+    return {"student": str((run / "student").absolute()), **{name: stage.get(name) for name in wanted}}
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One row of the table, with what the picture shows of it."""
+
+    label: str
+    arm: str
+    relevance: tuple[float, float, float] | None
+    row: list[str]
+
+
+HEADER = ["arm", "student", *COLUMNS, "relevance followed", "length followed", "seconds", "reward calls", "USD"]
+
+
+def _lines(
+    found: Mapping[str, Any], methods: Sequence[str], arms: Sequence[str], seeds: range, usd: float | None
+) -> list[_Line]:
+    lines = []
+    for arm, method in [("", START), *((arm, method) for arm in arms for method in methods)]:
+        names = [f"{method}-{arm}-{k}" if arm else f"{method}-{k}" for k in seeds]
+        cells = [found[name] for name in names]
+        told = False
+        for system, short in ROWS.items():
+            rows = [cell["rows"][system] for cell in cells if system in cell["rows"]]
+            if not rows:
+                continue
+            figures = {c: over_seeds(row[c] for row in rows if c in row) for c in COLUMNS}
+            follows = [_spearman(cells, attribute) if not told else "" for attribute in ("relevance", "length")]
+            seconds = sum(cell["seconds"] for cell in cells) / len(cells)
+            cost = [f"{seconds:.0f}", f"{sum(cell['reward_calls'] for cell in cells) / len(cells):,.0f}",
+                    "-" if usd is None else f"{seconds / 3600 * usd:.4f}"]  # fmt: skip
+            digits = {"length": 1}
+            row = [arm, f"{method}@{short}", *(shown(figures[c], digits.get(c, 3)) for c in COLUMNS), *follows]
+            lines.append(_Line(f"{method}@{short}", arm, figures["relevance"], row + (cost if not told else [""] * 3)))
+            told = True
+    teacher = [cell["rows"]["teacher"] for cell in found.values() if "teacher" in cell["rows"]]
+    if teacher:
+        figures = {c: over_seeds(row[c] for row in teacher if c in row) for c in COLUMNS}
+        row = ["", "teacher", *(shown(figures[c], 1 if c == "length" else 3) for c in COLUMNS), *[""] * 5]
+        lines.append(_Line("teacher", "", figures["relevance"], row))
+    return lines
+
+
+def _spearman(cells: Sequence[Mapping[str, Any]], attribute: str) -> str:
+    values = [cell["obeys"][attribute]["spearman"] for cell in cells if attribute in cell["obeys"]]
+    return shown(over_seeds((v, v, v) for v in values), 2) if values else "takes no command"
+
+
+def _notes(found: Mapping[str, Any]) -> list[str]:
+    """Return the advice that trainings gave, each once, with the cells that it was given in."""
+    given: dict[str, list[str]] = {}
+    for name, cell in found.items():
+        for line in cell["advice"] or ():
+            given.setdefault(line, []).append(name)
+    return [f"{', '.join(names)}: {line}" for line, names in given.items()]
+
+
+def _bars(lines: Sequence[_Line]) -> Bars:
+    rows = [(f"{line.label} ({line.arm})" if line.arm else line.label, line.relevance) for line in lines]
+    return Bars("relevance", [(label, figure) for label, figure in rows if figure is not None])
