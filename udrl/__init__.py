@@ -6,8 +6,8 @@
     command = udrl.Command("text-to-image", {"relevance": 0.6, "length": 12})
     print(student.generate(["a red fox in the snow"], [command])[0].completion)
 
-Each stage of the command line has its function here: `synth`, `score`, `train`, `render`, `bench`, `improve`. They are
-imported when they are first used, so that ``import udrl`` costs nothing.
+Each stage of the command line has its function here: `synth`, `score`, `select`, `train`, `render`, `bench`, `improve`.
+They are imported when they are first used, so that ``import udrl`` costs nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from udrl.rounds.options import RoundOptions as RoundOptions
     from udrl.student import load as load
     from udrl.student.render import render as render
+    from udrl.student.selecting import select as select
     from udrl.student.training import train as train
     from udrl.teacher.synthesis import synth as synth
 
@@ -36,6 +37,7 @@ _HOMES = {
     "load": "udrl.student",
     "render": "udrl.student.render",
     "score": "udrl.rewards.scoring",
+    "select": "udrl.student.selecting",
     "synth": "udrl.teacher.synthesis",
     "train": "udrl.student.training",
 }

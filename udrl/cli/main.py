@@ -24,6 +24,7 @@ COMMANDS = (
     "demo",
     "synth",
     "score",
+    "select",
     "train",
     "calibrate",
     "export",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="With --from: share of that student's own episodes that are trained on again, against forgetting.",
 )
+@click.option("--selection", metavar="NAME", help="Train on this choice of udrl select. Default: on all episodes.")
 @click.option(
     "--init",
     type=click.Choice(["auto", "pretrained", "random"]),
@@ -181,6 +182,7 @@ def command(
     student: str | None,
     start_from: Path | None,
     replay: float,
+    selection: str | None,
     init: str,
     steps: int | None,
     epochs: float | None,
@@ -232,6 +234,7 @@ def command(
             student=student,
             start_from=start_from,
             replay=replay,
+            selection=selection,
             init=init,
             steps=steps,
             epochs=epochs,

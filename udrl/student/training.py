@@ -21,6 +21,7 @@ from udrl.student.methods.watch import Watch
 from udrl.student.monitor import Monitor, Tracker
 from udrl.student.origin import REPLAY, find_origin, joined_facts, with_replay
 from udrl.student.partial import FINGERPRINT, clean, fingerprint, publish, take_up
+from udrl.student.selection import selected
 
 EPOCHS = 3.0
 EPOCHS_TRL = 1.0
@@ -62,6 +63,7 @@ def train(
     init: str = "auto",
     start_from: Path | str | None = None,
     replay: float = REPLAY,
+    selection: str | None = None,
     steps: int | None = None,
     epochs: float | None = None,
     batch_size: int | None = None,
@@ -102,6 +104,7 @@ def train(
     start_from: the run or checkpoint of a trained student, instead of ``student``: its tokenizer, weights, rows and
     bins are kept, and rows are added for tasks and attributes that it does not know (see `udrl.student.origin`).
     replay: share of that run's own training episodes that are trained on again, against forgetting.
+    selection: name of a choice among the run's training episodes (`udrl.select`); None: all of them.
     commands: "ids" renders commands as control ids, "text" as words (`udrl.text_commands`). balance: draw episodes
     by bin (`udrl.student.balance`).
     steps: optimiser steps; None: as many as ``epochs`` passes take (None: 3, and 1 by DPO and GRPO). attributes:
@@ -148,6 +151,8 @@ def train(
         episodes = read_episodes(place.episodes, splits=("train",))
         if not episodes:
             raise StudentError(f"{place.episodes} holds no training episodes that were kept: run udrl synth first")
+        if selection is not None:
+            episodes = selected(place, selection, episodes)
         facts, held = place.facts(), read_episodes(place.episodes, splits=("validation",))
         again = 0
         if origin is not None:
@@ -279,6 +284,8 @@ def train(
         )
         done = {**asdict(report), "folder": str(place.student), "options": asdict(options), "lora": lora, "seed": seed}
         done["method"] = record(how)
+        if selection is not None:
+            done["selection"] = selection
         if origin is not None:
             done["origin"] = {**origin.record(), "replayed": again}
         from udrl.student.card import write_card
