@@ -12,9 +12,9 @@ from udrl.cli.common import common_options, emit, table
 @common_options(run=None, seed=False)
 def command(names: tuple[str, ...], *, as_json: bool) -> None:
     """List the shipped tasks, or show the named ones: a TASK is a name or a YAML file, which is checked."""
-    from udrl.data.tasks import Task, load_tasks, seeds
+    from udrl.data.tasks import Task, load_tasks, seeds, shipped_tasks
 
-    tasks = load_tasks(names)
+    tasks = load_tasks(names or tuple(shipped_tasks(generated=True)))
 
     def entry(task: Task) -> dict[str, object]:
         return {
@@ -26,7 +26,9 @@ def command(names: tuple[str, ...], *, as_json: bool) -> None:
             "max_words": task.max_words,
             "examples": len(task.examples),
             "seeds": len(seeds(task)),
-            "builtin_teacher": task.lexicon is not None,
+            "builtin_teacher": task.builtin,
+            "generator": task.generator,
+            "by_name_only": task.generator is not None,
             "path": task.path,
         }
 
@@ -38,8 +40,9 @@ def command(names: tuple[str, ...], *, as_json: bool) -> None:
     else:
         heads = ("task", "words", "seeds", "what it writes")
         rows = [
-            (t.name, f"{t.min_words}-{t.max_words}", str(e["seeds"]), t.title)
+            (t.name, f"{t.min_words}-{t.max_words}", "by rules" if t.generator else str(e["seeds"]), t.title)
             for t, e in zip(tasks, entries, strict=True)
         ]
-        text = table([heads, *rows]) + "\n\nedit a copy: udrl init, then give the file to --task"
+        text = table([heads, *rows]) + "\n\n'by rules': taken only where --task names it"
+        text += "\nedit a copy: udrl init, then give the file to --task"
     emit({"tasks": entries}, as_json=as_json, text=text)

@@ -43,7 +43,8 @@ class Deduplicated:
 class Deduplicator:
     """What has been accepted so far. Needs about 3 KB for a text of 100 characters."""
 
-    def __init__(self, *, threshold: float = THRESHOLD) -> None:
+    def __init__(self, *, threshold: float | None = THRESHOLD) -> None:
+        """threshold: similarity from which texts are near duplicates; None: only exact ones are told."""
         self.threshold = threshold
         self._ids: set[str] = set()
         self._shingles: list[Shingles] = []
@@ -55,6 +56,9 @@ class Deduplicator:
         identity = input_id(text)
         if identity in self._ids:
             return "exact"
+        if self.threshold is None:
+            self._ids.add(identity)
+            return "new"
         shingles = _shingles(text)
         bands = _bands(shingles)
         candidates = {number for band in bands for number in self._buckets.get(band, ())}

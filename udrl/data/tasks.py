@@ -21,6 +21,8 @@ NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 INSTRUCTION_VARIABLES = ("input", "min_words", "max_words")
 INVENT_VARIABLES = ("examples", "count")
+GENERATORS = ("arithmetic", "instructions")
+"""What the key ``generator`` may name: rules that invent a task's inputs and that the built-in teacher writes by."""
 SLOT = "{}"
 """Where the built-in teacher sets a phrase of the input into an opener or a mention."""
 
@@ -55,7 +57,8 @@ class Task:
     instruction: the template of a teacher's request, with ``{input}``, ``{min_words}`` and ``{max_words}``.
     invent: the template of a request for new inputs, with ``{examples}`` and ``{count}``; or None.
     min_words, max_words: bounds of a completion's length in words, both inclusive.
-    lexicon: None: the built-in teacher cannot write this task.
+    lexicon: what the built-in teacher writes from; None, and no generator: it cannot write this task.
+    generator: one of GENERATORS; inputs are then invented by its rules whoever the teacher is. None: from seeds.
     allow: cleaning rules that do not hold for this task, of ``udrl.data.cleaning.RULES``.
     path: the file that the task was read from.
     """
@@ -71,6 +74,12 @@ class Task:
     lexicon: Lexicon | None
     path: Path
     allow: tuple[str, ...] = ()
+    generator: str | None = None
+
+    @property
+    def builtin(self) -> bool:
+        """Whether the built-in teacher can write this task."""
+        return self.lexicon is not None or self.generator is not None
 
     def request(self, text: str) -> str:
         """Return what a teacher is asked for the input ``text``, as one conversation turn."""
@@ -90,7 +99,7 @@ def load_task(path: Path | str) -> Task:
         data,
         where=where,
         required=("name", "title", "description", "instruction", "length"),
-        optional=("invent", "examples", "lexicon", "allow"),
+        optional=("invent", "examples", "lexicon", "generator", "allow"),
     )
     name = yamlfile.text_at(data, "name", where=where)
     if not NAME.fullmatch(name):
@@ -100,6 +109,8 @@ def load_task(path: Path | str) -> Task:
     invent = yamlfile.text_at(data, "invent", where=where) if "invent" in data else None
     if invent is not None:
         check_template(invent, "invent", INVENT_VARIABLES, needed=INVENT_VARIABLES, where=where)
+    if "lexicon" in data and "generator" in data:
+        raise TaskError(f"{where}: has both 'lexicon' and 'generator': the built-in teacher writes by one of them")
     low, high = _length(yamlfile.mapping_at(data, "length", where=where), where=where)
     return Task(
         name=name,
@@ -113,23 +124,29 @@ def load_task(path: Path | str) -> Task:
         lexicon=_lexicon(yamlfile.mapping_at(data, "lexicon", where=where), where=where) if "lexicon" in data else None,
         path=path,
         allow=_allow(yamlfile.texts_at(data, "allow", where=where), where=where) if "allow" in data else (),
+        generator=_generator(data["generator"], where=where) if "generator" in data else None,
     )
 
 
-def shipped_tasks() -> dict[str, Path]:
-    """Return the files of the tasks that ship with udrl, by task name, in name order."""
-    return {path.stem: path for path in sorted((folder("data") / "tasks").glob("*.yaml"))}
+def shipped_tasks(*, generated: bool = False) -> dict[str, Path]:
+    """Return the files of the tasks that ship with udrl, by task name, in name order.
+
+    generated: also those that are taken only where they are named, which rules generate (``data/tasks/generated``).
+    """
+    tasks = folder("data") / "tasks"
+    found = [*tasks.glob("*.yaml"), *((tasks / "generated").glob("*.yaml") if generated else ())]
+    return {path.stem: path for path in sorted(found, key=lambda path: path.stem)}
 
 
 def load_tasks(names_or_files: Sequence[str | Path] = ()) -> tuple[Task, ...]:
-    """Return the named tasks in the order given; none named: all that ship, in name order.
+    """Return the named tasks in the order given; none named: those that ship without the generated, in name order.
 
     An entry that ends in .yaml or .yml or holds a path separator is a file of the user's. Raises UsageError
     for an unknown or repeated name, TaskError for a file that is not valid.
     """
-    shipped = shipped_tasks()
+    shipped = shipped_tasks(generated=True)
     tasks: list[Task] = []
-    for entry in names_or_files or tuple(shipped):
+    for entry in names_or_files or tuple(shipped_tasks()):
         text = str(entry)
         if text.endswith((".yaml", ".yml")) or "/" in text or "\\" in text:
             task = load_task(entry)
@@ -152,7 +169,7 @@ def store_tasks(run: Run, tasks: Sequence[Task]) -> None:
     for task in tasks:
         target = run.path / "tasks" / f"{task.name}.yaml"
         content = task.path.read_bytes()
-        if target.is_file() and task.path == shipped_tasks().get(task.name):
+        if target.is_file() and task.path == shipped_tasks(generated=True).get(task.name):
             content = _widened(task, load_task(target)) or content
         if not target.is_file() or target.read_bytes() != content:
             target.parent.mkdir(exist_ok=True)
@@ -249,6 +266,15 @@ def _allow(names: tuple[str, ...], *, where: str) -> tuple[str, ...]:
                 f"{', '.join(RULES)}"
             )
     return names
+
+
+def _generator(name: Any, *, where: str) -> str:
+    if name not in GENERATORS:
+        known = ", ".join(GENERATORS)
+        raise TaskError(
+            f"{where}: key 'generator': unknown '{name}'{suggestion(str(name), GENERATORS)}; known: {known}"
+        )
+    return str(name)
 
 
 def _lexicon(data: dict[str, Any], *, where: str) -> Lexicon:

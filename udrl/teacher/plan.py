@@ -207,8 +207,8 @@ class Plan:
 
 
 def _engine_arguments(writer: Teacher, task: Task) -> Mapping[str, Any]:
-    # The built-in teacher's instruction is the task's lexicon, of which its messages say nothing.
-    if isinstance(writer, BuiltinTeacher) and task.lexicon is not None:
+    # The built-in teacher's instruction is the task's lexicon or generator, of which its messages say nothing.
+    if isinstance(writer, BuiltinTeacher) and task.builtin:
         return {**writer.engine_arguments, "lexicon": lexicon_hash(task)}
     return writer.engine_arguments
 

@@ -219,7 +219,7 @@ def define_tasks(run: Run, survey: Survey, *, given: Iterable[Task] = (), source
     completions lie, up to MOST_WORDS; longer and shorter ones are rejected by the rules of episode building.
     """
     own = {task.name: task for task in given}
-    shipped = shipped_tasks()
+    shipped = shipped_tasks(generated=True)
     for name, lengths in sorted(survey.lengths.items()):
         target = run.path / "tasks" / f"{name}.yaml"
         if name in own:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from udrl.data.dedup import Deduplicator
+from udrl.data.dedup import THRESHOLD, Deduplicator
 from udrl.data.hashing import hash_hex, hash_int
 from udrl.data.inputs import input_id
 from udrl.data.run import Run, atomic_write
@@ -58,19 +58,27 @@ def choose_inputs(
     """Return up to ``num_inputs`` inputs for each task, the same for the same source and ``seed``.
 
     texts: the user's inputs (None: the task's seeds); invent: fill up with invented ones. inventor: the teacher that
-    invents (None: the built-in one). store: keep the selection in the run (which must be held for writing);
-    otherwise no teacher is asked, and what it would have to invent is ``missing``.
+    invents (None: the built-in one; generated tasks always have it, since their answers must be known). store: keep the
+    selection in the run (which must be held for writing); otherwise no teacher is asked, and what it would have to
+    invent is ``missing``.
     An input that was chosen from another source before is taken over; a near duplicate of one is dropped.
     Raises TaskError where there is nothing to choose from, RunError for a damaged or newer selection, and as
     ``udrl.teacher.inventing.fill`` does.
     """
-    pools = [_pool(run, task, texts, num_inputs, seed, by_rule=invent and inventor is None) for task in tasks]
+    pools = [
+        _pool(run, task, texts, num_inputs, seed, by_rule=invent and (inventor is None or task.generator is not None))
+        for task in tasks
+    ]
     absent = [0] * len(pools)
     if invent and inventor is not None:
-        short = [pool.invention for pool in pools if len(pool.invention.inputs) < num_inputs]
+        asked = [pool.invention for pool in pools if pool.invention.task.generator is None]
+        short = [invention for invention in asked if len(invention.inputs) < num_inputs]
         if store and short:
             fill(run, short, inventor, num_inputs=num_inputs, seed=seed)
-        absent = [0 if store else missing(pool.invention, inventor, num_inputs) for pool in pools]
+        absent = [
+            0 if store or pool.invention.task.generator else missing(pool.invention, inventor, num_inputs)
+            for pool in pools
+        ]
     if store:
         for pool in pools:
             _store(pool)
@@ -119,7 +127,8 @@ def _pool(run: Run, task: Task, texts: Sequence[str] | None, num_inputs: int, se
         given=given if texts is None else [*seeds(task), *given],
         inputs=own.inputs,
         invented=own.invented,
-        seen=Deduplicator(),
+        # generated problems differ in a number or a word: that makes them different problems, not near duplicates
+        seen=Deduplicator(threshold=THRESHOLD if task.generator is None else None),
         rounds=own.header.get("rounds", 0),
         dropped=Counter(own.header.get("dropped", {})),
         exhausted=own.header.get("exhausted"),
@@ -139,7 +148,7 @@ def _stream(
     for text in sorted(given, key=lambda text: hash_int(seed, task.name, input_id(text))):
         yield text, False
     if by_rule:
-        from udrl.teacher.builtin import invent as invented
+        from udrl.teacher.builtin import invented
 
         for text in invented(task, seeds=known, seed=seed):
             yield text, True
