@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from udrl.data.episodes import Episode, write_episodes
 from udrl.data.run import Run
 from udrl.student.initialise import scratch_gpt2
 from udrl.student.tokenizer import train_tokenizer
+from udrl.student.training import train
 
 TASKS = ("poem", "query")
 INPUTS = [f"a {colour} {thing}" for colour in ("red", "old", "calm", "tall") for thing in ("fox", "ship", "lake")]
@@ -69,3 +72,19 @@ def methods_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, st
     model.save_pretrained(tiny)
     tokenizer.save_pretrained(tiny)
     return run.path, str(tiny)
+
+
+def import_trl() -> None:
+    """Import TRL without this folder on the path: it would take the folder vllm in it for the package."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [path for path in sys.path if Path(path) != Path(__file__).parent])
+        import trl.trainer.grpo_trainer  # noqa: F401
+
+
+def started_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Write a run without and one with a student of a little SFT."""
+    bare, tiny = methods_run(folder, monkeypatch)
+    started = bare.with_name("started")
+    shutil.copytree(bare, started)
+    train(started, method="sft", student=tiny, **{**SMALL, "steps": 40, "batch_size": 16, "learning_rate": 4e-3})
+    return bare, started

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from methods_run import INPUTS, SMALL, TASKS, brevity, methods_run
+from methods_run import INPUTS, SMALL, TASKS, brevity, import_trl, started_run
 from safetensors.torch import load_file
 from tiny_students import BASE, new_student
 
@@ -22,9 +21,11 @@ from udrl.commands import Command
 from udrl.errors import StudentError, UsageError
 from udrl.rewards import load_reward
 from udrl.student.methods import Dpo, Grpo
-from udrl.student.methods.grpo import REDRAWS, Prompt, Rollout
+from udrl.student.methods.grpo import REDRAWS, Rollout
 from udrl.student.methods.hosting import hosted, id_text, id_tokenizer
+from udrl.student.methods.payment import Payment
 from udrl.student.methods.watch import Watch
+from udrl.student.methods.writing import Prompt
 from udrl.student.packing import pack
 from udrl.student.tokenizer import train_tokenizer
 from udrl.student.training import train
@@ -34,21 +35,14 @@ TRL: dict[str, Any] = {**SMALL, "steps": 4}
 
 @pytest.fixture(scope="module", autouse=True)
 def trl() -> None:
-    """Import TRL once without this folder on the path: it would take the folder vllm in it for the package."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [path for path in sys.path if Path(path) != Path(__file__).parent])
-        import trl.trainer.grpo_trainer  # noqa: F401
+    import_trl()
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
     """A run without and one with a student of a little SFT."""
     with pytest.MonkeyPatch.context() as patch:
-        bare, tiny = methods_run(tmp_path_factory.mktemp("methods"), patch)
-        started = bare.with_name("started")
-        shutil.copytree(bare, started)
-        train(started, method="sft", student=tiny, **{**SMALL, "steps": 40, "batch_size": 16, "learning_rate": 4e-3})
-        yield bare, started
+        yield started_run(tmp_path_factory.mktemp("methods"), patch)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -223,7 +217,7 @@ def test_grpo_replaces_groups_without_a_difference_where_asked_to(dynamic: bool)
     prompts = [Prompt("t", text, [5 + k, *student.space.render("t", {})]) for k, text in enumerate("abc")]
     watch = Watch(Grpo())
     method = Grpo(group_size=3, dynamic_sampling=dynamic)
-    rollout = Rollout(method, prompts, Flat("a"), tokenizer, watch, max_tokens=6, seed=3)
+    rollout = Rollout(method, prompts, Payment(((Flat("a"), 1.0),)), tokenizer, watch, max_tokens=6, seed=3)
 
     class Trainer:
         class state:  # noqa: N801 - TRL's name

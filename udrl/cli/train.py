@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from udrl.cli.common import common_options, emit, only_results_on_stdout
-from udrl.cli.train_method import method_from, method_options
+from udrl.cli.train_method import method_from, method_options, of_training
 
 if TYPE_CHECKING:
     from udrl.student.training import TrainReport
@@ -102,13 +102,9 @@ if TYPE_CHECKING:
 @click.option(
     "--schedule",
     type=click.Choice(["cosine", "linear", "constant"]),
-    default="cosine",
-    show_default=True,
-    help="How the learning rate falls to a tenth after the warmup.",
+    help="How the learning rate falls to a tenth after the warmup. Default: cosine.",
 )
-@click.option(
-    "--warmup", metavar="X", type=click.FloatRange(0, 1), default=0.03, show_default=True, help="Share of the steps."
-)
+@click.option("--warmup", metavar="X", type=click.FloatRange(0, 1), help="Share of the steps. Default: 0.03.")
 @click.option("--weight-decay", metavar="X", type=click.FloatRange(min=0), default=0.05, show_default=True)
 @click.option(
     "--clip",
@@ -146,7 +142,7 @@ if TYPE_CHECKING:
     type=click.Choice(["last", "best"]),
     default="last",
     show_default=True,
-    help="The weights of the last step, or of the lowest validation loss.",
+    help="The weights of the last step, or of the lowest validation loss; dpo, grpo: of the highest reward there.",
 )
 @click.option(
     "--patience",
@@ -195,8 +191,8 @@ def command(
     curriculum: float,
     open_each: float,
     open_all: float,
-    schedule: Literal["cosine", "linear", "constant"],
-    warmup: float,
+    schedule: Literal["cosine", "linear", "constant"] | None,
+    warmup: float | None,
     weight_decay: float,
     clip: float,
     micro_batch: int | None,
@@ -265,6 +261,7 @@ def command(
             restart=restart,
             lora=lora,
             shard=shard,
+            **of_training(of_method),
         )
     emit(report, as_json=as_json, text=describe(report, run))
 
@@ -281,10 +278,29 @@ def describe(report: TrainReport, run: Path) -> str:
             f"{report.student}: {report.parameters / 1e6:.1f}M parameters, {report.steps:,} steps over "
             f"{report.episodes:,} episodes in {report.seconds:,.0f} s "
             f"({report.tokens_per_second:,.0f} tokens/s){figures}",
-            *([] if report.method == "udrl" else [f"by {report.method}, with {report.reward_calls:,} reward calls"]),
+            *([] if report.method == "udrl" else [by_method(report)]),
+            *([] if report.stopped is None else [f"ended by {report.stopped}: the student is what was trained so far"]),
+            cost_of(report),
             targets if commanded else "takes no commands",
             *(f"advice: {line}" for line in report.advice),
             f"student in {report.folder}",
             f"next: udrl generate --run {run}{' --target-relevance 0.6' * commanded}, or udrl bench --run {run}",
         ]
     )
+
+
+def by_method(report: TrainReport) -> str:
+    """Return what another method than upside-down RL did, for people."""
+    line = f"by {report.method}, with {report.reward_calls:,} reward calls"
+    if report.validation_calls:
+        line += f" and {report.validation_calls:,} on validation inputs"
+    if report.validation_reward is not None:
+        line += f"; step {report.kept_step:,} is kept, validation reward {report.validation_reward:.3f}"
+    return line
+
+
+def cost_of(report: TrainReport) -> str:
+    """Return what a training cost, for people."""
+    gpus = f"{report.gpu_hours:.4f} GPU-hours" if report.gpu_hours else "no GPU"
+    usd = "" if report.usd is None else f", {report.usd:.4f} USD"
+    return f"cost: {report.machine_hours:.4f} machine-hours, {gpus}{usd}"

@@ -16,8 +16,9 @@ OPTIONS = {
     "reward": click.option(
         "--method-reward",
         "reward",
-        metavar="NAME",
-        help="top, weighted, dpo, grpo: by which reward. Default: relevance.",
+        metavar="NAME[=WEIGHT]",
+        multiple=True,
+        help="top, weighted, dpo, grpo: by which reward. Default: relevance. grpo: repeatable, the weighted sum.",
     ),
     "share": click.option(
         "--share",
@@ -90,6 +91,24 @@ FIELDS = {
     "explore_temperature": "temperature",
 }
 """Options whose field of the method has another name."""
+LIMITS = (
+    click.option(
+        "--max-samples",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="grpo: completions that it may write and score in all; the steps are planned within.",
+    ),
+    click.option(
+        "--max-usd",
+        metavar="USD",
+        type=POSITIVE,
+        help="End after the step that makes the training cost as much, at --machine-usd; the student so far stays.",
+    ),
+    click.option("--max-minutes", metavar="X", type=POSITIVE, help="The same for its time, calibration not included."),
+    click.option(
+        "--machine-usd", metavar="USD", type=click.FloatRange(min=0), help="What an hour of this machine costs."
+    ),
+)
 OWNERS = {
     "weight_temperature": "weighted",
     "ratio_clip": "grpo",
@@ -100,8 +119,14 @@ OWNERS = {
 
 def method_options(function: Function) -> Function:
     """Add --method and the options of the methods; the command receives each by name."""
-    for option in reversed(OPTIONS.values()):
+    for option in reversed([*OPTIONS.values(), *LIMITS]):
         function = option(function)
+    function = click.option(
+        "--preset",
+        metavar="NAME",
+        help="A paper's hyper-parameters, for what is not given: smoltulu, smoltulu-1207, tulu3 (sft); smoltulu, tulu3 "
+        "(dpo); open-rs (grpo).",
+    )(function)
     return click.option(
         "--method",
         type=click.Choice(["udrl", "sft", "top", "weighted", "dpo", "grpo"]),
@@ -112,16 +137,47 @@ def method_options(function: Function) -> Function:
 
 
 def method_from(name: str, given: Mapping[str, Any]) -> Method:
-    """Return the method of that name with those of its options that were ``given``; UsageError for another's."""
+    """Return the method of that name with those of its options that were ``given``; UsageError for another's.
+
+    What was not given is the preset's, where one is among them.
+    """
     from udrl.errors import UsageError
     from udrl.student.methods import method_of
+    from udrl.student.methods.published import published
 
-    fields = {}
+    fields: dict[str, Any] = {} if given["preset"] is None else dict(published(given["preset"], name).settings)
     for option in OPTIONS:
-        if given[option] is None:
+        if given[option] in (None, ()):
             continue
         owner = OWNERS.get(option)
         if owner not in (None, name):
             raise UsageError(f"--{option.replace('_', '-')} belongs to --method {owner}, not to {name}")
-        fields[FIELDS.get(option, option)] = given[option]
+        value = given[option] if option != "reward" else _rewards(name, given[option])
+        fields[FIELDS.get(option, option)] = value
     return method_of(name, fields)
+
+
+def of_training(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of the ``given`` options is about the training as such: the preset and the limits."""
+    return {name: value for name, value in given.items() if name not in OPTIONS}
+
+
+def _rewards(method: str, given: tuple[str, ...]) -> str | dict[str, float]:
+    """Return one reward's name, or several rewards' weights."""
+    from udrl.errors import UsageError
+
+    if len(given) == 1 and "=" not in given[0]:
+        return given[0]
+    if method != "grpo":
+        raise UsageError(f"--method-reward with a weight, or several times, is for --method grpo, not for {method}")
+    weights: dict[str, float] = {}
+    for text in given:
+        name, _, weight = text.partition("=")
+        try:
+            value = float(weight or 1)
+        except ValueError:
+            raise UsageError(f"--method-reward {text}: {weight} is no number; write NAME=WEIGHT") from None
+        if name in weights:
+            raise UsageError(f"--method-reward names {name} twice: once is enough")
+        weights[name] = value
+    return weights

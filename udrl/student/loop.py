@@ -21,6 +21,7 @@ from udrl.commands import CommandSpace
 from udrl.errors import Diverged, StudentError, UsageError
 from udrl.ranks import Rank
 from udrl.student.balance import balanced_order
+from udrl.student.cost import Meter
 from udrl.student.distributed import ALONE, Replica, check_share, from_first, summed
 from udrl.student.examples import Examples, batch_of, draw_open, token_weights, training_order
 from udrl.student.model import StudentModel
@@ -52,6 +53,7 @@ def run_loop(
     signs: Signs | None = None,
     group: Rank = ALONE,
     shard: bool = False,
+    meter: Meter | None = None,
 ) -> list[Validation]:
     """Train ``student`` in place and return its validations.
 
@@ -59,7 +61,8 @@ def run_loop(
     ``fingerprint``; the best weights stand beside it. log: called after every step with figures. signs: called after a
     validation, as often as `SIGNS_SHARE` of the time allows. group, shard: this process among those that train
     together, and whether each keeps only a part of the weights (see `udrl.student.distributed`); log, signs and files
-    are the first one's, which alone has the student in the end.
+    are the first one's, which alone has the student in the end. meter: whose limits end the training after a step, as
+    the first process finds; all have one or none has.
 
     Raises Diverged where the loss is not finite, StudentError where the memory does not suffice, UsageError where the
     best weights are asked for and nothing can tell which those are, or where a batch cannot be shared.
@@ -89,8 +92,11 @@ def run_loop(
         replica.load_optimizer(optimizer, saved["optimizer"])
     best = state_file.with_name(BEST) if state_file is not None and options.keep == "best" else None
     spent = Spending()
+    # a training that a limit has ended is not gone on with, unless the limit was raised
+    ended = saved is not None and bool(saved.get("ended")) and meter is not None and meter.ends(saved["step"])
+    ended = from_first(ended, group)
     for step in range(0 if saved is None else saved["step"], options.steps):
-        if out_of_patience(validations, options.patience):
+        if ended or out_of_patience(validations, options.patience):
             break
         started = time.perf_counter()
         chosen = order[step * options.batch_size : (step + 1) * options.batch_size]
@@ -100,6 +106,8 @@ def run_loop(
         if log is not None:
             log(step, {**figures, "seconds": time.perf_counter() - started})
         last = step + 1 == options.steps
+        ended = not last and meter is not None and from_first(meter.ends(step + 1), group)
+        last = last or ended
         if validation is not None and ((step + 1) % options.validate_every == 0 or last):
             with replica.whole(), memory(step, options, examples, chosen, group):
                 found = _validation(student, validation, step + 1, options, dtype, spent, log, signs, group)
@@ -115,6 +123,7 @@ def run_loop(
                 "student": student.state_dict(),
                 "optimizer": replica.optimizer_state(optimizer),
                 "validations": [(v.step, v.loss, v.shuffled) for v in validations],
+                "ended": ended,
             }
             if group.first:
                 save_state(state_file, state)

@@ -18,6 +18,8 @@ Tracker = Literal["trackio", "wandb"]
 
 SEEN = {
     "reward": "reward {:.2f}",
+    "reward_std": "spread {:.2f}",
+    "length": "{:.0f} tokens long",
     "zero_variance": "one reward in {:.0%} of groups",
     "clipped": "cut off {:.0%}",
     "accuracy": "pairs right {:.0%}",
@@ -85,6 +87,8 @@ class Monitor:
         if "validation_loss" in latest:
             gap = f" (+{latest['loss_gap']:.2f} if commands lie)" if "loss_gap" in latest else ""
             parts.append(f"validation {latest['validation_loss']:.2f}{gap}")
+        if "validation_reward" in latest:
+            parts.append(f"validation reward {latest['validation_reward']:.2f}")
         parts += [text.format(latest[name]) for name, text in SEEN.items() if name in latest]
         obeyed = [f"{n.removeprefix('spearman_')} {v:.2f}" for n, v in latest.items() if n.startswith("spearman_")]
         if obeyed:

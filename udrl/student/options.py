@@ -24,7 +24,7 @@ class LoopOptions:
     balance: draw episodes by bin after that, see `udrl.student.balance`.
     checkpointing: compute the blocks again in the backward pass instead of keeping what they computed.
     save_every, validate_every: in steps.
-    keep: the weights that stay, of the last step or of the lowest validation loss.
+    keep: the weights that stay, of the last step or of the lowest validation loss (DPO, GRPO: highest reward there).
     patience: end after so many validations in a row without a lower loss than before them (0: never).
     """
 

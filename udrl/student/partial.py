@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from udrl.data.episodes import Episode
+from udrl.student.cost import SPENT
 
 FINGERPRINT = "fingerprint"
 WRITTEN_LAST = ("config.json", "generation_config.json", "model*.safetensors*")
@@ -55,6 +56,6 @@ def publish(partial: Path, folder: Path) -> None:
 
 def clean(folder: Path) -> None:
     """Remove from a published and recorded student what only an interrupted training needs."""
-    for name in (FINGERPRINT, "training_state.pt", "best.pt"):
+    for name in (FINGERPRINT, SPENT, "training_state.pt", "best.pt"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "trl", ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -15,8 +16,10 @@ from udrl.errors import StudentError, UsageError
 from udrl.ranks import joined
 from udrl.student.beginning import Rendering, begin, preset_of
 from udrl.student.calibrating import INPUTS, calibrate_on, first_inputs, rewards_of
+from udrl.student.cost import Limits, Meter
 from udrl.student.methods import GENTLE, Method, Udrl, check_trainable, method_of, record, through_trl
-from udrl.student.methods.pool import own, pool_of
+from udrl.student.methods.pool import affordable_steps, own, pool_of
+from udrl.student.methods.published import advice, published
 from udrl.student.methods.watch import Watch
 from udrl.student.monitor import Monitor, Tracker
 from udrl.student.origin import REPLAY, find_origin, joined_facts, with_replay
@@ -53,6 +56,16 @@ class TrainReport:
     """Returns that the method has looked at: of the episodes, and of completions while training."""
     advice: tuple[str, ...] = ()
     """What was seen to go wrong, and what to do."""
+    validation_reward: float | None = None
+    """What the student's completions for validation inputs were paid, where that is measured."""
+    validation_calls: int = 0
+    """Reward calls that only validation made."""
+    stopped: str | None = None
+    """The limit that ended the training before its steps were done, or that they were planned within."""
+    machine_hours: float = 0.0
+    """Wall-clock time of all starts, calibration included; times the machines."""
+    gpu_hours: float = 0.0
+    usd: float | None = None
 
 
 def train(
@@ -83,8 +96,8 @@ def train(
     restart: bool = False,
     save_every: int = 100,
     micro_batch: int | None = None,
-    schedule: Schedule = "cosine",
-    warmup: float = 0.03,
+    schedule: Schedule | None = None,
+    warmup: float | None = None,
     weight_decay: float = 0.05,
     clip: float = 1.0,
     gradient_checkpointing: bool = False,
@@ -95,6 +108,11 @@ def train(
     tracker: Tracker | None = None,
     lora: int = 0,
     shard: bool = False,
+    preset: str | None = None,
+    max_samples: int | None = None,
+    max_usd: float | None = None,
+    max_minutes: float | None = None,
+    machine_usd: float | None = None,
 ) -> TrainReport:
     """Train a student on the run's episodes and put it into ``RUN/student``.
 
@@ -113,11 +131,18 @@ def train(
     of continuing it. save_every: steps between the states that an interrupted training continues from.
 
     micro_batch, schedule, warmup, weight_decay, clip, open_each, open_all, gradient_checkpointing, validate_every,
-    keep, patience: see `LoopOptions`; micro_batch None is the whole batch. signs_inputs: validation inputs a task
-    whose signs of obedience are watched (0: none). tracker: send the figures there too.
+    keep, patience: see `LoopOptions`; micro_batch None is the whole batch, schedule None cosine, warmup None 0.03.
+    signs_inputs: validation inputs a task whose signs of obedience are watched (0: none). tracker: send the figures
+    there too.
 
     lora: rank of the changes that are trained instead of the pretrained matrices (0: train the matrices, see
     `udrl.student.lora`).
+
+    preset: published hyper-parameters of the method (`udrl.student.methods.published`), for what is not given here; the
+    options of the method itself come from it where ``method`` is a name.
+
+    max_samples: completions that GRPO may write and score in all (the steps are planned within); max_usd, max_minutes:
+    what the training may cost, ended after the step that reaches it; machine_usd: US dollars an hour of this machine.
 
     Started by ``torchrun`` or ``accelerate launch``, the processes share each batch (``batch_size`` is that of all
     together); shard: each also keeps only a part of the weights (see `udrl.student.distributed`).
@@ -126,7 +151,7 @@ def train(
     Raises StudentError or UsageError for what cannot be trained; the student of an earlier training stays until the
     new one is finished.
     """
-    place = Run(run)
+    started, place = time.monotonic(), Run(run)
     origin = None if start_from is None else find_origin(start_from)
     if origin is not None and (student is not None or vocab_size is not None or init != "auto" or commands != "ids"):
         raise UsageError(
@@ -135,18 +160,20 @@ def train(
         )
     if not 0 <= replay <= 1:
         raise UsageError(f"replay is a share, within [0, 1], found {replay:g}")
-    preset = preset_of(student or "gpt2", init, origin)
-    if lora and origin is None and preset.hub is None:
+    known = preset_of(student or "gpt2", init, origin)
+    if lora and origin is None and known.hub is None:
         raise UsageError(
-            f"--lora changes trained weights a little, and {preset.name} would start without: name --from, or a "
+            f"--lora changes trained weights a little, and {known.name} would start without: name --from, or a "
             "--student with pretrained weights"
         )
-    student = preset.name
-    how = method_of(method) if isinstance(method, str) else method
+    student = known.name
+    wanted = None if preset is None else published(preset, method if isinstance(method, str) else method.name)
+    how = method_of(method, wanted.settings if wanted else None) if isinstance(method, str) else method
+    limits = Limits(max_samples, max_usd, max_minutes, machine_usd)
     commanded = isinstance(how, Udrl)
     with joined() as group, place.writing() if group.first else nullcontext():
         used = {"curriculum": curriculum, "balance": balance, "attribute": attributes, "lora": lora, "shard": shard}
-        used |= {"patience": patience, "keep": keep == "best"}
+        used |= {"patience": patience, "max-samples": max_samples}
         check_trainable(how, starts_from=origin is not None, processes=group.count, used=used)
         episodes = read_episodes(place.episodes, splits=("train",))
         if not episodes:
@@ -175,15 +202,22 @@ def train(
 
         where = own_device(pick_device(device), group)
         dtype = pick_dtype(precision, where)
-        batch = batch_size or preset.batch_size
+        if wanted is not None:
+            batch_size, learning_rate = batch_size or wanted.batch_size, learning_rate or wanted.learning_rate
+            steps, epochs = steps or (None if epochs else wanted.steps), epochs or wanted.epochs
+            schedule, warmup = schedule or wanted.schedule, wanted.warmup if warmup is None else warmup
+        batch = batch_size or known.batch_size
         passes = epochs or (EPOCHS_TRL if through_trl(how) else EPOCHS)
+        usual = known.learning_rate * (GENTLE if through_trl(how) else 1.0)
+        planned = steps or max(1, round(passes * pool.size / batch))
+        affordable = affordable_steps(how, batch, max_samples, planned)
         options = LoopOptions(
-            steps=steps or max(1, round(passes * pool.size / batch)),
+            steps=affordable,
             batch_size=batch,
             micro_batch=min(micro_batch or batch, batch),
-            learning_rate=learning_rate or preset.learning_rate * (GENTLE if through_trl(how) else 1.0),
-            warmup=warmup,
-            schedule=schedule,
+            learning_rate=learning_rate or usual,
+            warmup=0.03 if warmup is None else warmup,
+            schedule=schedule or "cosine",
             weight_decay=weight_decay,
             clip=clip,
             curriculum=curriculum,
@@ -204,7 +238,7 @@ def train(
         start = functools.partial(
             begin,
             episodes,
-            preset,
+            known,
             partial,
             vocab_size=vocab_size,
             attributes=attributes,
@@ -219,6 +253,7 @@ def train(
             made = start()
             (partial / FINGERPRINT).write_text(mark)
         from_first(None, group)
+        meter = Meter(limits, partial if group.first else None, started=started, group=group, gpu=where.type == "cuda")
         model, tokenizer, space = made if group.first else start(keep=False)
         if lora:
             add_lora(model, lora)
@@ -229,6 +264,7 @@ def train(
         )
         examples, validation = encoded(episodes, weights=pool.weights), encoded(held)
         shared: dict[str, Any] = {"dtype": dtype, "validation": validation, "state_file": state, "fingerprint": mark}
+        shared["meter"] = meter if limits.any else None
         loop = functools.partial(run_loop, model, examples, options, group=group, shard=shard, **shared)
         if not group.first:  # the first one watches, calibrates and writes
             loop()
@@ -240,16 +276,21 @@ def train(
         watched = first_inputs(held, signs_inputs)
         watch = Watch(how, scored=pool.scored, learning_rate=options.learning_rate, max_tokens=longest)
         monitor = Monitor(partial, name=student, steps=options.steps, tracker=tracker, config=asdict(options))
+
+        def log(step: int, figures: Mapping[str, float]) -> None:
+            monitor.log(step, figures)
+            meter.tick()
+
         try:
             if through_trl(how):
                 from udrl.student.methods.trl import run_trl
 
-                shared |= {"student": model, "options": options, "watch": watch, "log": monitor.log}
+                shared |= {"student": model, "options": options, "watch": watch, "log": log, "held": held}
                 shared |= {"context": context, "max_tokens": longest, "encoder": encoder, "facts": facts}
                 validations = run_trl(how, pool, tokenizer, space, **shared)
             else:
                 validations = loop(
-                    log=monitor.log,
+                    log=log,
                     signs=signs_of(trained, watched, lambda: rewards_of(trained, encoder, facts), seed=seed)
                     if space.attributes and any(watched.values())
                     else None,
@@ -265,25 +306,38 @@ def train(
         last = validations[-1] if validations else None
         if last and keep == "best":
             last = best_of(validations)
+        stopped = meter.ended or (f"--max-samples {max_samples:,}" if affordable < planned else None)
+        told = wanted and advice(wanted, model.parameter_count, options.learning_rate, usual)
+        done_steps = validations[-1].step if validations else meter.step if meter.ended else options.steps
+        cost = meter.cost
         report = TrainReport(
             student=student,
             folder=place.student,
             parameters=model.parameter_count,
             episodes=len(episodes),
-            steps=validations[-1].step if validations else options.steps,
+            steps=done_steps,
             seconds=round(monitor.seconds, 1),
             tokens_per_second=round(monitor.tokens / max(monitor.seconds, 1e-9), 1),
             validation_loss=last.loss if last else None,
             loss_gap=last.gap if last and commanded else None,
             calibrated=calibrated and bool(space.attributes),
-            kept_step=last.step if last else options.steps,
+            kept_step=last.step if last else done_steps,
             signs=watch.means or monitor.signs,
             method=how.name,
             reward_calls=watch.scored,
-            advice=tuple(watch.advice),
+            advice=(*watch.advice, *([told] if told else [])),
+            validation_reward=last.reward if last else None,
+            validation_calls=watch.judged,
+            stopped=stopped,
+            machine_hours=cost.machine_hours,
+            gpu_hours=cost.gpu_hours,
+            usd=cost.usd,
         )
         done = {**asdict(report), "folder": str(place.student), "options": asdict(options), "lora": lora, "seed": seed}
         done["method"] = record(how)
+        done["machine_usd"] = machine_usd
+        if wanted is not None:
+            done["preset"] = wanted.record()
         if selection is not None:
             done["selection"] = selection
         if origin is not None:

@@ -16,12 +16,14 @@ from udrl.student.model import StudentModel
 class Validation:
     """Losses in nats a token on validation episodes: with true commands, and with commands shuffled among episodes.
 
-    Their difference, the loss gap, is the cheapest sign of obedience: 0 means that commands are ignored.
+    Their difference, the loss gap, is the cheapest sign of obedience: 0 means that commands are ignored. reward: what
+    the completions that the student wrote for validation inputs were paid, where a method measures that.
     """
 
     step: int
     loss: float
     shuffled: float
+    reward: float | None = None
 
     @property
     def gap(self) -> float:
@@ -37,8 +39,8 @@ def out_of_patience(validations: Sequence[Validation], patience: int) -> bool:
 
 
 def best_of(validations: Sequence[Validation]) -> Validation:
-    """Return the validation of the lowest loss, the earliest where several are equal."""
-    return min(validations, key=lambda v: v.loss)
+    """Return the validation of the highest reward, or else of the lowest loss; the earliest where several are equal."""
+    return min(validations, key=lambda v: v.loss if v.reward is None else -v.reward)
 
 
 @torch.no_grad()

@@ -3,6 +3,9 @@
 pool     which episodes a method learns from: all, the best, weighted ones, or pairs
 dpo      preference pairs, by TRL's DPOTrainer
 grpo     completions that the student writes and the reward scores, by TRL's GRPOTrainer
+payment  what a completion is paid: one reward, or several with weights
+writing  what the student writes for them, to learn from or to be judged by on validation inputs
+published  hyper-parameters of papers
 hosting  a student as a model that TRL's trainers can train, and how they are driven
 watch    what goes wrong with a method, seen while it trains, with advice
 
@@ -91,14 +94,16 @@ class Dpo:
 class Grpo:
     """Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300), by TRL's GRPOTrainer.
 
-    group_size: completions an input; kl: weight of the divergence from where the student starts (0: none); clip and
-    clip_high: how far a token's probability ratio may fall and rise (None: as far as it may fall); updates: optimiser
-    steps on the same completions (with 1, nothing is ever clipped); temperature: of the sampling. dynamic_sampling:
+    reward: by name, or several by their weights: {"accuracy": 1.0, "format": 0.5}; with a reward that can be verified,
+    such as accuracy, this is RLVR (Tulu 3, arXiv 2411.15124). group_size: completions an input; kl: weight of the
+    divergence from where the student starts (0: none); clip and clip_high: how far a token's probability ratio may fall
+    and rise (None: as far as it may fall); updates: optimiser steps on the same completions (with 1, nothing is ever
+    clipped); temperature: of the sampling. dynamic_sampling:
     replace groups whose completions all got one reward (DAPO, arXiv 2503.14476).
     """
 
     name: ClassVar[str] = "grpo"
-    reward: str = RELEVANCE
+    reward: str | Mapping[str, float] = RELEVANCE
     group_size: int = 8
     kl: float = 0.04
     clip: float = 0.2
@@ -108,6 +113,13 @@ class Grpo:
     dynamic_sampling: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.reward, str):
+            object.__setattr__(self, "reward", dict(self.reward))  # a plain one, for run.json
+            for name, weight in self.reward.items():
+                if not isfinite(weight) or weight == 0:
+                    raise UsageError(f"the weight of the reward {name} must be another number than 0, found {weight:g}")
+        if not self.reward:
+            raise UsageError("the method grpo needs a reward: name one")
         _check(self, "group_size", self.group_size >= 2, "2 or more: advantages are differences within a group")
         _check(self, "kl", self.kl >= 0, "0 or more")
         _check(self, "clip", 0 < self.clip < 1, "within (0, 1)")
@@ -154,6 +166,8 @@ def check_trainable(method: Method, *, starts_from: bool, processes: int, used: 
     make sense with commands, or in our own training loop, are looked at. MissingDependency where TRL is not installed.
     """
     given = {name for name, value in used.items() if value}
+    if "max-samples" in given and not isinstance(method, Grpo):
+        raise UsageError(f"--max-samples is about completions that --method grpo writes, and {method.name} writes none")
     if not isinstance(method, Udrl):
         senseless = sorted(given & {"curriculum", "balance", "attribute"})
         if senseless:
@@ -168,7 +182,7 @@ def check_trainable(method: Method, *, starts_from: bool, processes: int, used: 
         )
     if processes > 1:
         raise UsageError(f"--method {method.name} trains in one process: start it without torchrun")
-    unknown_there = sorted(given & {"lora", "shard", "patience", "keep"})
+    unknown_there = sorted(given & {"lora", "shard", "patience"})
     if unknown_there:
         raise UsageError(f"--{unknown_there[0]} is not for --method {method.name}: leave it out")
     if not is_installed("trl"):

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from udrl.commands import CommandSpace
+from udrl.data.episodes import Episode
 from udrl.errors import StudentError
 from udrl.student.examples import training_order
 from udrl.student.methods import Dpo
 from udrl.student.methods.hosting import Driver, hosted, id_text, id_tokenizer
+from udrl.student.methods.payment import Payment
 from udrl.student.methods.pool import Pair
+from udrl.student.methods.writing import Judge, prompts_of
 from udrl.student.tokenizer import encode
 from udrl.student.validation import Validation
 
@@ -52,9 +55,22 @@ def encode_pairs(
 
 
 def run_dpo(
-    method: Dpo, pairs: Sequence[Pair], tokenizer: Any, space: CommandSpace, *, context: int, **driven: Any
+    method: Dpo,
+    pairs: Sequence[Pair],
+    tokenizer: Any,
+    space: CommandSpace,
+    *,
+    context: int,
+    max_tokens: int,
+    held: Sequence[Episode],
+    payment: Payment | None,
+    **driven: Any,
 ) -> list[Validation]:
-    """Train the student on ``pairs`` in place and return the validations. driven: what `Driver` takes."""
+    """Train the student on ``pairs`` in place and return the validations.
+
+    payment: by what the completions that it writes for ``held`` are judged, of at most ``max_tokens`` (None: they are
+    not). driven: what `Driver` takes.
+    """
     from datasets import Dataset, disable_progress_bars, enable_progress_bars
     from trl import DPOConfig, DPOTrainer
 
@@ -68,6 +84,11 @@ def run_dpo(
     with hosted(student) as model:
         reference = copy.deepcopy(model).eval()
         driver = Driver(**driven)
+        if payment is not None:
+            unseen = prompts_of(held, tokenizer, space, context=context, max_tokens=max_tokens)
+            driver.judge = Judge(
+                model, unseen, payment, tokenizer, driver.watch, max_tokens=max_tokens, seed=options.seed
+            )
         left = order[driver.start * options.batch_size :] if driver.start < options.steps else order[:1]
         disable_progress_bars()
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -14,38 +15,40 @@ from udrl.commands import CommandSpace
 from udrl.data.episodes import Episode
 from udrl.data.hashing import hash_int
 from udrl.errors import UsageError
-from udrl.rewards.base import Reward, compute
 from udrl.student.examples import training_order
 from udrl.student.methods import Grpo
 from udrl.student.methods.hosting import Driver, hosted
+from udrl.student.methods.payment import Payment
 from udrl.student.methods.watch import Watch
-from udrl.student.tokenizer import decode, encode
+from udrl.student.methods.writing import Judge, Prompt, prompts_of, text_of, write
 from udrl.student.validation import Validation
 
 REDRAWS = 4
 """How often groups without a difference are replaced before they are taken as they are."""
 FLAT = 1e-9
 """Rewards that differ by no more are one reward."""
-FIGURES = {"reward": "reward", "completions/clipped_ratio": "clipped", "zero_variance": "zero_variance", "kl": "kl"}
-"""TRL's figures that are logged, and the one that the rollout adds to them."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """An input to write for: the text, and its prompt's ids with every attribute open."""
-
-    task: str
-    text: str
-    ids: list[int]
+FIGURES = {
+    "reward": "reward",
+    "reward_std": "reward_std",
+    "completions/mean_length": "length",
+    "completions/clipped_ratio": "clipped",
+    "zero_variance": "zero_variance",
+    "kl": "kl",
+}
+"""TRL's figures that are logged, and the one that the rollout adds to them; it also adds each of several rewards."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """The completions of one prompt, their ids with the end token where it came, and what each was paid."""
+    """The completions of one prompt, their ids with the end token where it came, and what each was paid.
+
+    parts: each completion's values of the rewards, by name.
+    """
 
     prompt: Prompt
     written: list[list[int]]
     paid: list[float]
+    parts: list[dict[str, float]]
 
     @property
     def flat(self) -> bool:
@@ -60,7 +63,7 @@ class Rollout:
         self,
         method: Grpo,
         prompts: Sequence[Prompt],
-        reward: Reward,
+        payment: Payment,
         tokenizer: Any,
         watch: Watch,
         *,
@@ -69,7 +72,7 @@ class Rollout:
         start: int = 0,
     ) -> None:
         """Write for ``prompts``; start: steps that were done before."""
-        self.method, self.prompts, self.reward, self.tokenizer, self.watch = method, prompts, reward, tokenizer, watch
+        self.method, self.prompts, self.payment, self.tokenizer, self.watch = method, prompts, payment, tokenizer, watch
         self.max_tokens, self.seed, self.start = max_tokens, seed, start
 
     def __call__(self, asked: list[str], trainer: Any) -> dict[str, Any]:
@@ -94,69 +97,40 @@ class Rollout:
             "completion_ids": [group.written[place] for group, place in members],
             "logprobs": None,
             "paid": [group.paid[place] for group, place in members],
+            "parts": [group.parts[place] for group, place in members],
             "flat": [flat] * len(members),
         }
 
     def write(self, model: Any, numbers: Sequence[int]) -> list[Group]:
         """Let the student write a group for each of the prompts with these ``numbers``, and score it."""
-        from transformers import GenerationConfig
-
-        size, end = self.method.group_size, self.tokenizer.eos_token_id
+        size = self.method.group_size
         prompts = [self.prompts[number] for number in numbers]
-        longest = max(len(prompt.ids) for prompt in prompts)
-        ids = torch.full((len(prompts), longest), end)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, longest - len(prompt.ids) :] = torch.tensor(prompt.ids)
-            mask[row, longest - len(prompt.ids) :] = 1
-        training = model.training
-        model.eval()
-        with torch.no_grad():
-            found = model.generate(
-                input_ids=ids.repeat_interleave(size, 0).to(model.device),
-                attention_mask=mask.repeat_interleave(size, 0).to(model.device),
-                generation_config=GenerationConfig(
-                    do_sample=True,
-                    temperature=self.method.temperature,
-                    top_k=0,
-                    top_p=1.0,
-                    max_new_tokens=self.max_tokens,
-                    eos_token_id=end,
-                    pad_token_id=end,
-                ),
-            )
-        model.train(training)
-        rows = [row[: row.index(end) + 1] if end in row else row for row in found[:, longest:].tolist()]
-        texts = [self._text(row) for row in rows]
-        paid = compute(self.reward, [p.text for p in prompts for _ in range(size)], texts)
+        rows = write(
+            model,
+            prompts,
+            self.tokenizer.eos_token_id,
+            each=size,
+            max_tokens=self.max_tokens,
+            temperature=self.method.temperature,
+        )
+        texts = [text_of(row, self.tokenizer) for row in rows]
+        paid, values = self.payment([p.text for p in prompts for _ in range(size)], texts)
+        parts = [{name: of[k] for name, of in values.items()} for k in range(len(paid))]
         self.watch.scored += len(paid)
         return [
-            Group(prompt, rows[k * size : (k + 1) * size], paid[k * size : (k + 1) * size])
-            for k, prompt in enumerate(prompts)
+            Group(prompt, rows[first : first + size], paid[first : first + size], parts[first : first + size])
+            for prompt, first in zip(prompts, range(0, len(paid), size), strict=True)
         ]
 
-    def _text(self, ids: list[int]) -> str:
-        ended = ids[-1] == self.tokenizer.eos_token_id
-        text = decode(self.tokenizer, ids[:-1] if ended else ids)
-        return text if ended else text.rstrip("\ufffd")
 
-
-def paid(*, paid: list[float], flat: list[float], log_metric: Any, **_: Any) -> list[float]:
+def paid(
+    *, paid: list[float], parts: list[dict[str, float]], flat: list[float], log_metric: Any, **_: Any
+) -> list[float]:
     """Hand TRL the rewards that the rollout has computed."""
     log_metric("zero_variance", flat[0])
+    for name in parts[0] if len(parts[0]) > 1 else ():
+        log_metric(f"reward_{name}", fmean(part[name] for part in parts))
     return paid
-
-
-def prompts_of(
-    episodes: Sequence[Episode], tokenizer: Any, space: CommandSpace, *, context: int, max_tokens: int
-) -> list[Prompt]:
-    """Return each task's different inputs as prompts; an input's end is cut where the context asks for it."""
-    found = list({(e.task, e.input): None for e in episodes})
-    room = max(1, context - space.prompt_size - max_tokens)
-    return [
-        Prompt(task, text, space.prompt(ids[:room], space.render(task, {})))
-        for (task, text), ids in zip(found, encode(tokenizer, [text for _, text in found]), strict=True)
-    ]
 
 
 def run_grpo(
@@ -166,13 +140,15 @@ def run_grpo(
     space: CommandSpace,
     *,
     context: int,
-    reward: Reward,
+    payment: Payment,
+    held: Sequence[Episode],
     max_tokens: int,
     **driven: Any,
 ) -> list[Validation]:
     """Train the student on the inputs of ``episodes`` in place and return the validations.
 
-    max_tokens: most tokens of a completion. driven: what `Driver` takes; the batch is counted in completions.
+    held: validation episodes, on whose inputs it is judged by what it writes greedily. max_tokens: most tokens of a
+    completion. driven: what `Driver` takes; the batch is counted in completions.
     """
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
@@ -185,7 +161,9 @@ def run_grpo(
             f"--batch-size {-(-options.batch_size // method.group_size) * method.group_size}"
         )
     groups = options.batch_size // method.group_size
-    prompts = prompts_of(episodes, tokenizer, space, context=context, max_tokens=max_tokens)
+    prompts, unseen = (
+        prompts_of(some, tokenizer, space, context=context, max_tokens=max_tokens) for some in (episodes, held)
+    )
     rounds = -(-options.steps // method.updates)
     order = training_order(
         [p.task for p in prompts], count=rounds * groups, temperature=options.task_temperature, seed=options.seed
@@ -193,11 +171,15 @@ def run_grpo(
     with hosted(student) as model:
         reference = copy.deepcopy(model).eval()
         driver = Driver(**driven)
+        if unseen:
+            driver.judge = Judge(
+                model, unseen, payment, tokenizer, driver.watch, max_tokens=max_tokens, seed=options.seed
+            )
         done = min(driver.start // method.updates, rounds - 1)
         rollout = Rollout(
             method,
             prompts,
-            reward,
+            payment,
             tokenizer,
             driver.watch,
             max_tokens=max_tokens,
@@ -228,4 +210,5 @@ def run_grpo(
             add_fused_lm_head(reference, temperature=method.temperature)
             trainer.ref_model = trainer.accelerator.prepare_model(reference, evaluation_mode=True)
             trainer.beta = method.kl
-        return driver.run(trainer, FIGURES, every=method.updates)
+        own = {f"reward_{reward.name}": f"reward_{reward.name}" for reward, _ in payment.parts}
+        return driver.run(trainer, {**FIGURES, **own}, every=method.updates)

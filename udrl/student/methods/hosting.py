@@ -12,21 +12,23 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from udrl.errors import StudentError, UsageError
+from udrl.errors import Diverged, StudentError, UsageError
+from udrl.student.cost import Limits, Meter
 from udrl.student.examples import Examples
-from udrl.student.loop import Log, load_state, save_state
+from udrl.student.loop import BEST, Log, load_state, save_state
 from udrl.student.methods.watch import Watch
 from udrl.student.model import ControlRows, StudentModel, embedded
 from udrl.student.options import LoopOptions, make_optimizer, rate
-from udrl.student.validation import Validation, validate
+from udrl.student.validation import Validation, best_of, validate
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # GRPO's rollout_func may change: setup.cfg pins the version
 
@@ -111,9 +113,16 @@ class Driver:
         log: Log,
         state_file: Path,
         fingerprint: str,
+        meter: Meter | None = None,
     ) -> None:
-        """Make the optimiser, and take up what an interrupted call has left. Within `hosted`."""
+        """Make the optimiser, and take up what an interrupted call has left. Within `hosted`.
+
+        meter: what may end the training early. Set ``judge`` to have the weights judged at every validation.
+        """
         self.student, self.options, self.dtype, self.validation = student, options, dtype, validation
+        self.meter = meter or Meter(Limits())
+        self.judge: Callable[[], Mapping[str, float]] | None = None
+        self._best = state_file.with_name(BEST)
         self.watch, self.log, self.state_file, self.fingerprint = watch, log, state_file, fingerprint
         self.validations: list[Validation] = []
         self.optimizer = make_optimizer(student, options)
@@ -122,12 +131,15 @@ class Driver:
         if saved is not None:
             self.start = saved["step"]
             self.validations = [Validation(*v) for v in saved["validations"]]
-            watch.scored = saved["scored"]
+            watch.scored, watch.judged = saved["scored"], saved.get("judged", 0)
+            watch.recall(saved.get("watched", {}))
             student.load_state_dict(saved["student"])
             self.optimizer.load_state_dict(saved["optimizer"])
             for group in self.optimizer.param_groups:
                 group["lr"] = options.learning_rate
         self._kept = self.start
+        # a training that a limit has ended is not gone on with, unless the limit was raised
+        self._over = saved is not None and bool(saved.get("ended")) and self.meter.ends(self.start, watch.scored)
         student.train()
 
     def optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
@@ -184,7 +196,7 @@ class Driver:
             def on_step_begin(self, *_: Any, **__: Any) -> None:
                 began["seconds"] = time.perf_counter()
 
-            def on_log(self, _: Any, state: Any, __: Any, logs: Mapping[str, float], **___: Any) -> None:
+            def on_log(self, _: Any, state: Any, control: Any, logs: Mapping[str, float], **__: Any) -> None:
                 if "loss" not in logs:  # what TRL says in the end
                     return
                 step = driver.start + state.global_step
@@ -203,34 +215,38 @@ class Driver:
                 }
                 began["tokens"] = tokens
                 driver.after(step, found, takes_up=step % every == 0)
+                control.should_training_stop |= driver.meter.ended is not None
 
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Steps())
-        if self.start < self.options.steps:
+        if self.judge is not None and not self.validations and self.start == 0:
+            self._validate(0)
+        if self.start < self.options.steps and not self._over:
             try:
                 trainer.train()
             except torch.OutOfMemoryError as error:
                 raise StudentError(
                     f"out of memory with {self.options.micro_batch} items at once: lower --micro-batch"
                 ) from error
+        if self.judge is not None and self.options.keep == "best":
+            best = torch.load(self._best, map_location=self.student.rows.weight.device, weights_only=True)
+            self.student.load_state_dict(best["student"])
         self.student.eval()
         self.watch.finish()
         return self.validations
 
     def after(self, step: int, figures: Mapping[str, float], *, takes_up: bool) -> None:
         """Log, watch, validate and save after ``step`` steps, as each is due."""
-        last = step == self.options.steps
         if not math.isfinite(figures["loss"]):
-            raise StudentError(
+            raise Diverged(
                 f"the training loss is {figures['loss']} at step {step}: lower the learning rate (now "
                 f"{self.options.learning_rate:g})"
             )
         self.log(step - 1, figures)
         self.watch.take(figures)
+        last = step == self.options.steps or self.meter.ends(step, self.watch.scored)
         if len(self.validation) and (step % self.options.validate_every == 0 or last):
-            found = validate(self.student, self.validation, step, dtype=self.dtype, seed=self.options.seed)
-            self.validations.append(found)
-            self.log(step - 1, {"validation_loss": found.loss})
+            self._validate(step)
         if last or (takes_up and step - self._kept >= self.options.save_every):
             self._kept = step
             state = {
@@ -238,7 +254,21 @@ class Driver:
                 "step": step,
                 "student": self.student.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                "validations": [(v.step, v.loss, v.shuffled) for v in self.validations],
+                "validations": [(v.step, v.loss, v.shuffled, v.reward) for v in self.validations],
                 "scored": self.watch.scored,
+                "judged": self.watch.judged,
+                "watched": self.watch.recalled,
+                "ended": self.meter.ended is not None,
             }
             save_state(self.state_file, state)
+
+    def _validate(self, step: int) -> None:
+        """Measure loss and, where there is a judge, payment after ``step`` steps; keep the best weights if asked to."""
+        judged = {} if self.judge is None else dict(self.judge())
+        found = validate(self.student, self.validation, step, dtype=self.dtype, seed=self.options.seed)
+        found = replace(found, reward=judged.get("validation_reward"))
+        self.validations.append(found)
+        self.log(step - 1, {"validation_loss": found.loss, **judged})
+        if self.options.keep == "best" and found == best_of(self.validations):
+            state = {"fingerprint": self.fingerprint, "step": step, "student": self.student.state_dict()}
+            save_state(self._best, state)

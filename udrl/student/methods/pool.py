@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from udrl.data.episodes import Episode
-from udrl.errors import StudentError, suggestion
+from udrl.errors import StudentError, UsageError, suggestion
 from udrl.student.methods import Dpo, Grpo, Method, Sft, Top, Udrl, Weighted
 
 DERIVED = ("mismatched", "truncated")
@@ -77,6 +77,21 @@ def pool_of(method: Method, episodes: Sequence[Episode]) -> Pool:
             "--gap, or ask the teacher for more completions an input (udrl synth --samples)"
         )
     return Pool(scored, len(pairs), len(scored), pairs=tuple(pairs))
+
+
+def affordable_steps(method: Method, batch_size: int, max_samples: int | None, planned: int) -> int:
+    """Return how many of the ``planned`` steps GRPO can make with so many completions; a batch is written at once.
+
+    Raises UsageError where it is not even one. Groups that dynamic sampling replaces are not planned for.
+    """
+    if max_samples is None or not isinstance(method, Grpo):
+        return planned
+    if max_samples < batch_size:
+        raise UsageError(
+            f"--max-samples {max_samples:,} does not suffice for one batch of {batch_size} completions: raise it, or "
+            "lower --batch-size"
+        )
+    return min(planned, max_samples // batch_size * method.updates)
 
 
 def own(episodes: Sequence[Episode]) -> list[Episode]:
