@@ -14,6 +14,7 @@ from udrl.ranks import Rank
 
 SPENT = "spent.json"
 """In the folder of an unfinished training: the seconds of its starts so far."""
+ALONE = Rank()
 PAUSE = 2.0
 """Seconds between two writings of it: what a kill may leave uncounted."""
 
@@ -63,7 +64,7 @@ class Meter:
         folder: Path | None = None,
         *,
         started: float | None = None,
-        group: Rank = Rank(),
+        group: Rank = ALONE,
         gpu: bool = False,
     ) -> None:
         """Go on from what earlier starts left in ``folder``. started: ``time.monotonic`` of this one (None: now).
