@@ -140,10 +140,60 @@ def methods_command(
 
     At equal training time and at equal reward calls; see docs/studies.md.
     """
-    from udrl.study.methods import ARMS, METHODS, Measure, study_methods
+    from udrl.study.methods import ARMS, METHODS, study_methods
+    from udrl.study.training import Measure
 
     with only_results_on_stdout():
         report = study_methods(
             run, methods=methods or METHODS, arms=arms or ARMS, measure=Measure(limit, sweep_inputs), **options
         )
+    tell(report, as_json=as_json)
+
+
+STEPS = click.option("--steps", metavar="N", type=POSITIVE, default=900, show_default=True, help="Of training, in all.")
+
+
+@command.command("multitask", short_help="One student for all tasks, or one for each.")
+@click.option("--student", metavar="NAME", default="gpt2-mini", show_default=True, help="A preset, from scratch.")
+@click.option(
+    "--part", metavar="NAME", default="gpt2-700k", show_default=True, help="A smaller preset, for one task each."
+)
+@STEPS
+@measure_options
+@cell_options("multitask")
+@common_options()
+def multitask_command(run: Path, limit: int, sweep_inputs: int, as_json: bool, **options: Any) -> None:
+    """Train one student for all tasks, and one for each of them with its share of the steps.
+
+    Those for one task are once as large as the one for all, and once as large together.
+    """
+    from udrl.study.multitask import study_multitask
+    from udrl.study.training import Measure
+
+    with only_results_on_stdout():
+        report = study_multitask(run, measure=Measure(limit, sweep_inputs), **options)
+    tell(report, as_json=as_json)
+
+
+@command.command("size", short_help="Relevance, obedience and latency against parameters.")
+@click.option(
+    "--student",
+    "students",
+    metavar="NAME",
+    multiple=True,
+    help="Repeatable: presets, from scratch. Default: gpt2-700k, gpt2-1m, gpt2-2m, gpt2-mini, gpt2-14m.",
+)
+@STEPS
+@measure_options
+@cell_options("size")
+@common_options()
+def size_command(
+    run: Path, students: tuple[str, ...], limit: int, sweep_inputs: int, as_json: bool, **options: Any
+) -> None:
+    """Train students of different sizes alike, and measure what each can do and how fast it answers."""
+    from udrl.study.size import STUDENTS, study_size
+    from udrl.study.training import Measure
+
+    with only_results_on_stdout():
+        report = study_size(run, students=students or STUDENTS, measure=Measure(limit, sweep_inputs), **options)
     tell(report, as_json=as_json)

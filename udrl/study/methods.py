@@ -22,9 +22,10 @@ from udrl.data.hashing import hash_int
 from udrl.data.run import Run
 from udrl.errors import UsageError
 from udrl.study.cells import Cell, run_cells
-from udrl.study.figures import measured, over_seeds, shown
+from udrl.study.figures import over_seeds, shown
 from udrl.study.folders import copy_of
 from udrl.study.output import Bars, StudyReport, place_of, publish
+from udrl.study.training import Measure, facts_of, look_at
 
 METHODS = ("udrl", "sft", "top", "weighted", "dpo", "grpo")
 ARMS = ("time", "calls")
@@ -33,14 +34,6 @@ PILOT = 12
 """Steps of the training that times a method; its first third pays for what later steps find ready."""
 ROWS = {"student@open": "open", "student@matched": "matched", "student@top": "top"}
 COLUMNS = ("relevance", "agreement", "distinct_2", "pairwise_distance", "copy_rate", "length")
-
-
-@dataclass(frozen=True)
-class Measure:
-    """How each student is measured: inputs a task, and of these the ones that commands are swept on."""
-
-    limit: int = 20
-    following: int = 10
 
 
 def study_methods(
@@ -78,7 +71,7 @@ def study_methods(
         raise UsageError("seconds, calls, seeds and start-steps of the study must be above 0")
     run, look = Path(run), measure or Measure()
     place = place_of(run, name)
-    common = {"run": str(run.absolute()), "limit": look.limit, "following": look.following}
+    common = {"run": str(run.absolute()), **look.settings}
     with place.writing() as folder:
         begun = run_cells(
             folder,
@@ -101,7 +94,7 @@ def study_methods(
                     cells.append(Cell(f"{method}-{arm}-{k}", f"{__name__}:train_by", settings))
         found = {**begun, **run_cells(folder, cells, jobs=jobs, ray=ray)}
         settings = {"methods": list(methods), "arms": list(arms), "student": student, "start_steps": start_steps,
-                    "seconds": seconds, "calls": calls, "seeds": seeds, "seed": seed, "limit": look.limit}  # fmt: skip
+                    "seconds": seconds, "calls": calls, "seeds": seeds, "seed": seed, **look.settings}  # fmt: skip
         lines = _lines(found, methods, arms, range(seed, seed + seeds), machine_usd)
         return publish(
             place,
@@ -122,7 +115,7 @@ def begin(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     run = copy_of(Path(settings["run"]), folder / "run")
     if not (run / "student").is_dir():
         train(run, method="sft", student=settings["student"], steps=settings["steps"], seed=settings["seed"])
-    return {**_facts(run), **measured(run, limit=settings["limit"], following=settings["following"], seed=0)}
+    return {**facts_of(run), **look_at(run, settings)}
 
 
 def train_by(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +138,7 @@ def train_by(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         run = copy_of(source, folder / "run", keep=lambda e: e.split != "train" or e.input_id in chosen)
     if not (run / "student").is_dir():
         train(run, **options)
-    return {**_facts(run), **measured(run, limit=settings["limit"], following=settings["following"], seed=0)}
+    return {**facts_of(run), **look_at(run, settings)}
 
 
 def first_inputs(run: Path, calls: int, seed: int) -> set[str]:
@@ -180,12 +173,6 @@ def _steps_for(source: Path, folder: Path, seconds: float, options: Mapping[str,
         kept.write_text(json.dumps(max(2, int(seconds * len(taken) / sum(taken)))), encoding="utf-8")
     steps: int = json.loads(kept.read_text(encoding="utf-8"))
     return steps
-
-
-def _facts(run: Path) -> dict[str, Any]:
-    stage = Run(run).facts()["stages"]["train"]
-    wanted = ("steps", "seconds", "reward_calls", "advice", "signs", "parameters", "validation_loss")
-    return {"student": str((run / "student").absolute()), **{name: stage.get(name) for name in wanted}}
 
 
 @dataclass(frozen=True)
