@@ -31,6 +31,12 @@ def render() -> str:
         assert command is not None, name
         context = click.Context(command, parent=top, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH)
         parts.append(_section(f"udrl {name}", command.get_help(context)))
+        if isinstance(command, click.Group):
+            for one in sorted(command.commands):
+                own = click.Context(
+                    command.commands[one], parent=context, info_name=one, terminal_width=WIDTH, max_content_width=WIDTH
+                )
+                parts.append(_section(f"udrl {name} {one}", command.commands[one].get_help(own)))
     return "\n".join(parts)
 
 

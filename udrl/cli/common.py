@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from udrl.cli.main import COMMANDS, DEBUG
+from udrl.cli.main import COMMANDS, DEBUG, STUDIES
 from udrl.config import Key, load_config
 from udrl.data.run import DEFAULT
 
@@ -101,7 +101,10 @@ def _configure(context: click.Context, _: click.Parameter, value: Path | None) -
         for name in option.opts
         if name.startswith("--") and name not in ("--config", "--debug", "--help", "--json")
     }
-    context.default_map = load_config(value, command=context.info_name or "", keys=keys, commands=COMMANDS)
+    path = context.command_path.split()  # udrl study size
+    name = " ".join(path[-2:] if len(path) > 2 else path[-1:])
+    commands = (*COMMANDS, *(f"study {study}" for study in STUDIES))
+    context.default_map = load_config(value, command=name, keys=keys, commands=commands)
 
 
 @contextlib.contextmanager

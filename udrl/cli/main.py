@@ -42,6 +42,9 @@ COMMANDS = (
 )
 """In the order of the flow; each is ``command`` in the module of its name."""
 
+STUDIES = ("lr-batch", "methods", "multitask", "size")
+"""What ``udrl study`` compares: commands of their own, ``command`` in its module."""
+
 DEBUG = "udrl.debug"
 """Key of the flag in a click context's ``meta``, which all contexts of one call share."""
 
