@@ -118,12 +118,13 @@ def _processes(places: Sequence[Path], jobs: int) -> Iterator[tuple[Path, str | 
                 process, place, slot = one
                 running.remove(one)
                 free.append(slot)
+                process.communicate()  # closes the pipe
                 yield place, _reason(place, process.returncode)
     finally:
         for process, *_ in running:
             process.terminate()
         for process, *_ in running:
-            process.wait()
+            process.communicate()
 
 
 def _start(place: Path, cores: int, slot: int = 0) -> subprocess.Popen[bytes]:
@@ -172,7 +173,9 @@ def _over_ray(places: Sequence[Path], jobs: int) -> Iterator[tuple[Path, str | N
 def _remotely(place: str, cores: int) -> str | None:
     """Compute a cell on a worker of the cluster, in a process of its own; return the reason where it failed."""
     process = _start(Path(place), cores)
-    return _reason(Path(place), process.wait())
+    process.wait()
+    process.communicate()  # only now: it closes the pipe whose end the process waits for
+    return _reason(Path(place), process.returncode)
 
 
 @contextmanager
