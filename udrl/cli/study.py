@@ -197,3 +197,78 @@ def size_command(
     with only_results_on_stdout():
         report = study_size(run, students=students or STUDENTS, measure=Measure(limit, sweep_inputs), **options)
     tell(report, as_json=as_json)
+
+
+GRID = "Repeatable, or one list with commas."
+
+
+@command.command("lr-batch", short_help="Learning rate against batch size, by kind of task.")
+@click.option("--preset", type=click.Choice(["smoltulu"]), help="The published cells and the grid that they span.")
+@click.option("--student", metavar="NAME", help="A preset, hub id or path. Default: gpt2-700k, from scratch.")
+@click.option(
+    "--learning-rates", "learning_rates", metavar="X,..", multiple=True, help=f"{GRID} Default: 3e-4, 1e-3, 3e-3, 1e-2."
+)
+@click.option("--batch-sizes", metavar="N,..", multiple=True, help=f"{GRID} Default: 8, 16, 32, 64.")
+@click.option("--tokens", metavar="N", type=POSITIVE, help="Training tokens of every cell, about. Default: 400,000.")
+@click.option("--steps", metavar="N", type=POSITIVE, help="Of the largest batch, instead of --tokens.")
+@click.option(
+    "--method",
+    type=click.Choice(["sft", "udrl"]),
+    help="sft (the default): on completions at least as good as their task's mean. udrl: on all, commanded.",
+)
+@click.option("--limit", metavar="N", type=POSITIVE, help="Held-out inputs a task to write for. Default: 60.")
+@click.option("--micro-batch", metavar="N", type=POSITIVE, help="Most sequences computed at once. Default: 64.")
+@click.option("--num-inputs", metavar="N", type=POSITIVE, help="A task, of the run if it is made. Default: 1,500.")
+@click.option("--samples", metavar="N", type=POSITIVE, help="Completions of an input, likewise. Default: 4.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@cell_options("lr-batch")
+@common_options()
+def lr_batch_command(
+    run: Path,
+    preset: str | None,
+    learning_rates: tuple[str, ...],
+    batch_sizes: tuple[str, ...],
+    seed: int,
+    seeds: int,
+    name: str,
+    jobs: int,
+    ray: bool,
+    device: str,
+    precision: str,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Train a grid of learning rates and batch sizes, and say which tasks want a high ratio of the two.
+
+    The learning rate is constant, so that each training is read twice: at equal tokens and at equal steps. A run
+    without episodes gets some first, of the tasks arithmetic, instructions and text-to-image, by the built-in teacher.
+    """
+    from udrl.study.lr_batch import PRESETS, LrBatchOptions, study_lr_batch
+
+    chosen = dict(PRESETS[preset]) if preset else {}
+    chosen |= {key: value for key, value in given.items() if value is not None}
+    if learning_rates:
+        chosen["learning_rates"] = numbers(learning_rates, float, "--learning-rates")
+    if batch_sizes:
+        chosen["batch_sizes"] = numbers(batch_sizes, int, "--batch-sizes")
+    with only_results_on_stdout():
+        report = study_lr_batch(
+            run,
+            LrBatchOptions(seeds=seeds, **chosen),
+            seed=seed,
+            jobs=jobs,
+            ray=ray,
+            name=name,
+            device=device,
+            precision=precision,
+        )
+    tell(report, as_json=as_json)
+
+
+def numbers(texts: tuple[str, ...], kind: Callable[[str], Any], option: str) -> tuple[Any, ...]:
+    """Return the numbers of an option that may be repeated and may hold several with commas."""
+    try:
+        return tuple(kind(part) for text in texts for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise click.UsageError(f"{option} takes numbers with commas between, found {', '.join(texts)!r}") from error

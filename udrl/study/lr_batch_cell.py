@@ -1,0 +1,273 @@
+"""One cell of the study of learning rate and batch size: a student trained with both, and read twice in that one run.
+
+The learning rate is constant after a few steps of warm-up, the same number in every cell, so that a student in the
+middle of a run is what a shorter run would have ended with. All cells of one seed see the same episodes in the same
+order; only where that order is cut into batches differs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from udrl.data.episodes import Episode, read_episodes
+from udrl.data.run import Run, atomic_write
+from udrl.errors import Diverged, StudentError
+from udrl.student.calibrating import first_inputs
+from udrl.student.methods.pool import own
+
+if TYPE_CHECKING:
+    from udrl.rewards.base import Reward
+    from udrl.student.examples import Examples
+    from udrl.student.model import StudentModel
+    from udrl.student.student import Student
+
+TOKENS, STEPS = "tokens", "steps"
+"""The two reads: at equal tokens, which is the end, and at as many steps as the largest batch makes by then."""
+WEIGHT_DECAY, CLIP = 0.05, 1.0
+LOSSES = 128
+"""Most held-out episodes a task whose loss is measured."""
+READ = "read-steps.json"
+HIGH = 0.95
+"""Quantile of the training episodes' reward that a student of upside-down RL is read at."""
+
+
+@dataclass(frozen=True)
+class CellSettings:
+    """What a cell computes.
+
+    run, prepared: the run folder, and the folder of the tokenizer that all cells share; data: hash of what is trained
+    on. rewards: by task, the reward that is its score. sequences: episodes that are trained on in all; equal_steps:
+    where the run is read first; warmup: steps. limit: held-out inputs a task.
+    """
+
+    run: str
+    prepared: str
+    data: str
+    student: str
+    method: str
+    rewards: Mapping[str, str]
+    learning_rate: float
+    batch_size: int
+    micro_batch: int
+    seed: int
+    sequences: int
+    equal_steps: int
+    warmup: int
+    limit: int
+    device: str = "auto"
+    precision: str = "auto"
+
+    @property
+    def name(self) -> str:
+        """The cell's name in its study."""
+        return f"lr{self.learning_rate:g}-b{self.batch_size}-s{self.seed}"
+
+
+@dataclass(frozen=True)
+class Material:
+    """Episodes to train on, held-out ones whose loss is measured, and held-out inputs to write for, by task."""
+
+    train: list[Episode]
+    held: list[Episode]
+    inputs: Mapping[str, Sequence[str]]
+
+
+def read_material(run: Run, rewards: Mapping[str, str], *, method: str, limit: int) -> Material:
+    """Return what the cells train on and are read on, all from the run's training and validation splits.
+
+    By SFT: the good completions, which are those whose reward is at least their task's mean. By udrl: all episodes.
+    Raises StudentError where a task has nothing to train on, or nothing held out.
+    """
+    every = [e for e in read_episodes(run.episodes, splits=("train",)) if e.task in rewards]
+    held = [e for e in own(read_episodes(run.episodes, splits=("validation",))) if e.task in rewards]
+    train = good(own(every), rewards) if method == "sft" else every
+    inputs = first_inputs([e for e in held if e.returns.get(rewards[e.task]) is not None], limit)
+    measured: dict[str, list[Episode]] = defaultdict(list)
+    for episode in good(held, rewards) if method == "sft" else held:
+        measured[episode.task].append(episode)
+    for task in rewards:
+        if not any(e.task == task for e in train) or not measured[task]:
+            raise StudentError(
+                f"task '{task}' has no completions to train on, or none held out, in {run.episodes}: synthesize more "
+                "inputs (udrl synth --num-inputs)"
+            )
+    return Material(train, [e for task in sorted(rewards) for e in measured[task][:LOSSES]], inputs)
+
+
+def good(episodes: Sequence[Episode], rewards: Mapping[str, str]) -> list[Episode]:
+    """Return the episodes whose reward, by task, is at least their task's mean; unscored ones are left out."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for episode in episodes:
+        value = episode.returns.get(rewards[episode.task])
+        if value is not None:
+            values[episode.task].append(value)
+    least = {task: float(np.mean(found)) - 1e-9 for task, found in values.items()}
+    return [e for e in episodes if (v := e.returns.get(rewards[e.task])) is not None and v >= least[e.task]]
+
+
+def work(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Train the cell's student in ``folder``, or go on with it there, and return what was read.
+
+    ``reads``: by read, the step, episodes and tokens seen by then, ``scores`` (each held-out input's reward, by task)
+    and ``losses`` (each held-out episode's nats a token, by task). ``diverged``: the reads that are missing, as the
+    loss was not finite any more. ``lowest``, ``know_nothing``: the lowest reward by task, and the loss of a uniform
+    guess.
+    """
+    from udrl.student.beginning import begin, preset_of
+    from udrl.student.engines.pytorch import pick_device, pick_dtype
+    from udrl.student.examples import make_examples
+    from udrl.student.loop import STATE, batches, run_loop
+    from udrl.student.options import LoopOptions
+
+    cell = CellSettings(**settings)
+    place = Run(cell.run)
+    facts = place.facts()
+    material = read_material(place, cell.rewards, method=cell.method, limit=cell.limit)
+    commanded = cell.method == "udrl"
+    model, tokenizer, space = begin(
+        material.train,
+        preset_of(cell.student, "auto"),
+        Path(cell.prepared),
+        vocab_size=None,
+        attributes=(),
+        facts=facts,
+        seed=cell.seed,
+        keep=False,
+        commanded=commanded,
+    )
+    where = pick_device(cell.device)
+    dtype = pick_dtype(cell.precision, where)
+    model = model.to(where)
+    context = int(model.model.config.max_position_embeddings)
+    train = make_examples(material.train, tokenizer, space, context=context, commanded=commanded)
+    held = make_examples(material.held, tokenizer, space, context=context, commanded=commanded)
+    steps = cell.sequences // cell.batch_size
+    options = LoopOptions(
+        steps=steps,
+        batch_size=cell.batch_size,
+        micro_batch=min(cell.micro_batch, cell.batch_size),
+        learning_rate=cell.learning_rate,
+        warmup=cell.warmup / steps,
+        schedule="constant",
+        weight_decay=WEIGHT_DECAY,
+        clip=CLIP,
+        save_every=max(1, steps // 4),
+        seed=cell.seed,
+    )
+    order = batches(train, space, options)
+    sizes = np.array(
+        [len(a) + len(b) + space.prompt_size for a, b in zip(train.inputs, train.completions, strict=True)]
+    )
+    eye = (facts["stages"].get("score", {}).get("encoder") or {}).get("name")
+    reader = _Reader(cell, facts, eye, material, held, tokenizer, max_tokens=max(map(len, train.completions)))
+
+    def seen(step: int) -> dict[str, int]:
+        taken = order[: step * cell.batch_size]
+        return {"step": step, "episodes": len(taken), "tokens": int(sizes[taken].sum())}
+
+    early = folder / READ
+    reads: dict[str, dict[str, Any]] = {}
+
+    def log(step: int, _: Mapping[str, float]) -> None:
+        # Before the state of this step is saved: whoever is interrupted here reads the same student again.
+        if step + 1 == cell.equal_steps < steps and not early.exists():
+            atomic_write(early, json.dumps({**seen(step + 1), **reader.read(model, dtype)}))
+
+    diverged: list[str] = []
+    try:
+        run_loop(model, train, options, dtype=dtype, state_file=folder / STATE, fingerprint=cell.data, log=log)
+        reads[TOKENS] = {**seen(steps), **reader.read(model, dtype)}
+    except Diverged:
+        diverged.append(TOKENS)
+    if cell.equal_steps == steps:
+        reads |= {STEPS: reads[TOKENS]} if reads else {}
+    elif early.exists():
+        reads[STEPS] = json.loads(early.read_text())
+    if STEPS not in reads:
+        diverged.append(STEPS)
+    (folder / STATE).unlink(missing_ok=True)
+    return {
+        "reads": reads,
+        "diverged": diverged,
+        "parameters": model.parameter_count,
+        "lowest": reader.lowest,
+        "know_nothing": float(np.log(space.base)),
+    }
+
+
+class _Reader:
+    """Reads a student: writes for the held-out inputs, greedily, and measures losses."""
+
+    def __init__(
+        self,
+        cell: CellSettings,
+        facts: Mapping[str, Any],
+        encoder: str | None,
+        material: Material,
+        held: Examples,
+        tokenizer: Any,
+        *,
+        max_tokens: int,
+    ) -> None:
+        from udrl.rewards import computable
+
+        self.cell, self.material, self.held, self.tokenizer = cell, material, held, tokenizer
+        self.max_tokens = max_tokens
+        names = sorted(set(cell.rewards.values()))
+        sources = {reward["name"]: reward["source"] for reward in facts["stages"].get("score", {}).get("rewards", [])}
+        self.rewards: dict[str, Reward] = computable(names, encoder=encoder, sources=sources)
+
+    @property
+    def lowest(self) -> dict[str, float]:
+        """The lowest value of each task's reward."""
+        return {task: self.rewards[name].low for task, name in self.cell.rewards.items()}
+
+    def read(self, model: StudentModel, dtype: Any) -> dict[str, Any]:
+        """Return ``scores`` and ``losses`` of the student as it is; it goes on in the mode that it was in."""
+        from udrl.student.decoding import Sampling
+        from udrl.student.engines.pytorch import TorchEngine
+        from udrl.student.student import Student
+
+        was_training = model.training
+        greedy = Sampling(temperature=0, max_tokens=self.max_tokens)
+        student = Student(TorchEngine(model, dtype), self.tokenizer, name="cell", sampling=greedy)
+        found = {"scores": self._scores(student), "losses": self._losses(model, dtype)}
+        model.train(was_training)
+        return found
+
+    def _scores(self, student: Student) -> dict[str, list[float]]:
+        from udrl.rewards.base import compute
+
+        scores = {}
+        for task, name in sorted(self.cell.rewards.items()):
+            texts = list(self.material.inputs[task])
+            wanted = {} if name not in student.attributes else {name: student.space.quantile(task, name, HIGH)}
+            control = student.space.render(task, student.space.positions(task, wanted))
+            written = student.generate_ids(texts, [control] * len(texts))
+            scores[task] = compute(self.rewards[name], texts, [one.completion for one in written])
+        return scores
+
+    def _losses(self, model: StudentModel, dtype: Any) -> dict[str, list[float]]:
+        import torch
+
+        from udrl.student.examples import batch_of
+
+        losses: dict[str, list[float]] = defaultdict(list)
+        device = model.rows.weight.device
+        with torch.no_grad():
+            for start in range(0, len(self.held), self.cell.micro_batch):
+                rows = range(start, min(start + self.cell.micro_batch, len(self.held)))
+                batch = batch_of(self.held, rows, model.space).to(device)
+                each = model.losses(batch, dtype=dtype)
+                sums = torch.zeros(len(rows), device=device).index_add_(0, batch.sequence, each)
+                counts = torch.bincount(batch.sequence, minlength=len(rows))
+                for row, value in zip(rows, (sums / counts).tolist(), strict=True):
+                    losses[self.held.tasks[row]].append(value)
+        return dict(losses)
