@@ -26,6 +26,7 @@ COMMANDS = (
     "score",
     "select",
     "train",
+    "prefer",
     "calibrate",
     "export",
     "generate",

@@ -78,8 +78,8 @@ def load_reward(source: str, *, encoder: Encoder | None = None) -> Reward:
     """Return the reward ``source``: a built-in name, an entry point's name, or ``module:function``.
 
     A module is looked for on Python's path and then in the current folder; what it names is a reward object,
-    a class of one without arguments, or a function with the attributes ``low`` and ``high``. ``encoder`` is
-    what relevance scores with (None: all-MiniLM-L6-v2).
+    a class of one without arguments, or a function with the attributes ``low`` and ``high``. ``preference:FOLDER`` asks
+    a reward model (``udrl prefer``). ``encoder`` is what relevance scores with (None: all-MiniLM-L6-v2).
 
     Raises UsageError for an unknown name (with the nearest), RewardError for what is no reward.
     """
@@ -91,6 +91,10 @@ def load_reward(source: str, *, encoder: Encoder | None = None) -> Reward:
         from udrl.rewards.novelty import Novelty
 
         return Novelty()
+    if source.startswith("preference:"):
+        from udrl.rewards.preference import Preference
+
+        return Preference(source.partition(":")[2])
     if ":" in source:
         return _as_reward(_import(source), source)
     for entry in metadata.entry_points(group=GROUP):

@@ -1,0 +1,89 @@
+"""A reward that was learnt from preferences: a reward model of ``udrl reward-model``, asked by its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from udrl.errors import RewardError
+
+NAME = "preference"
+FILE = "preference.json"
+SCHEMA = 1
+BATCH = 64
+SEPARATOR = "\n"
+"""Between an input and its completion, for the model."""
+
+
+def pair_ids(tokenizer: Any, inputs: Sequence[str], completions: Sequence[str], *, context: int) -> list[list[int]]:
+    """Return each input with its completion as the ids that the model reads; where they are too many, the end of the
+    input and then that of the completion is left out. Text that looks like a special token is ordinary text."""
+    texts = [*inputs, *completions, SEPARATOR]
+    ids = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    count, between = len(inputs), ids[-1]
+    found = []
+    for first, second in zip(ids[:count], ids[count:-1], strict=True):
+        room = max(0, context - len(between) - len(second))
+        found.append([*first[:room], *between, *second][:context])
+    return found
+
+
+def logits_of(model: Any, rows: Sequence[Sequence[int]]) -> list[float]:
+    """Return what the model says to each row of ids: the higher, the more it is preferred. Scores one by one alike."""
+    import torch
+
+    found = [0.0] * len(rows)
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for first in range(0, len(order), BATCH):
+            part = order[first : first + BATCH]
+            longest = max(len(rows[row]) for row in part)
+            ids = torch.full((len(part), longest), model.config.pad_token_id)
+            mask = torch.zeros_like(ids)
+            for place, row in enumerate(part):
+                ids[place, : len(rows[row])] = torch.tensor(rows[row])
+                mask[place, : len(rows[row])] = 1
+            values = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits[:, 0]
+            for row, value in zip(part, values.float().tolist(), strict=True):
+                found[row] = value
+    model.train(was_training)
+    return found
+
+
+class Preference:
+    """How much a completion would be preferred, in [0, 1].
+
+    0.5 is what the model says in the mean of the completions that it was trained on, and their deviation is a unit of
+    the logistic curve: only differences mean anything (Bradley and Terry 1952).
+    """
+
+    name = NAME
+    low = 0.0
+    high = 1.0
+    unit = ""
+
+    def __init__(self, folder: Path | str) -> None:
+        """Load the reward model in ``folder``; raises RewardError where there is none."""
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        file = Path(folder) / FILE
+        if not file.is_file():
+            raise RewardError(f"{folder} holds no reward model ({FILE} is missing): make one with udrl reward-model")
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        if facts["schema"] > SCHEMA:
+            raise RewardError(f"{file} has the schema {facts['schema']}, which a newer udrl writes: update udrl")
+        self.mean, self.deviation = float(facts["mean"]), float(facts["deviation"])
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+
+    def __call__(self, inputs: Sequence[str], completions: Sequence[str]) -> list[float]:
+        """Return the value of each pair."""
+        import math
+
+        context = int(self.model.config.max_position_embeddings)
+        rows = pair_ids(self.tokenizer, inputs, completions, context=context)
+        return [1 / (1 + math.exp(min(700.0, (self.mean - x) / self.deviation))) for x in logits_of(self.model, rows)]
