@@ -7,4 +7,5 @@ output     the table, the picture and the JSON of a study
 methods    upside-down RL beside SFT, its best fifth, reward-weighted SFT, DPO and GRPO
 multitask  one student for all tasks beside one for each
 size       relevance, obedience and latency against parameters
+lr_batch   learning rate and batch size: the grid; its cell, figures, picture and report in lr_batch_*
 """

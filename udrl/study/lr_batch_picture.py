@@ -55,8 +55,12 @@ class HeatMaps:
 
     def _draw(self, axes: Any, one: Map, rates: Floats, batches: Floats) -> None:
         values = one.means.reshape(len(rates), len(batches))
-        axes.imshow(values, origin="lower", aspect="auto", cmap="viridis" if one.rises else "viridis_r")
-        middle = (float(values.min()) + float(values.max())) / 2
+        told = np.delete(one.means, one.diverged) if len(one.diverged) < len(one.means) else one.means
+        low, high = float(told.min()), float(told.max())  # a loss that is off all scales would leave no colours
+        axes.imshow(
+            values, origin="lower", aspect="auto", cmap="viridis" if one.rises else "viridis_r", vmin=low, vmax=high
+        )
+        middle = (low + high) / 2
         for place, value in np.ndenumerate(values):
             cell = place[0] * len(batches) + place[1]
             mark = "★" if cell == one.best.cell else "·" if cell in one.best.as_good else ""
@@ -76,8 +80,17 @@ class HeatMaps:
             x, y = equal_ratio(ratio, rates, batches)
             if len(x) > 1:
                 axes.plot(x, y, "--", color=LINE, linewidth=0.8, alpha=0.8)
-                axes.annotate(f"{ratio:.0e}", (x[-1], y[-1]), (2, 0), textcoords="offset points", fontsize=6,
-                              color=LINE, annotation_clip=False, va="center")  # fmt: skip
+                beside = x[-1] > len(batches) - 0.6
+                axes.annotate(
+                    f"{ratio:.0e}",
+                    (x[-1], y[-1]),
+                    (2, 0) if beside else (3, -7),
+                    textcoords="offset points",
+                    fontsize=6,
+                    color=LINE,
+                    annotation_clip=False,
+                    va="center",
+                )
         axes.set_xlim(-0.5, len(batches) - 0.5)
         axes.set_ylim(-0.5, len(rates) - 0.5)
         axes.set_xticks(range(len(batches)), [f"{value:g}" for value in batches])
