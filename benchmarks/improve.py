@@ -2,7 +2,7 @@
 
     python benchmarks/improve.py --run runs/demo [--rounds 3] [--arm floor] [--num-inputs 200] [--samples 4] [--steps N]
                                  [--epochs 3] [--learning-rate X] [--temperature 0.8] [--original 0.4] [--random 0.2]
-                                 [--best-bin 0.1] [--validation-inputs 40] [--sweep-inputs 16]
+                                 [--best-bin 0.1] [--keep-bins] [--validation-inputs 40] [--sweep-inputs 16]
                                  [--calibration-inputs 16] [--seed 0]
 
 Two arms, each in a copy of the run (RUN/improve/ARM-SEED; episodes and tasks are linked, the run itself stays):
@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--validation-inputs", type=int, default=40)
     parser.add_argument("--sweep-inputs", type=int, default=16)
     parser.add_argument("--calibration-inputs", type=int, default=16)
+    parser.add_argument("--keep-bins", action="store_true", help="do not fit the bins anew in each round")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     rows: list[list[str]] = []
@@ -106,6 +107,7 @@ def main() -> None:
             calibration_inputs=asked.calibration_inputs,
             diversity_floor=ARMS[arm],
             patience=asked.rounds,
+            refit=not asked.keep_bins,
             seed=asked.seed,
         )
         report = improve(

@@ -13,7 +13,7 @@ import pytest
 import udrl
 import udrl.cli.main as cli
 from udrl.commands import LENGTH, Command, CommandSpace
-from udrl.data.episodes import read_episodes
+from udrl.data.episodes import read_episodes, write_episodes
 from udrl.errors import StudentError, UsageError
 from udrl.rewards.scoring import score
 from udrl.student.examples import make_examples
@@ -116,6 +116,22 @@ def test_from_obeys_in_the_old_tasks_as_in_the_new(before: Path, after: Path) ->
         assert mean_words(new, task, 0.95) > 1.2 * mean_words(new, task, 0.05)
     assert new.calibration is not None
     assert set(new.calibration.curves) == {*OLD, NEW}, "weights have changed: old tasks are measured again"
+
+
+def test_from_fits_the_bins_of_what_is_named_anew(before: Path, tmp_path: Path) -> None:
+    run = tmp_path / "anew"
+    shutil.copytree(before, run)
+    shutil.rmtree(run / "student")
+    was = CommandSpace.load(before / "student")
+    middle = {task: was.quantile(task, LENGTH, 0.5) for task in OLD}
+    every = read_episodes(run / "episodes", splits=("train", "validation"))
+    longer = [e for e in every if e.horizon >= middle[e.task]]
+    write_episodes(run / "episodes", longer, reward_names=("novelty",))
+    train(run, start_from=before / "student", replay=0.0, refit=(LENGTH,), steps=2, **SMALL)
+    now = CommandSpace.load(run / "student")
+    for task in OLD:
+        assert now.scales[task][LENGTH].centres[0] >= middle[task] > was.scales[task][LENGTH].centres[0]
+        assert now.scales[task]["novelty"] == was.scales[task]["novelty"]
 
 
 def test_from_without_replay_warns_of_what_may_be_forgotten(before: Path, after: Path, tmp_path: Path) -> None:

@@ -206,6 +206,20 @@ def test_extended_space_keeps_known_bins_and_fits_new_ones() -> None:
     assert abs(pooled[4] - 0.45) < 0.05
 
 
+def test_bins_are_fitted_anew_only_where_that_is_asked_for() -> None:
+    old = space()
+    higher = values("caption")
+    higher["caption"]["relevance"] = [0.5 + 0.5 * value for value in higher["caption"]["relevance"]]
+    kept = old.extended(old.attributes, higher)
+    anew = old.extended(old.attributes, higher, refit=("relevance",))
+    assert kept.scales["caption"] == old.scales["caption"]
+    assert anew.scales["caption"]["relevance"].centres[0] > 0.5
+    assert anew.scales["caption"]["length"] == old.scales["caption"]["length"], "only what is named"
+    assert (anew.size, anew.base_size) == (old.size, old.base_size), "rows belong to positions, so there are as many"
+    few = {"caption": {"relevance": [0.9] * 20}}
+    assert old.extended(old.attributes, few, refit=("relevance",)).scales == old.scales, "too few to fit anything"
+
+
 def test_partial_commands_leave_the_rest_open_and_train_the_open_row() -> None:
     made = space()
     student = StudentModel(scratch_gpt2(vocab_size=300, layers=2, width=48, heads=3, context=96, eos=0, seed=1), made)

@@ -143,13 +143,20 @@ class CommandSpace:
         return CommandSpace(base, tuple(sorted(values)), tuple(attributes), scales, bins)
 
     def extended(
-        self, attributes: Sequence[Attribute], values: Mapping[str, Mapping[str, Sequence[float]]]
+        self,
+        attributes: Sequence[Attribute],
+        values: Mapping[str, Mapping[str, Sequence[float]]],
+        *,
+        refit: Sequence[str] = (),
     ) -> CommandSpace:
         """Return this space with the tasks and attributes of further episodes, for `udrl train --from`.
 
         What is known keeps its order and its bins; only a declared range widens where the other one is wider. What is
         new comes after it, with bins fitted to ``values[task][attribute]`` as `fit` does. A new task without any value
         of a known attribute gets the bins of all known tasks together.
+
+        refit: known attributes whose bins are fitted to ``values`` anew in every task that has enough of them. Rows
+        belong to positions, so that training on moves what they mean (as Quark does, arXiv 2205.13636).
         """
         declared = {a.name: a for a in attributes}
         names = {a.name for a in self.attributes}
@@ -164,8 +171,8 @@ class CommandSpace:
             name = attribute.name
             pooled = [v for of_task in values.values() for v in of_task.get(name, ())] or self._spread(name)
             for task in tasks:
-                if name not in scales[task]:
-                    own = values.get(task, {}).get(name, ())
+                own = values.get(task, {}).get(name, ())
+                if name not in scales[task] or (name in refit and len(own) >= MIN_PER_TASK):
                     scales[task][name] = Scale.fit(own if len(own) >= MIN_PER_TASK else pooled, self.bins)
         return replace(self, tasks=tasks, attributes=every, scales=scales, text=None)
 

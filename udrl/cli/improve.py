@@ -108,6 +108,9 @@ COUNT = click.IntRange(min=1)
 @click.option("--steps", metavar="N", type=COUNT, help="Optimiser steps of each round. Default: from --epochs.")
 @click.option("--batch-size", metavar="N", type=COUNT, help="Episodes a step. Default: the preset's.")
 @click.option(
+    "--keep-bins", is_flag=True, help="Keep the bins of the return, instead of fitting them anew in each round."
+)
+@click.option(
     "--learning-rate",
     metavar="X",
     type=click.FloatRange(min=0, min_open=True),
@@ -167,6 +170,7 @@ def command(
     steps: int | None,
     batch_size: int | None,
     learning_rate: float | None,
+    keep_bins: bool,
     validation_inputs: int,
     sweep_inputs: int,
     calibration_inputs: int,
@@ -207,6 +211,7 @@ def command(
             steps=steps,
             batch_size=batch_size,
             learning_rate=learning_rate,
+            refit=not keep_bins,
             validation_inputs=validation_inputs,
             sweep_inputs=sweep_inputs,
             calibration_inputs=calibration_inputs,

@@ -168,6 +168,7 @@ class Work:
             train(
                 folder,
                 start_from=parent,
+                refit=(options.reward,) if options.refit else (),
                 replay=0.0,  # the originals stand among the round's episodes already
                 attributes=[a for a in student.attributes if any(e.returns.get(a) is not None for e in episodes)],
                 steps=options.steps,

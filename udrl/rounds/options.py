@@ -17,7 +17,8 @@ class RoundOptions:
     share of a task's episodes that commands are drawn from. best_bin, random: shares of the commands that ask for the
     highest bin alone, and for anything. temperature: of exploration. per_input, per_task: bounds of the pool. original:
     share of the originals in what a round trains on. diversity_floor: a share of round 0's; 0: nothing guards
-    diversity. patience: rounds without a gain before the end.
+    diversity. patience: rounds without a gain before the end. refit: fit the bins of ``reward`` anew
+    to what a round trains on.
     """
 
     reward: str = REWARD
@@ -39,6 +40,7 @@ class RoundOptions:
     validation_inputs: int = 40
     sweep_inputs: int = 16
     calibration_inputs: int = 16
+    refit: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:

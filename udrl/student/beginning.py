@@ -62,13 +62,15 @@ def begin(
     origin: Origin | None = None,
     keep: bool = True,
     commanded: bool = True,
+    refit: Sequence[str] = (),
 ) -> tuple[StudentModel, Any, CommandSpace]:
     """Make the tokenizer, the command space and the untrained model; the first two are kept in ``folder``.
 
     attributes: rewards to be commanded in (none: all that the episodes have). facts: what the run knows of them.
     With an origin, its tokenizer, weights, bins and rendering are kept, and ``attributes`` says which are added.
     keep: write the two; processes that train together leave that to one of them. commanded: whether the student is
-    to learn commands; else it has no attributes but its origin's.
+    to learn commands; else it has no attributes but its origin's. refit: attributes of the origin whose bins are fitted
+    anew to ``episodes``.
     """
     import torch
 
@@ -91,7 +93,7 @@ def begin(
         texts = {e.input for e in episodes} | {e.completion for e in episodes}
         tokenizer = train_tokenizer(sorted(texts), vocab_size or preset.vocab_size)
         base = len(tokenizer)
-    space = _space(episodes, base, attributes, facts, origin, commanded)
+    space = _space(episodes, base, attributes, facts, origin, commanded, refit)
     if rendering == "text":
         names = [a.name for a in space.attributes]
         pieces = partial(encode, tokenizer)
@@ -148,6 +150,7 @@ def _space(
     facts: Mapping[str, Any],
     origin: Origin | None,
     commanded: bool,
+    refit: Sequence[str],
 ) -> CommandSpace:
     from udrl.student.examples import achieved
 
@@ -182,5 +185,5 @@ def _space(
     made.append(Attribute(LENGTH, 1.0, max(LONGEST, longest), "words"))
     made = made if commanded else []
     if origin is not None:
-        return origin.space.extended(made, values)
+        return origin.space.extended(made, values, refit=refit)
     return CommandSpace.fit(base, made, values)

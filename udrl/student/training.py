@@ -76,6 +76,7 @@ def train(
     init: str = "auto",
     start_from: Path | str | None = None,
     replay: float = REPLAY,
+    refit: Sequence[str] = (),
     selection: str | None = None,
     steps: int | None = None,
     epochs: float | None = None,
@@ -121,7 +122,8 @@ def train(
     init: "pretrained", "random" (a GPT-2 of the preset's shape), or "auto": pretrained where there are weights.
     start_from: the run or checkpoint of a trained student, instead of ``student``: its tokenizer, weights, rows and
     bins are kept, and rows are added for tasks and attributes that it does not know (see `udrl.student.origin`).
-    replay: share of that run's own training episodes that are trained on again, against forgetting.
+    replay: share of that run's own training episodes that are trained on again, against forgetting. refit: attributes
+    whose bins are fitted anew to what is trained on, instead of kept.
     selection: name of a choice among the run's training episodes (`udrl.select`); None: all of them.
     commands: "ids" renders commands as control ids, "text" as words (`udrl.text_commands`). balance: draw episodes
     by bin (`udrl.student.balance`).
@@ -232,7 +234,7 @@ def train(
             seed=seed,
         )
         partial = place.path / ".student.partial"
-        began = (how, student, init, vocab_size, attributes, commands, lora, None if origin is None else origin.weights)
+        began = (how, student, init, vocab_size, attributes, commands, lora, origin and origin.weights, *refit)
         mark = fingerprint(episodes, options, *began, str(dtype))
         state = partial / STATE
         start = functools.partial(
@@ -247,6 +249,7 @@ def train(
             rendering=commands,
             origin=origin,
             commanded=commanded,
+            refit=refit,
         )
         if group.first:
             take_up(partial, place.student, mark, restart=restart)
