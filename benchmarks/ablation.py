@@ -24,7 +24,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -122,17 +122,23 @@ def trained(run: Path, name: str, *, steps: int, seed: int) -> Path:
 
 
 def sweep(
-    student: Student, inputs: Mapping[str, list[str]], attribute: str, *, calibrated: bool, samples: int
+    student: Student,
+    inputs: Mapping[str, list[str]],
+    attribute: str,
+    *,
+    calibrated: bool,
+    samples: int,
+    levels: Mapping[str, Sequence[float]] | None = None,
 ) -> Swept:
     """Command the nine training deciles of ``attribute`` on every input; return one row a task and input.
 
-    commanded, achieved: (inputs, 9 x samples), in the attribute's unit.
+    levels: nine others, by task. commanded, achieved: (inputs, 9 x samples), in the attribute's unit.
     """
     points = [
         (text, Command(task, {attribute: value}))
         for task, texts in inputs.items()
         for text in texts
-        for value in student.space.deciles(task, attribute)
+        for value in (levels[task] if levels else student.space.deciles(task, attribute))
         for _ in range(samples)
     ]
     texts = [text for text, _ in points]
