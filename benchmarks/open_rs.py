@@ -1,14 +1,16 @@
 """Open-RS at the size of a small student: GRPO with its preset beside UDRL and its rounds, at equal reward calls.
 
     pip install "udrl[study]"
-    python benchmarks/open_rs.py [--out runs/open-rs] [--inputs 1500] [--student gpt2-mini] [--start-steps 600]
-        [--rounds 2] [--num-inputs 400] [--samples 4] [--learning-rate 1e-4] [--test 600] [--machine-usd 0.1] [--seed 0]
+    python benchmarks/open_rs.py [--out runs/open-rs] [--inputs 6000] [--student gpt2-mini] [--start-steps 1200]
+        [--scored 4000] [--rounds 2] [--num-inputs 300] [--samples 4] [--learning-rate 1e-4] [--test 600]
+        [--machine-usd 0.1] [--seed 0]
 
 Generated arithmetic problems of four levels (task ``arithmetic``), half of them worked out wrongly by the built-in
 teacher, scored with accuracy, format and cosine_length. Both arms go on from one student of SFT on all of them, right
 and wrong:
 
-    udrl   upside-down RL on those episodes, whose returns it looks at, then rounds in which it explores under commands
+    udrl   upside-down RL on about ``--scored`` of those episodes, whose returns it looks at, then rounds in which it
+           explores under commands
     grpo   `--preset open-rs` with a learning rate for a small student, for as many reward calls as udrl had in all;
            the weights of the best validation reward are kept
 
@@ -44,6 +46,7 @@ from udrl.student.methods import Grpo
 from udrl.student.methods.published import published
 from udrl.student.training import train
 from udrl.study.folders import copy_of
+from udrl.study.methods import first_inputs
 from udrl.teacher.builtin.arithmetic import invent
 from udrl.teacher.synthesis import synth
 
@@ -120,7 +123,7 @@ def share(right: list[float]) -> str:
         return "-"
     middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = ((middle + side * half) / (1 + z * z / n) for side in (-1, 1))
-    return f"{p:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{p:.3f} [{max(0.0, low):.3f}, {high:.3f}]"
 
 
 def gained(right: list[float], before: list[float]) -> str:
@@ -157,12 +160,15 @@ def main() -> None:
     """Make what is missing, measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/open-rs"))
-    parser.add_argument("--inputs", type=int, default=1500)
+    parser.add_argument("--inputs", type=int, default=6000)
     parser.add_argument("--student", default="gpt2-mini")
-    parser.add_argument("--start-steps", type=int, default=600)
+    parser.add_argument("--start-steps", type=int, default=1200)
+    parser.add_argument("--batch-size", type=int, default=64, help="of the start")
+    parser.add_argument("--vocab-size", type=int, default=1024)
+    parser.add_argument("--scored", type=int, default=4000, help="episodes of the run whose returns udrl looks at")
     parser.add_argument("--udrl-steps", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--num-inputs", type=int, default=400, help="of a round")
+    parser.add_argument("--num-inputs", type=int, default=300, help="of a round")
     parser.add_argument("--samples", type=int, default=4, help="of an input in a round")
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="of GRPO; the preset's is 1e-6")
     parser.add_argument("--validate-every", type=int, default=10)
@@ -172,10 +178,19 @@ def main() -> None:
     given = parser.parse_args()
     run = made(given)
     start = copy_of(run, given.out / "start")
-    begun = trained(start, method="sft", student=given.student, steps=given.start_steps, seed=given.seed)
+    begun = trained(
+        start,
+        method="sft",
+        student=given.student,
+        steps=given.start_steps,
+        batch_size=given.batch_size,
+        vocab_size=given.vocab_size,
+        seed=given.seed,
+    )
     common: dict[str, Any] = {"start_from": start, "replay": 0.0, "seed": given.seed}
 
-    ours = copy_of(run, given.out / "udrl")
+    chosen = first_inputs(run, given.scored, given.seed)
+    ours = copy_of(run, given.out / "udrl", keep=lambda e: e.split != "train" or e.input_id in chosen)
     first = trained(ours, steps=given.udrl_steps, attributes=COMMANDED, **common)
     rounds = explored(ours, given)
     new = sum(one.explored for one in rounds)
