@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from methods_run import methods_run
+from methods_run import SMALL, methods_run
 from scipy.stats import spearmanr, ttest_1samp
 
 from udrl.cli.study import command
@@ -135,6 +135,19 @@ def test_commanded_students_are_read_under_their_command(
 ) -> None:
     found = work(tmp_path, settings_of(studied[0], method="udrl"))
     assert {len(values) for read in found["reads"].values() for values in read["scores"].values()} == {2}
+
+
+def test_trained_student_is_gone_on_from(studied: tuple[StudyReport, LrBatchOptions], tmp_path: Path) -> None:
+    from udrl.student.training import train
+
+    report, options = studied
+    train(run_of(report), method="sft", student=options.student, **{**SMALL, "steps": 30, "learning_rate": 1e-2})
+    found = work(tmp_path, settings_of(report, start_from=str(run_of(report)), start_weights="x"))
+    ahead, fresh = (
+        sum(cell["reads"]["steps"]["losses"]["poem"])
+        for cell in (found, json.loads(next(report.folder.glob("cells/lr0.01-b2-s0-*/result.json")).read_text()))
+    )
+    assert ahead < 0.8 * fresh
 
 
 def test_only_good_completions_are_learned(studied: tuple[StudyReport, LrBatchOptions]) -> None:

@@ -206,6 +206,13 @@ GRID = "Repeatable, or one list with commas."
 @click.option("--preset", type=click.Choice(["smoltulu"]), help="The published cells and the grid that they span.")
 @click.option("--student", metavar="NAME", help="A preset, hub id or path. Default: gpt2-700k, from scratch.")
 @click.option(
+    "--from",
+    "start_from",
+    metavar="RUN|FOLDER",
+    type=click.Path(path_type=Path),
+    help="Go on from the student of this run or checkpoint, instead of --student.",
+)
+@click.option(
     "--learning-rates", "learning_rates", metavar="X,..", multiple=True, help=f"{GRID} Default: 3e-4, 1e-3, 3e-3, 1e-2."
 )
 @click.option("--batch-sizes", metavar="N,..", multiple=True, help=f"{GRID} Default: 8, 16, 32, 64.")
@@ -246,6 +253,8 @@ def lr_batch_command(
     """
     from udrl.study.lr_batch import PRESETS, LrBatchOptions, study_lr_batch
 
+    if given["student"] and given["start_from"]:
+        raise click.UsageError("--from is a student already: leave --student out")
     chosen = dict(PRESETS[preset]) if preset else {}
     chosen |= {key: value for key, value in given.items() if value is not None}
     if learning_rates:

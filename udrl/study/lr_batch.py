@@ -18,6 +18,7 @@ from udrl.data.hashing import hash_hex
 from udrl.data.run import Run
 from udrl.errors import StudentError, UsageError, unknown
 from udrl.student.methods.pool import own
+from udrl.student.origin import Origin, find_origin
 from udrl.study.cells import Cell, run_cells
 from udrl.study.lr_batch_cell import CellSettings, Material, read_material
 from udrl.study.lr_batch_figures import Kind
@@ -40,12 +41,13 @@ METHODS = ("sft", "udrl")
 class LrBatchOptions:
     """What is compared, and how much of it.
 
-    student: preset, hub id or path. tokens: of training, prompts included, of every cell; steps: of the largest batch
-    instead. limit: held-out inputs a task that completions are scored on. num_inputs, samples: a task, of the run that
-    the study makes where there is none.
+    student: preset, hub id or path; start_from: the run or checkpoint of a trained student, instead. tokens: of
+    training, prompts included, of every cell; steps: of the largest batch instead. limit: held-out inputs a task that
+    completions are scored on. num_inputs, samples: a task, of the run that the study makes where there is none.
     """
 
     student: str = "gpt2-700k"
+    start_from: Path | str | None = None
     learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
     batch_sizes: tuple[int, ...] = (8, 16, 32, 64)
     seeds: int = 3
@@ -100,6 +102,9 @@ def study_lr_batch(
         learning_rates=tuple(sorted(set(wanted.learning_rates))),
         batch_sizes=tuple(sorted(set(wanted.batch_sizes))),
     )
+    origin = None if wanted.start_from is None else find_origin(wanted.start_from)
+    if origin is not None:
+        wanted = replace(wanted, student=origin.name, start_from=str(Path(wanted.start_from or "").absolute()))
     source = Run(run)
     if not source.episodes.is_dir():
         _make_run(source, wanted, seed=seed)
@@ -109,7 +114,7 @@ def study_lr_batch(
         material = read_material(source, rewards, method=wanted.method, limit=wanted.limit)
         data = hash_hex(*(part for e in material.train for part in (e.episode_id, e.completion)))
         prepared = folder / "tokenizers" / data
-        mean = _prepare(material, wanted, source, prepared, rewards, seed=seed)
+        mean = _prepare(material, wanted, source, prepared, rewards, origin, seed=seed)
         largest = wanted.batch_sizes[-1]
         sequences = largest * wanted.steps if wanted.steps else wanted.tokens / mean
         whole = math.lcm(*wanted.batch_sizes)
@@ -130,6 +135,8 @@ def study_lr_batch(
             equal_steps=equal,
             warmup=max(1, round(WARMUP * equal)),
             limit=wanted.limit,
+            start_from=None if origin is None else str(wanted.start_from),
+            start_weights="" if origin is None else origin.weights,
             device=device,
             precision=precision,
         )
@@ -185,7 +192,14 @@ def _make_run(run: Run, options: LrBatchOptions, *, seed: int) -> None:
 
 
 def _prepare(
-    material: Material, options: LrBatchOptions, run: Run, prepared: Path, rewards: Mapping[str, str], *, seed: int
+    material: Material,
+    options: LrBatchOptions,
+    run: Run,
+    prepared: Path,
+    rewards: Mapping[str, str],
+    origin: Origin | None,
+    *,
+    seed: int,
 ) -> float:
     """Make the tokenizer that all cells share; return the mean tokens of a training episode, tasks as they are mixed.
 
@@ -198,8 +212,8 @@ def _prepare(
     prepared.mkdir(parents=True, exist_ok=True)
     commanded = options.method == "udrl"
     model, tokenizer, space = begin(
-        material.train, preset_of(options.student, "auto"), prepared,
-        vocab_size=None, attributes=(), facts=run.facts(), seed=seed, commanded=commanded,
+        material.train, preset_of(options.student, "auto", origin), prepared,
+        vocab_size=None, attributes=(), facts=run.facts(), seed=seed, origin=origin, commanded=commanded,
     )  # fmt: skip
     context = int(model.model.config.max_position_embeddings)
     examples = make_examples(material.train, tokenizer, space, context=context, commanded=commanded)

@@ -44,7 +44,8 @@ class CellSettings:
 
     run, prepared: the run folder, and the folder of the tokenizer that all cells share; data: hash of what is trained
     on. rewards: by task, the reward that is its score. sequences: episodes that are trained on in all; equal_steps:
-    where the run is read first; warmup: steps. limit: held-out inputs a task.
+    where the run is read first; warmup: steps. limit: held-out inputs a task. start_from: a run or checkpoint of a
+    trained student to go on from, instead of ``student``, with the hash of its weights.
     """
 
     run: str
@@ -61,6 +62,8 @@ class CellSettings:
     equal_steps: int
     warmup: int
     limit: int
+    start_from: str | None = None
+    start_weights: str = ""
     device: str = "auto"
     precision: str = "auto"
 
@@ -125,21 +128,24 @@ def work(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     from udrl.student.examples import make_examples
     from udrl.student.loop import STATE, batches, run_loop
     from udrl.student.options import LoopOptions
+    from udrl.student.origin import find_origin
 
     cell = CellSettings(**settings)
     place = Run(cell.run)
     facts = place.facts()
     material = read_material(place, cell.rewards, method=cell.method, limit=cell.limit)
     commanded = cell.method == "udrl"
+    origin = None if cell.start_from is None else find_origin(cell.start_from)
     model, tokenizer, space = begin(
         material.train,
-        preset_of(cell.student, "auto"),
+        preset_of(cell.student, "auto", origin),
         Path(cell.prepared),
         vocab_size=None,
         attributes=(),
         facts=facts,
         seed=cell.seed,
         keep=False,
+        origin=origin,
         commanded=commanded,
     )
     where = pick_device(cell.device)
