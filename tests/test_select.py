@@ -130,9 +130,11 @@ def test_select_keeps_a_share_of_each_task_and_training_on_it_sees_nothing_else(
     assert made.episodes == report.kept
     stages = json.loads((run / "run.json").read_text())["stages"]
     assert stages["train"]["selection"] == "limr-0.4"
+    assert "training split (selection limr-0.4)" in (run / "student" / "README.md").read_text()
     assert stages["select"]["kept"] == report.kept
     train(run, **SMALL, student="gpt2-700k")
     assert "selection" not in json.loads((run / "run.json").read_text())["stages"]["train"]
+    assert "selection" not in (run / "student" / "README.md").read_text()
 
 
 def test_a_finished_probe_serves_other_choices(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ tags: [udrl, upside-down-rl, gpt2]
 - **Parameters**: {parameters:,}
 - **Tasks**: {tasks}
 - **Commands**: {attributes}
-- **Episodes**: {episodes:,} kept ones of the training split, written by {teachers}; {steps:,} steps, seed {seed}
+- **Episodes**: {episodes}, written by {teachers}; {steps:,} steps, seed {seed}
 - **Method**: {method}; {seconds:,.0f} s of training, {reward_calls:,} reward calls
 - **Validation loss**: {loss}
 {origin}- **Licence**: that of the starting weights and of what the teachers wrote:
@@ -78,7 +78,8 @@ def write_card(folder: Path, *, space: CommandSpace, report: Mapping[str, Any], 
         parameters=report["parameters"],
         tasks=", ".join(space.tasks),
         attributes=", ".join(ranges) or "none",
-        episodes=report["episodes"],
+        episodes=f"{report['episodes']:,} kept ones of the training split"
+        + (f" (selection {report['selection']})" if "selection" in report else ""),
         teachers=", ".join(teachers) or "unknown",
         steps=report["steps"],
         seed=report["seed"],
