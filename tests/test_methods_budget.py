@@ -159,13 +159,13 @@ def test_advice_on_a_published_rate_is_for_small_students_that_take_it() -> None
 
 def test_payment_is_the_weighted_sum_and_knows_its_span() -> None:
     facts = {"stages": {"score": {"rewards": [{"name": "opening", "source": "test_methods_budget:opening"}]}}}
-    paying = payment_of({"opening": 2.0, "novelty": -0.5}, None, facts, needed_by="a test")
+    paying = payment_of({"opening": 2.0, "novelty": -0.5}, None, facts, {}, needed_by="a test")
     total, parts = paying(["a red fox", "an old ship"], ["a red fox", "the sea"])
     assert parts["opening"] == [1.0, -1.0]
     assert total == [2.0 * o - 0.5 * n for o, n in zip(parts["opening"], parts["novelty"], strict=True)]
     assert paying.span == 2.0 * 2 + 0.5 * 1
     with pytest.raises(UsageError, match="'clicks' cannot be computed for new completions, as a test needs it"):
-        payment_of("clicks", None, facts, needed_by="a test")
+        payment_of("clicks", None, facts, {}, needed_by="a test")
 
 
 def test_limits_say_which_is_reached_and_count_earlier_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

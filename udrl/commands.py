@@ -23,6 +23,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -39,6 +40,8 @@ FILE = "command_space.json"
 FINE = 8
 """Saved rows a bin: a value is rendered to the nearest eighth of a bin."""
 BINS = 10
+FEW = 5
+"""An attribute with so few different values (right or wrong) has a bin of its own for each of them."""
 MIN_PER_BIN = 50
 MIN_PER_TASK = 100
 LENGTH = "length"
@@ -78,8 +81,17 @@ class Scale:
 
     @staticmethod
     def fit(values: Sequence[float], bins: int = BINS, min_per_bin: int = MIN_PER_BIN) -> Scale:
-        """Fit about ``bins`` quantile bins of at least ``min_per_bin`` values each; equal values share a bin."""
+        """Fit about ``bins`` quantile bins of at least ``min_per_bin`` values each; equal values share a bin.
+
+        Where there are only two to FEW different values, each of them has its own, however rare.
+        """
         ordered = np.sort(np.asarray(values, dtype=np.float64))
+        quantiles = tuple(float(q) for q in np.quantile(ordered, _QUANTILES))
+        different, counts = np.unique(ordered, return_counts=True)
+        if 1 < len(different) <= FEW:
+            middles = (np.cumsum(counts) - counts / 2) / len(ordered)
+            own = np.clip(bins * middles - 0.5, 0, bins - 1)
+            return Scale(tuple(map(float, different)), tuple(map(float, own)), quantiles)
         count = max(1, min(bins, len(ordered) // min_per_bin))
         merged: dict[float, list[float]] = {}
         for k in range(count):
@@ -89,8 +101,18 @@ class Scale:
         return Scale(
             centres=tuple(merged),
             positions=tuple(float(np.clip(np.mean(p), 0, bins - 1)) for p in merged.values()),
-            quantiles=tuple(float(q) for q in np.quantile(ordered, _QUANTILES)),
+            quantiles=quantiles,
         )
+
+    @cached_property
+    def is_discrete(self) -> bool:
+        """Whether the values are a few different ones with nothing between them, as right and wrong are."""
+        between = sum(quantile not in self.centres for quantile in self.quantiles)
+        return 1 < len(self.centres) <= FEW and between < len(self.centres)
+
+    def settled(self, position: float) -> float:
+        """Return the nearest position that was trained, where the values are discrete; else ``position`` itself."""
+        return min(self.positions, key=lambda own: abs(own - position)) if self.is_discrete else position
 
     def position(self, value: float) -> float:
         """Return the position of ``value``, clamped to the lowest and highest centre."""
@@ -252,11 +274,22 @@ class CommandSpace:
     # -- rendering ---------------------------------------------------------------------------------------------------
 
     def render(self, task: str, positions: Mapping[str, float | None]) -> list[int]:
-        """Render a task and the attributes' positions (missing or None: open) to the ids that end a prompt."""
+        """Render a task and the attributes' positions (missing or None: open) to the ids that end a prompt.
+
+        Between the values of a discrete attribute no row was trained: the nearest one is taken.
+        """
         first = self.task_id(task)
+        positions = self._settled(task, positions)
         if self.text is not None:
             return self.text.render(task, positions)
         return [first, *(self.level_id(a.name, positions.get(a.name)) for a in self.attributes)]
+
+    def _settled(self, task: str, positions: Mapping[str, float | None]) -> dict[str, float | None]:
+        scales = self.scales[task]
+        return {
+            name: scales[name].settled(position) if position is not None and name in scales else position
+            for name, position in positions.items()
+        }
 
     def task_of(self, control_ids: Sequence[int]) -> str:
         """Return the task of a command that `render` rendered."""
@@ -266,6 +299,7 @@ class CommandSpace:
 
     def shown(self, task: str, positions: Mapping[str, float | None]) -> str:
         """Return what `render` renders, for people: the text itself where commands are text."""
+        positions = self._settled(task, positions)
         if self.text is not None:
             return self.text.text(task, positions)
         levels = {a.name: positions.get(a.name) for a in self.attributes}

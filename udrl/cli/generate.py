@@ -260,6 +260,7 @@ def _task(task: str | None, known: tuple[str, ...]) -> str:
 
 def _rewards(run: Path, attributes: tuple[str, ...]) -> dict[str, Score]:
     """Return what achieved values are measured with: relevance and the student's other rewards."""
+    from udrl.data.answers import read_answers
     from udrl.data.run import Run
     from udrl.rewards import computable
 
@@ -267,7 +268,8 @@ def _rewards(run: Path, attributes: tuple[str, ...]) -> dict[str, Score]:
     scored = place.facts()["stages"].get("score", {}) if (run / "run.json").exists() else {}
     names = dict.fromkeys(("relevance", *(name for name in attributes if name != "length")))
     sources = {fact["name"]: fact["source"] for fact in scored.get("rewards", ())}
-    return dict(computable(names, encoder=(scored.get("encoder") or {}).get("name"), sources=sources))
+    encoder = (scored.get("encoder") or {}).get("name")
+    return dict(computable(names, encoder=encoder, sources=sources, answers=read_answers(run)))
 
 
 def _inputs(words: tuple[str, ...], file: Path | None, field: str | None, run: Path, task: str) -> Iterator[str]:

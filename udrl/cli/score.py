@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     "rewards",
     metavar="NAME|MODULE:FUNCTION",
     multiple=True,
-    default=("relevance",),
-    show_default=True,
-    help="Repeatable: relevance, novelty, one that an installed package provides, or a function of your own.",
+    help="Repeatable: relevance, novelty, accuracy, format, cosine_length, constraints, one that an installed package "
+    "provides, or a function of your own. Default: what the run's tasks name, else relevance.",
 )
 @click.option(
     "--reward-field",
@@ -44,6 +43,12 @@ if TYPE_CHECKING:
     metavar="FILE",
     type=click.Path(path_type=Path),
     help="Table with input, completion and the reward fields (.jsonl, .csv, .parquet). Default: the ledger.",
+)
+@click.option(
+    "--answers",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Table with the columns input and answer: what accuracy compares with. Kept in the run.",
 )
 @click.option("--encoder", metavar="NAME|PATH", help="What relevance is computed with.  [default: all-MiniLM-L6-v2]")
 @click.option(
@@ -71,6 +76,7 @@ def command(
     rewards: tuple[str, ...],
     reward_fields: tuple[str, ...],
     reward_file: Path | None,
+    answers: Path | None,
     encoder: str | None,
     mismatched: float | None,
     truncated: float | None,
@@ -94,9 +100,10 @@ def command(
     with only_results_on_stdout():
         report = score(
             run,
-            rewards=rewards,
+            rewards=rewards or None,
             reward_fields=reward_fields,
             reward_file=reward_file,
+            answers=answers,
             seed=seed,
             device=device,
             precision="fp32" if exact else precision,

@@ -86,9 +86,7 @@ if TYPE_CHECKING:
     "rewards",
     metavar="NAME",
     multiple=True,
-    default=("relevance",),
-    show_default=True,
-    help="Repeatable: what the episodes are scored with.",
+    help="Repeatable: what the episodes are scored with. Default: what their tasks name, else relevance.",
 )
 @click.option("--score/--no-score", default=True, help="Score the episodes at the end.")
 @click.option("--retry-failed", is_flag=True, help="Ask again for what failed before.")
@@ -193,7 +191,7 @@ def command(
                 seed=seed,
                 invent=invent,
                 score=score,
-                rewards=rewards,
+                rewards=rewards or None,
                 retry_failed=retry_failed,
                 dry_run=dry_run,
                 max_tokens=max_tokens,

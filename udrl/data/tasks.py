@@ -60,6 +60,7 @@ class Task:
     lexicon: what the built-in teacher writes from; None, and no generator: it cannot write this task.
     generator: one of GENERATORS; inputs are then invented by its rules whoever the teacher is. None: from seeds.
     allow: cleaning rules that do not hold for this task, of ``udrl.data.cleaning.RULES``.
+    rewards: what its episodes are scored with where nobody says; none: relevance.
     path: the file that the task was read from.
     """
 
@@ -75,6 +76,7 @@ class Task:
     path: Path
     allow: tuple[str, ...] = ()
     generator: str | None = None
+    rewards: tuple[str, ...] = ()
 
     @property
     def builtin(self) -> bool:
@@ -99,7 +101,7 @@ def load_task(path: Path | str) -> Task:
         data,
         where=where,
         required=("name", "title", "description", "instruction", "length"),
-        optional=("invent", "examples", "lexicon", "generator", "allow"),
+        optional=("invent", "examples", "lexicon", "generator", "rewards", "allow"),
     )
     name = yamlfile.text_at(data, "name", where=where)
     if not NAME.fullmatch(name):
@@ -125,6 +127,7 @@ def load_task(path: Path | str) -> Task:
         path=path,
         allow=_allow(yamlfile.texts_at(data, "allow", where=where), where=where) if "allow" in data else (),
         generator=_generator(data["generator"], where=where) if "generator" in data else None,
+        rewards=yamlfile.texts_at(data, "rewards", where=where) if "rewards" in data else (),
     )
 
 

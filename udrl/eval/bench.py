@@ -13,11 +13,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from udrl.data.answers import Answers, store_answers
 from udrl.data.run import Run
 from udrl.data.tasks import Task
 from udrl.errors import RunError, UsageError
 from udrl.eval import measuring
-from udrl.eval.choosing import RECORDED, card_or_name, chosen_items, contestants_of, known_tasks
+from udrl.eval.choosing import (
+    RECORDED,
+    card_or_name,
+    check_known,
+    chosen_items,
+    contestants_of,
+    known_answers,
+    known_tasks,
+)
 from udrl.eval.entrants import STUDENT, Entrant, entrant_of, entrants_of
 from udrl.eval.measuring import Judge, Setting, describe_hardware, load_setting, measure, store
 from udrl.eval.notes import backend_notes, empty_notes, notes_of
@@ -72,9 +81,9 @@ def bench(
 ) -> BenchReport:
     """Benchmark the student of ``run`` and write ``bench/NAME/`` into it.
 
-    suite: name of a suite that ships, or a YAML file. None: ``relevance`` for a run of the built-in teacher, else
-        ``heldout``, the run's own test inputs, for which there are completions even where nobody can be asked; with
-        ``recorded`` files and no student, ``recorded``: their own inputs. That needs no run.
+    suite: name of a suite that ships, or a YAML file. None: ``relevance`` for a run of the built-in teacher without
+        generated tasks, else ``heldout``, the run's own test inputs, for which there are completions even where nobody
+        can be asked; with ``recorded`` files and no student, ``recorded``: their own inputs. That needs no run.
     name: of the folder (None: the suite's).
     students: further ones, ``PATH`` or ``NAME=PATH`` of a run or checkpoint, beside the run's own.
     reference: what to compare with: models of the recorded files, and names or files of teacher cards, which are asked
@@ -103,7 +112,10 @@ def bench(
     if alone and not chosen.students and not files:
         run.check()
         raise RunError(f"{run.student} does not exist: train a student first (udrl train), or name --recorded outputs")
-    entrants = entrants_of(run, [*chosen.students, *students], device=device, precision=precision, engine=engine)
+    answers = known_answers(run, chosen, files)
+    entrants = entrants_of(
+        run, [*chosen.students, *students], device=device, precision=precision, engine=engine, answers=answers
+    )
     return _bench(
         run,
         replace(
@@ -115,6 +127,7 @@ def bench(
             rewards=(*chosen.rewards, *rewards),
         ),
         entrants,
+        answers,
         name=name,
         base_url=base_url,
         teacher=teacher,
@@ -146,9 +159,19 @@ def bench_student(
         references=tuple(map(card_or_name, (*reference, *suite.references))),
         recorded=(*map(Path, recorded), *suite.recorded),
     )
-    entrants = [entrant_of(STUDENT, student, key=student_key, run=run)]
+    answers = known_answers(run, whole, whole.recorded)
+    entrants = [entrant_of(STUDENT, student, key=student_key, run=run, answers=answers)]
     return _bench(
-        run, whole, entrants, name=name, base_url=base_url, teacher=teacher, judge=judge, seed=seed, limit=limit
+        run,
+        whole,
+        entrants,
+        answers,
+        name=name,
+        base_url=base_url,
+        teacher=teacher,
+        judge=judge,
+        seed=seed,
+        limit=limit,
     )
 
 
@@ -195,6 +218,7 @@ def _bench(
     run: Run,
     suite: Suite,
     entrants: Sequence[Entrant],
+    answers: Answers,
     *,
     name: str | None,
     base_url: str | None,
@@ -212,12 +236,15 @@ def _bench(
     data = read_data(run)
     tasks = known_tasks(run)
     items = chosen_items(suite, entrants, data, tasks, limit)
+    check_known(suite.rewards, items, answers)
     contestants, notes = contestants_of(run, suite, items, data, teacher=teacher, base_url=base_url, alone=not entrants)
     check_tasks(contestants, items.tasks, tasks)
     if judge is None:  # which may be who is asked there
         check_base_url(contestants, base_url)
     with run.writing():
         folder.mkdir(parents=True, exist_ok=True)
+        asked = {item.input_id for item in items.items}
+        store_answers(folder, {key: answer for key, answer in answers.items() if key in asked})
         total = planned_rows(suite, entrants, items, contestants, seed)
         with closing(track(f"bench {suite.name}: writing", total=total, unit="completions")) as bar:
             session = Session(folder, suite, items, tasks, data, entrants, seed, run.path / "cache", bar, notes=notes)
@@ -269,6 +296,8 @@ def _bench(
 def _usual_suite(run: Run, students: Sequence[str | Path]) -> str:
     if students and not run.episodes.is_dir():
         return "relevance"
+    if any(task.generator for task in known_tasks(run).values()):
+        return "heldout"  # the inputs of generated tasks are the run's own
     return "relevance" if is_builtin(run) else "heldout"
 
 

@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from udrl.data.answers import answers_of_file, read_answers
 from udrl.data.run import Run
 from udrl.data.tasks import Task, load_tasks, stored_tasks
-from udrl.errors import TaskError
+from udrl.errors import RewardError, TaskError
 from udrl.eval.entrants import Entrant, tasks_in_common
 from udrl.eval.recorded import recorded_items
 from udrl.eval.session import RunData
 from udrl.eval.suites import SYSTEMS, Items, Suite, load_items
+from udrl.eval.systems import RELEVANCE
 from udrl.eval.teachers import TEACHER, Contestant, Given, named_teacher, ordered, own_teacher, recorded_rows
+from udrl.rewards import BUILT_IN, covered, load_reward
 
 RECORDED = "recorded"
 """The suite whose inputs are those of the recorded files."""
@@ -28,6 +31,30 @@ def known_tasks(run: Run) -> dict[str, Task]:
     """Return the run's own tasks; without a run, those that ship."""
     known = stored_tasks(run) if (run.path / "tasks").is_dir() or run.episodes.is_dir() else load_tasks()
     return {task.name: task for task in known}
+
+
+def known_answers(run: Run, suite: Suite, recorded: Sequence[Path]) -> dict[str, str]:
+    """Return the known answers of the run, of recorded files and of the suite's own file, see ``udrl.data.answers``."""
+    found: dict[str, str] = {}
+    for path in recorded:
+        found.update(answers_of_file(path))
+    if suite.source.kind == "file" and suite.source.path is not None:
+        found.update(answers_of_file(suite.source.path, field=suite.source.field))
+    return {**found, **read_answers(run.path)}
+
+
+def check_known(rewards: Sequence[str], items: Items, answers: Mapping[str, str]) -> None:
+    """Raise RewardError for a built-in reward that was asked for and knows none of the inputs."""
+    texts = [item.input for item in items.items]
+    for source in rewards:
+        if source == RELEVANCE or source.partition(":")[0] not in BUILT_IN:
+            continue
+        reward = load_reward(source, answers=answers)
+        if texts and not any(covered(reward, texts)):
+            raise RewardError(
+                f"reward '{reward.name}' cannot be computed for any of the {len(texts):,} inputs, such as "
+                f"{texts[0][:60]!r}: {getattr(reward, 'needs', 'it knows none of them')}"
+            )
 
 
 def chosen_items(

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from udrl.commands import LENGTH
+from udrl.data.answers import Answers
 from udrl.data.episodes import read_episodes
 from udrl.data.run import Run
 from udrl.errors import RunError, UsageError
 from udrl.eval.systems import RELEVANCE, Student, attribute_names
+from udrl.rewards.base import Reward
 
 STUDENT = "student"
 """The name of the run's own student."""
@@ -22,8 +24,8 @@ class Entrant:
     """A student that takes part.
 
     key: identifies its weights. swept: the attributes whose achieved value can be computed, so that a sweep of them
-    says something; rewards: name -> source of those that a reward computes. seen: ids of the inputs that it was
-    trained on, where they are known.
+    says something; rewards: name -> source of those that a reward computes; computed: these rewards. seen: ids of the
+    inputs that it was trained on, where they are known.
     """
 
     name: str
@@ -31,14 +33,17 @@ class Entrant:
     key: str
     swept: tuple[str, ...]
     rewards: Mapping[str, str] = field(default_factory=dict)
+    computed: Mapping[str, Reward] = field(default_factory=dict)
     seen: frozenset[str] = frozenset()
 
 
-def entrants_of(run: Run, others: Sequence[str | Path], *, device: str, precision: str, engine: str) -> list[Entrant]:
+def entrants_of(
+    run: Run, others: Sequence[str | Path], *, device: str, precision: str, engine: str, answers: Answers | None = None
+) -> list[Entrant]:
     """Load the student of ``run``, where it has one, and ``others``: ``PATH`` or ``NAME=PATH`` of runs or checkpoints.
 
-    A student without attributes takes part with its open row. Raises UsageError where two have one name, StudentError
-    as loading does.
+    answers: known ones of the benchmark's inputs. A student without attributes takes part with its open row. Raises
+    UsageError where two have one name, StudentError as loading does.
     """
     from udrl.student import load
 
@@ -59,12 +64,18 @@ def entrants_of(run: Run, others: Sequence[str | Path], *, device: str, precisio
         student = load(folder, device=device, precision=precision, engine=engine)
         # what the run's own student has seen, the benchmark knows from the run's episodes
         seen = _seen(own) if own is not None and name != STUDENT else frozenset()
-        found.append(entrant_of(name, student, key=key, run=own, seen=seen))
+        found.append(entrant_of(name, student, key=key, run=own, seen=seen, answers=answers))
     return found
 
 
 def entrant_of(
-    name: str, student: Student, *, key: str, run: Run | None, seen: frozenset[str] = frozenset()
+    name: str,
+    student: Student,
+    *,
+    key: str,
+    run: Run | None,
+    seen: frozenset[str] = frozenset(),
+    answers: Answers | None = None,
 ) -> Entrant:
     """Return a loaded student as an entrant; ``run``: where it was trained, None where that is not known."""
     from udrl.rewards import computable
@@ -75,10 +86,10 @@ def entrant_of(
         sources = {reward["name"]: reward["source"] for reward in scored if reward.get("source")}
     names = attribute_names(student)
     own = (RELEVANCE, LENGTH)
-    known = computable([name for name in names if name not in own], sources=sources)
+    known = computable([name for name in names if name not in own], sources=sources, answers=answers)
     rewards = {name: sources.get(name, name) for name in known}
     swept = tuple(name for name in names if name in own or name in rewards)
-    return Entrant(name, student, key, swept, rewards, seen)
+    return Entrant(name, student, key, swept, rewards, known, seen)
 
 
 def _seen(run: Run) -> frozenset[str]:

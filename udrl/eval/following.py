@@ -278,8 +278,9 @@ def _leakage(
         if other == attribute:
             continue
         pool = bounds[other].pool
+        scored = [i for i in chosen if not np.isnan(values[i])]  # none: a reward that does not know the task's inputs
         means = [
-            np.nanmean([values[i] for i in chosen if rows[i].level == level]) for level in LEAKAGE_LEVELS if chosen
+            np.nanmean([values[i] for i in scored if rows[i].level == level]) for level in LEAKAGE_LEVELS if scored
         ]
         result[other] = (
             float(max(means) - min(means)) / (pool[1] - pool[0]) if means and pool and pool[1] > pool[0] else None

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from udrl.data.answers import read_answers
 from udrl.data.hashing import hash_int
 from udrl.data.run import hardware
 from udrl.encoder import Encoder, LsaEncoder, load_encoder
@@ -100,7 +101,8 @@ def measure(folder: Path) -> dict[str, Any]:
     rows = [row for block in blocks for row in block.rows]
     encoder = load_encoder(setting.encoder, precision="fp32", cache=encoder_cache())
     second = _second_encoder(setting, rows)
-    rewards = {name: load_reward(source, encoder=encoder) for name, source in setting.rewards.items()}
+    answers = {**read_answers(folder.parent.parent), **read_answers(folder)}  # of the run, and of the benchmark's files
+    rewards = {name: load_reward(source, encoder=encoder, answers=answers) for name, source in setting.rewards.items()}
     with closing(track(f"bench {setting.suite}: scoring", total=None, unit="texts")) as bar:
         scores = score(rows, encoder=encoder, second=second, references=setting.references, rewards=rewards, bar=bar)
     write_scores(folder, scores, encoder=encoder.name, second_encoder=second.name)

@@ -26,7 +26,7 @@ from udrl.encoder import Encoder
 from udrl.eval.records import SCHEMA, Completion, write_table
 from udrl.eval.systems import RELEVANCE
 from udrl.progress import Bar
-from udrl.rewards.base import Reward, compute
+from udrl.rewards.base import Reward, compute_known
 from udrl.rewards.relevance import Relevance
 from udrl.words import count_words
 
@@ -119,7 +119,8 @@ def _rewarded(rows: Sequence[Completion], answered: Sequence[int], name: str, re
     values = np.full(len(rows), np.nan)
     own = [i for i in answered if rows[i].part == "comparison" or name == rows[i].attribute or name in rows[i].targets]
     if own:
-        values[own] = compute(reward, [rows[i].input for i in own], [rows[i].completion or "" for i in own])
+        found = compute_known(reward, [rows[i].input for i in own], [rows[i].completion or "" for i in own])
+        values[own] = np.asarray(found, dtype=np.float64)  # None, not scored, becomes NaN
     return values
 
 

@@ -30,6 +30,7 @@ from udrl.eval.suites import Item, Items, Suite
 from udrl.eval.systems import Student
 from udrl.eval.teachers import Asked, Contestant, Given
 from udrl.progress import Bar
+from udrl.rewards.base import covered
 from udrl.teacher import cards
 
 if TYPE_CHECKING:
@@ -302,7 +303,9 @@ def planned_sweeps(suite: Suite, entrant: Entrant, items: Items, seed: int) -> l
             if part == "uncalibrated" and not systems.is_calibrated(entrant.student):
                 continue
             block = f"{entrant.name}#{part}.{attribute}"
-            rows = wishes(entrant.student, items.items, attribute, sweep, block=block, system=entrant.name, seed=seed)
+            known = entrant.computed.get(attribute)
+            own = [item for item in items.items if covered(known, [item.input])[0]]
+            rows = wishes(entrant.student, own, attribute, sweep, block=block, system=entrant.name, seed=seed)
             if rows:
                 found.append((block, rows))
     return found

@@ -1,7 +1,8 @@
 """Rewards: named functions (input, completion) -> number, and what labels the ledger with them.
 
-``relevance`` and ``novelty`` are built in. A reward of one's own is ``module:function`` (or an entry point in
-the group ``udrl.rewards`` of an installed package), see docs/rewards.md:
+``relevance``, ``novelty``, ``accuracy``, ``format``, ``cosine_length`` and ``constraints`` are built in. A reward of
+one's own is ``module:function`` (or an entry point in the group ``udrl.rewards`` of an installed package), see
+docs/rewards.md:
 
     def brevity(inputs, completions):
         return [1 / (1 + len(text.split())) for text in completions]
@@ -24,11 +25,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from udrl.errors import RewardError, UsageError, unknown
-from udrl.rewards.base import Reward, RewardFacts, compute
+from udrl.rewards.base import Reward, RewardFacts, compute, compute_known, covered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from udrl.data.answers import Answers
+    from udrl.data.tasks import Task
     from udrl.encoder import Encoder
 
 __all__ = [
@@ -38,12 +41,15 @@ __all__ = [
     "canaries",
     "computable",
     "compute",
+    "compute_known",
+    "covered",
+    "default_rewards",
     "gameable",
     "load_reward",
     "reward_names",
 ]
 
-BUILT_IN = ("novelty", "relevance")
+BUILT_IN = ("accuracy", "constraints", "cosine_length", "format", "novelty", "relevance")
 GROUP = "udrl.rewards"
 RESERVED = ("length", "task")
 """Names that commands use for something else."""
@@ -58,6 +64,8 @@ class _Function:
     low: float
     high: float
     unit: str
+    knows: Callable[[str], bool]
+    needs: str
 
     def __call__(self, inputs: Sequence[str], completions: Sequence[str]) -> list[float]:
         values = self.function(inputs, completions)
@@ -74,12 +82,21 @@ def reward_names() -> list[str]:
     return sorted({*BUILT_IN, *(entry.name for entry in metadata.entry_points(group=GROUP))})
 
 
-def load_reward(source: str, *, encoder: Encoder | None = None) -> Reward:
+def default_rewards(tasks: Iterable[Task]) -> tuple[str, ...]:
+    """Return what episodes of ``tasks`` are scored with where nobody says: each task's own, else relevance."""
+    return tuple(dict.fromkeys(name for task in tasks for name in task.rewards or ("relevance",)))
+
+
+def load_reward(source: str, *, encoder: Encoder | None = None, answers: Answers | None = None) -> Reward:
     """Return the reward ``source``: a built-in name, an entry point's name, or ``module:function``.
 
+    ``cosine_length:200`` is the built-in one with another length in words, from which it does not change any more;
+    ``preference:FOLDER`` asks a reward model (``udrl prefer``).
+
     A module is looked for on Python's path and then in the current folder; what it names is a reward object,
-    a class of one without arguments, or a function with the attributes ``low`` and ``high``. ``preference:FOLDER`` asks
-    a reward model (``udrl prefer``). ``encoder`` is what relevance scores with (None: all-MiniLM-L6-v2).
+    a class of one without arguments, or a function with the attributes ``low`` and ``high``. ``encoder`` is
+    what relevance scores with (None: all-MiniLM-L6-v2); ``answers`` is what accuracy compares with (None: only
+    generated problems have answers).
 
     Raises UsageError for an unknown name (with the nearest), RewardError for what is no reward.
     """
@@ -91,6 +108,11 @@ def load_reward(source: str, *, encoder: Encoder | None = None) -> Reward:
         from udrl.rewards.novelty import Novelty
 
         return Novelty()
+    name, colon, longest = source.partition(":")
+    if source in ("accuracy", "format", "constraints") or (
+        name == "cosine_length" and (longest.isdigit() or not colon)
+    ):
+        return _checkable(name, longest, answers)
     if source.startswith("preference:"):
         from udrl.rewards.preference import Preference
 
@@ -115,12 +137,13 @@ def computable(
     *,
     encoder: Encoder | str | None = None,
     sources: Mapping[str, str] | None = None,
+    answers: Answers | None = None,
 ) -> dict[str, Reward]:
     """Return those of ``names`` (attributes of a student) that can be computed for new completions.
 
     Left out are the columns of a user's own data, whose values nobody can compute. sources: where each name
     was loaded from when the episodes were scored (``RewardFacts.source`` in run.json); a name without one is
-    its own source. encoder: what relevance scores with, or its name.
+    its own source. encoder: what relevance scores with, or its name; answers: what accuracy compares with.
     """
     found: dict[str, Reward] = {}
     for name in names:
@@ -131,7 +154,7 @@ def computable(
             from udrl.encoder import load_encoder
 
             encoder = load_encoder(encoder)
-        found[name] = load_reward(source, encoder=None if isinstance(encoder, str) else encoder)
+        found[name] = load_reward(source, encoder=None if isinstance(encoder, str) else encoder, answers=answers)
     return found
 
 
@@ -167,6 +190,19 @@ def gameable(scored: Mapping[str, Any]) -> list[str]:
                 "mean; command a second attribute with it and look at the copy rate, length and diversity in the report"
             )
     return lines
+
+
+def _checkable(name: str, longest: str, answers: Answers | None) -> Reward:
+    """Return a built-in reward that rules compute."""
+    from udrl.rewards import constraints, reasoning
+
+    if name == "accuracy":
+        return reasoning.Accuracy(answers)
+    if name == "format":
+        return reasoning.Format()
+    if name == "constraints":
+        return constraints.Constraints()
+    return reasoning.CosineLength(answers, longest=int(longest) if longest else reasoning.LONGEST)
 
 
 _CANARIES = {"empty": "an empty completion", "echo": "a copy of the input", "repetition": "one word repeated"}
@@ -229,4 +265,12 @@ def _as_reward(found: Any, source: str) -> Reward:
         raise RewardError(
             f"reward '{source}' declares the range [{found.low}, {found.high}]: low must be below high, both finite"
         )
-    return _Function(found, name, float(found.low), float(found.high), str(getattr(found, "unit", "")))
+    return _Function(
+        found,
+        name,
+        float(found.low),
+        float(found.high),
+        str(getattr(found, "unit", "")),
+        getattr(found, "knows", lambda _: True),
+        str(getattr(found, "needs", "it does not know this input")),
+    )

@@ -15,6 +15,9 @@ class Reward(Protocol):
     Produced by this package, by ``module:function`` or by an installed package's entry point; consumed by
     ``udrl.rewards.scoring``, generation (``--score``, best-of) and the command space, which takes the range
     and unit of the attribute of that name from here. Numbers outside [low, high] and NaN are errors.
+
+    A reward that cannot be computed for every input has two members more: ``knows(input) -> bool``, and ``needs``,
+    which says why not and what to do. What it does not know is "not scored", see ``covered``.
     """
 
     @property
@@ -49,6 +52,29 @@ class RewardFacts:
     high: float
     unit: str
     source: str
+
+
+def covered(reward: object, inputs: Sequence[str]) -> list[bool]:
+    """Say for each of ``inputs`` whether ``reward`` can be computed for it: by its ``knows`` where it has one."""
+    knows = getattr(reward, "knows", None)
+    return [True] * len(inputs) if knows is None else [bool(knows(text)) for text in inputs]
+
+
+def compute_known(
+    reward: Reward, inputs: Sequence[str], completions: Sequence[str], *, names: Sequence[str] | None = None
+) -> list[float | None]:
+    """Return what ``compute`` does, and None, "not scored", for inputs that the reward does not know."""
+    rows = [row for row, known in enumerate(covered(reward, inputs)) if known]
+    own = compute(
+        reward,
+        [inputs[row] for row in rows],
+        [completions[row] for row in rows],
+        names=None if names is None else [names[row] for row in rows],
+    )
+    values: list[float | None] = [None] * len(inputs)
+    for row, value in zip(rows, own, strict=True):
+        values[row] = value
+    return values
 
 
 def compute(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from udrl.data import hygiene as hygienic
+from udrl.data.answers import answers_of_file, read_answers, store_answers
 from udrl.data.building import MISMATCHED, TRUNCATED, build_episodes
 from udrl.data.dataset_card import run_facts
 from udrl.data.episodes import Episode, write_episodes
@@ -22,10 +23,10 @@ from udrl.data.ledger import Ledger
 from udrl.data.run import Run, disk_errors
 from udrl.data.tasks import stored_tasks
 from udrl.encoder import MINILM, SentenceEncoder, load_encoder
-from udrl.errors import RunError, UsageError
+from udrl.errors import RewardError, RunError, UsageError
 from udrl.progress import Bar, track
-from udrl.rewards import BUILT_IN, canaries, load_reward
-from udrl.rewards.base import Reward, RewardFacts, compute
+from udrl.rewards import BUILT_IN, canaries, default_rewards, load_reward
+from udrl.rewards.base import Reward, RewardFacts, compute_known, covered
 from udrl.rewards.columns import Column, columns_of_file, columns_of_ledger, parse_field
 from udrl.rewards.spread import Spread, SpreadMeter, advice
 
@@ -67,9 +68,10 @@ class ScoreReport:
 def score(
     run: Run | Path | str,
     *,
-    rewards: Sequence[str] = ("relevance",),
+    rewards: Sequence[str] | None = None,
     reward_fields: Sequence[str] = (),
     reward_file: Path | str | None = None,
+    answers: Path | str | None = None,
     encoder: str = MINILM,
     precision: str = "auto",
     device: str = "auto",
@@ -80,11 +82,13 @@ def score(
 ) -> ScoreReport:
     """Build the run's episodes from its ledger, labelled with ``rewards``, and replace the old ones at once.
 
-    rewards: names or ``module:function`` (see ``udrl.rewards``).
+    rewards: names or ``module:function`` (see ``udrl.rewards``); None: those of the run's tasks, else relevance.
     reward_fields: columns of the user's own, ``NAME``, ``NAME=LOW:HIGH`` or ``NAME=LOW:HIGH:UNIT``; without
         LOW:HIGH, the range is what was found. They are read from ``reward_file``, a table with the columns input
         and completion beside them, or, without one, from the settings that the ledger's responses carry. Derived
         episodes have none.
+    answers: a table with the columns input (or question) and answer, which is added to the answers of the run that
+        accuracy compares with (``udrl.data.answers``).
     encoder, precision, device: what relevance is computed with, see ``udrl.encoder.load_encoder``.
     seed: decides the derived episodes; None: the seed of the run's synthesis.
     mismatched, truncated: shares of derived episodes, see ``udrl.data.building``.
@@ -92,13 +96,13 @@ def score(
 
     Episodes that a rule rejected are written without returns. Memory does not grow with the ledger's texts.
     Raises RunError (no ledger, another writer), UsageError (unknown names), RewardError (a value that is NaN
-    or outside its range, with its input), InputError (reward_file).
+    or outside its range, with its input; a reward that knows no input of the run), InputError (reward_file, answers).
     """
     run = run if isinstance(run, Run) else Run(run)
     started = time.monotonic()
     run.check()
     fields = [parse_field(text) for text in reward_fields]
-    if not rewards and not fields:
+    if rewards is not None and not rewards and not fields:
         raise UsageError("nothing to score with: name a reward or a reward field")
     if reward_file is not None and not fields:
         raise UsageError(f"which columns of {reward_file} are rewards? Name each with --reward-field")
@@ -108,22 +112,25 @@ def score(
             raise RunError(f"{run.ledger} holds no responses: run 'udrl synth --run {run.path}' first")
         if seed is None:
             seed = int(run.facts()["stages"].get("synth", {}).get("seed", 0))
+        tasks = stored_tasks(run)
+        rewards = default_rewards(tasks) if rewards is None else rewards
+        if answers is not None:
+            store_answers(run.path, answers_of_file(answers, needed=True))
         columns = (
             columns_of_ledger(ledger, fields) if reward_file is None else columns_of_file(Path(reward_file), fields)
         )
         eye = None
         if "relevance" in rewards:
             eye = load_encoder(encoder, precision=precision, device=device, cache=run.path / "cache")
-        functions = {source: load_reward(source, encoder=eye) for source in rewards}
+        known = read_answers(run.path)
+        functions = {source: load_reward(source, encoder=eye, answers=known) for source in rewards}
         facts = _facts(functions, columns)
         scorer = _Scorer(tuple(functions.values()), columns)
         own = [reward for source, reward in functions.items() if source not in BUILT_IN]
         wanted = hygiene or Hygiene()
         screen = hygienic.screen(run, ledger, wanted, encoder=eye)
         card = {**run_facts(run), **screen.card_facts()}
-        built = build_episodes(
-            ledger, stored_tasks(run), seed=seed, mismatched=mismatched, truncated=truncated, screen=screen
-        )
+        built = build_episodes(ledger, tasks, seed=seed, mismatched=mismatched, truncated=truncated, screen=screen)
 
         cut = 0
         paid: dict[str, dict[str, float]] = {}
@@ -132,11 +139,12 @@ def score(
             nonlocal cut
             with closing(track("score", total=expected, unit="episodes")) as bar:
                 yield from scorer.label(_tried(built, own), bar)
+            scorer.check_known()
             card.update(_card_facts(facts, eye))  # the card is written after the last episode
             cut = 0 if eye is None else eye.truncated  # of the episodes: the canaries are texts of our own
             tested = [text for texts in scorer.inputs.values() for text in texts]
             if tested:  # before the old episodes are replaced: a reward may fail on these
-                paid.update({reward.name: canaries(reward, tested) for reward in functions.values()})
+                paid.update({reward.name: _canaries(reward, tested) for reward in functions.values()})
 
         expected = int(responses * (1 + mismatched + truncated))
         with disk_errors(run.path):
@@ -174,6 +182,7 @@ class _Scorer:
         self._columns = columns
         self._sums: dict[tuple[str, str], tuple[float, int]] = {}
         self.unscored: Counter[str] = Counter()
+        self._example = ""
         self.spread = SpreadMeter()
         self.inputs: dict[str, dict[str, None]] = {}  # the first few of each task, for the canaries
 
@@ -190,6 +199,15 @@ class _Scorer:
                 yield episode if episode.rejected_by is not None else replace(episode, returns=next(labels))
             bar.update(len(chunk))
 
+    def check_known(self) -> None:
+        """Raise RewardError for a reward that knew the input of none of the episodes."""
+        for reward in self._rewards:
+            if self.unscored[reward.name] and not any(name == reward.name for name, _ in self._sums):
+                raise RewardError(
+                    f"reward '{reward.name}' cannot be computed for any input of the run, such as {self._example!r}: "
+                    f"{getattr(reward, 'needs', 'it knows none of them')}; the episodes stay as they were"
+                )
+
     def means(self) -> dict[str, dict[str, float]]:
         """Return the mean return by reward and origin."""
         found: dict[str, dict[str, float]] = {}
@@ -202,7 +220,7 @@ class _Scorer:
         completions = [episode.completion for episode in kept]
         names = [f"the {episode.origin} episode {episode.episode_id} of task '{episode.task}'" for episode in kept]
         by_name: dict[str, Sequence[float | None]] = {
-            reward.name: compute(reward, inputs, completions, names=names) for reward in self._rewards
+            reward.name: compute_known(reward, inputs, completions, names=names) for reward in self._rewards
         }
         for column in self._columns:
             by_name[column.facts.name] = [column(episode) for episode in kept]
@@ -216,6 +234,7 @@ class _Scorer:
         for name, value in values.items():
             if value is None:
                 self.unscored[name] += 1
+                self._example = self._example or episode.input[:60]
             else:
                 total, count = self._sums.get((name, episode.origin), (0.0, 0))
                 self._sums[name, episode.origin] = total + value, count + 1
@@ -226,9 +245,15 @@ def _tried(episodes: Iterable[Episode], rewards: Sequence[Reward]) -> Iterator[E
     stream = iter(episodes)
     for first in islice(stream, 1):
         for reward in rewards:
-            canaries(reward, [first.input])
+            _canaries(reward, [first.input])
         yield first
     yield from stream
+
+
+def _canaries(reward: Reward, inputs: Sequence[str]) -> dict[str, float]:
+    """Return what ``canaries`` does, on those of ``inputs`` that the reward knows."""
+    known = [text for text, knows in zip(inputs, covered(reward, inputs), strict=True) if knows]
+    return canaries(reward, known) if known else {}
 
 
 def _facts(functions: Mapping[str, Reward], columns: Sequence[Column]) -> list[RewardFacts]:

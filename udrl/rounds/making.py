@@ -10,12 +10,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
+from udrl.data.answers import answers_of_file, read_answers
 from udrl.data.episodes import Episode, read_episodes
 from udrl.data.run import Run
 from udrl.data.tasks import Task, stored_tasks
 from udrl.encoder import MINILM, Encoder, load_encoder
 from udrl.errors import RunError, StudentError, UsageError
-from udrl.rewards.base import Reward
+from udrl.rewards.base import Reward, covered
 from udrl.rounds import records
 from udrl.rounds.building import build
 from udrl.rounds.exploring import aims_of, explore, make_wishes, read_wishes, write_wishes
@@ -37,6 +38,7 @@ class Work:
         self.place = place
         self.options = options
         self.facts = place.facts()
+        self._answers = read_answers(place.path)
         self._encoder_name = encoder
         self._device, self._precision = device, precision
         self._rewards: dict[str, Reward] = {}
@@ -86,7 +88,7 @@ class Work:
         defined = {task.name: task for task in stored_tasks(self.place) if task.name in student.tasks}
         plan = folder / PLAN
         if not plan.exists():
-            given = self._inputs(originals, defined, source, field, tasks)
+            given = self._known(self._inputs(originals, defined, source, field, tasks))
             written = [e for e in originals if e.origin in ("teacher", "student")]
             aims = aims_of([*written, *pool], reward=options.reward, share=options.best)
             wishes = make_wishes(given, aims, student.space, student.calibration, options, number=number)
@@ -154,8 +156,20 @@ class Work:
     ) -> Inputs:
         wanted = chosen_tasks(defined, tasks)
         if source is not None:
+            self._answers.update(answers_of_file(source, field=field))
             return given_inputs(source, wanted, field=field, facts=self.facts, encoder=self._eye())
         return {task: texts for task, texts in own_inputs(originals).items() if task in wanted}
+
+    def _known(self, inputs: Inputs) -> Inputs:
+        """Return those of ``inputs`` that the reward of the exploration can be computed for."""
+        reward = self._rewards[self.options.reward]
+        known = {task: [(key, text) for key, text in own if covered(reward, [text])[0]] for task, own in inputs.items()}
+        if any(inputs.values()) and not any(known.values()):
+            raise UsageError(
+                f"'{self.options.reward}' cannot be computed for any input to explore on: "
+                f"{getattr(reward, 'needs', 'it knows none of them')}"
+            )
+        return {task: own for task, own in known.items() if own}
 
     def _trained(self, folder: Path, parent: Path, student: Student, number: int) -> dict[str, Any]:
         """Train on from the parent's weights on the round's episodes; return what run.json says of it."""
@@ -199,6 +213,7 @@ class Work:
             count=self.options.calibration_inputs,
             encoder=self._encoder_name,
             facts=self.facts,
+            answers=self._answers,
             seed=self.options.seed,
         )
 
@@ -225,7 +240,9 @@ class Work:
 
     def _rewards_of(self, student: Student) -> dict[str, Reward]:
         if not self._rewards:
-            self._rewards = cast("dict[str, Reward]", dict(rewards_of(student, self._encoder_name, self.facts)))
+            self._rewards = cast(
+                "dict[str, Reward]", dict(rewards_of(student, self._encoder_name, self.facts, self._answers))
+            )
             if self.options.reward not in self._rewards:
                 known = ", ".join(self._rewards) or "none"
                 raise UsageError(

@@ -25,7 +25,7 @@ from udrl.eval.suites import Item, Sweep
 from udrl.eval.systems import RELEVANCE, answer, wish
 from udrl.metrics import Interval, mean_interval, spearman_within
 from udrl.progress import track
-from udrl.rewards.base import Reward
+from udrl.rewards.base import Reward, covered
 from udrl.student.student import Student
 
 SAMPLES = 3
@@ -88,7 +88,7 @@ def measure(
     completions. Every round is given the same inputs, levels and random streams. Raises StudentError without inputs.
     """
     items = first_items(list(dict.fromkeys(Item(e.task, e.input_id, e.input) for e in held)), inputs)
-    items = [item for item in items if item.task in student.tasks]
+    items = [item for item in items if item.task in student.tasks and covered(rewards[reward], [item.input])[0]]
     if not items:
         raise StudentError(
             "the rounds are judged on validation inputs, and the run has none: synthesize more inputs "
@@ -131,7 +131,15 @@ def _sweeps(
     return [
         row
         for name in (*rewards, LENGTH)
-        for row in sweep_wishes(student, items, name, Sweep(inputs, 1), block=FOLLOWING, system=FOLLOWING, seed=seed)
+        for row in sweep_wishes(
+            student,
+            [item for item in items if covered(rewards.get(name), [item.input])[0]],
+            name,
+            Sweep(inputs, 1),
+            block=FOLLOWING,
+            system=FOLLOWING,
+            seed=seed,
+        )
     ]
 
 

@@ -16,7 +16,7 @@ from udrl.data.hashing import hash_hex
 from udrl.data.ledger import SCHEMA, LedgerRecord
 from udrl.data.tasks import Task
 from udrl.metrics import distinct_n, novelty
-from udrl.rewards.base import Reward, compute
+from udrl.rewards.base import Reward, compute_known
 from udrl.rounds.exploring import Wish, Written
 
 COPIED, REPETITIVE, NEAR = "copied", "repetitive", "near_duplicate"
@@ -90,11 +90,12 @@ def select(
 def scored(episodes: Sequence[Episode], rewards: Mapping[str, Reward], *, names: Sequence[str]) -> list[Episode]:
     """Return ``episodes`` with the returns that ``rewards`` compute; rejected ones without.
 
-    names: all returns that the originals have; one that nobody can compute is null. Raises RewardError.
+    names: all returns that the originals have; one that nobody can compute, or not for this input, is null. Raises
+    RewardError.
     """
     kept = [episode for episode in episodes if episode.rejected_by is None]
     inputs, completions = [e.input for e in kept], [e.completion for e in kept]
-    values = {name: compute(reward, inputs, completions) for name, reward in rewards.items()} if kept else {}
+    values = {name: compute_known(reward, inputs, completions) for name, reward in rewards.items()} if kept else {}
     labels = iter(range(len(kept)))
     made = []
     for episode in episodes:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from udrl.commands import LENGTH, Command
 from udrl.errors import UsageError
+from udrl.rewards.base import covered
 from udrl.words import count_words
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ class Answer:
     """One completion, with what was asked for and what was achieved. One JSON object of ``udrl generate
     --json``.
 
-    command: the targets by attribute; an attribute that is not in it was left open. achieved: the value of
-    every attribute that can be measured, or None where scoring was not asked for. finish_reason: "stop" or
+    command: the targets by attribute; an attribute that is not in it was left open. achieved: the value of every
+    attribute that can be measured for this input, or None where scoring was not asked for. finish_reason: "stop" or
     "length". seed: gives this completion again for this input and command, with one sample and one candidate.
     drawn: candidates that were written; chosen: which of them this is, from 0. unmet: required words that are not in
     it.
@@ -73,7 +74,7 @@ def answer(
     spans = {name: student.reachable(command.task, name) for name in command.targets}
 
     def rank(row: int) -> tuple[float, ...]:
-        of_row = {name: of_all[row] for name, of_all in values.items()}
+        of_row = _measured(values, row)
         far = distance(command, of_row, spans) if closest_of > 1 else 0.0
         return len(written[row].unmet), far, -of_row.get("relevance", 0.0)
 
@@ -85,6 +86,11 @@ def answer(
             flat, [command] * len(flat), seeds=seeds, sampling=sampling, wording=wording, batch_size=batch_size
         )
         values = {} if rewards is None else achieved(flat, [one.completion for one in written], rewards)
+        for name in command.targets.keys() & values.keys():
+            for text, value in dict(zip(flat, values[name], strict=True)).items():
+                if value is None:
+                    needs = getattr((rewards or {}).get(name), "needs", "it does not know this input")
+                    warnings.warn(f"{name} is not scored for '{text[:40]}': {needs}", stacklevel=2)
         for start in range(0, len(flat), drawn):
             best = min(range(start, start + drawn), key=rank)
             if written[best].unmet:
@@ -94,7 +100,7 @@ def answer(
                 task=command.task,
                 completion=written[best].completion,
                 command=dict(command.targets),
-                achieved={name: of_all[best] for name, of_all in values.items()} if values else None,
+                achieved=_measured(values, best) if values else None,
                 finish_reason=written[best].finish_reason,
                 seed=seeds[best],
                 drawn=drawn,
@@ -126,10 +132,25 @@ def warn_unmet(text: str, unmet: Sequence[str]) -> None:
     )
 
 
-def achieved(inputs: Sequence[str], completions: Sequence[str], rewards: Mapping[str, Score]) -> dict[str, list[float]]:
-    """Return what ``completions`` achieved, by attribute: every reward, and the length in words."""
-    values = {name: [float(v) for v in reward(inputs, completions)] for name, reward in rewards.items()}
+def achieved(
+    inputs: Sequence[str], completions: Sequence[str], rewards: Mapping[str, Score]
+) -> dict[str, list[float | None]]:
+    """Return what ``completions`` achieved, by attribute: every reward, and the length in words.
+
+    None: the reward does not know the input.
+    """
+    values: dict[str, list[float | None]] = {}
+    for name, reward in rewards.items():
+        known = [row for row, knows in enumerate(covered(reward, inputs)) if knows]
+        own = reward([inputs[row] for row in known], [completions[row] for row in known]) if known else []
+        values[name] = [None] * len(inputs)
+        for row, value in zip(known, own, strict=True):
+            values[name][row] = float(value)
     return {**values, LENGTH: [float(count_words(text)) for text in completions]}
+
+
+def _measured(values: Mapping[str, Sequence[float | None]], row: int) -> dict[str, float]:
+    return {name: value for name, of_all in values.items() if (value := of_all[row]) is not None}
 
 
 def distance(command: Command, values: Mapping[str, float], spans: Mapping[str, tuple[float, float]]) -> float:

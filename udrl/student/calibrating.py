@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from udrl.commands import LENGTH
+from udrl.data.answers import Answers, read_answers
 from udrl.data.episodes import Episode, read_episodes
 from udrl.data.run import Run
 from udrl.errors import StudentError
@@ -64,7 +65,14 @@ def recalibrate(
         student.calibration = None
         held = read_episodes(place.episodes, splits=("validation",))
         if not calibrate_on(
-            student, held, place.student, count=inputs, encoder=encoder, facts=place.facts(), seed=seed
+            student,
+            held,
+            place.student,
+            count=inputs,
+            encoder=encoder,
+            facts=place.facts(),
+            answers=read_answers(place.path),
+            seed=seed,
         ):
             raise StudentError(
                 f"{place.episodes} holds no validation episodes to calibrate on: synthesize more inputs "
@@ -90,6 +98,7 @@ def calibrate_on(
     count: int,
     encoder: str | None,
     facts: Mapping[str, Any],
+    answers: Answers,
     seed: int,
 ) -> bool:
     """Sweep commands over ``count`` inputs a task of ``held`` and save the calibration in ``folder``.
@@ -101,7 +110,7 @@ def calibrate_on(
     chosen = first_inputs(held, count)
     if not any(chosen.values()):
         return False
-    rewards = rewards_of(student, encoder, facts)
+    rewards = rewards_of(student, encoder, facts, answers)
     cells = sum(len(texts) * student.space.bins * (1 + 4 * len(rewards)) for texts in chosen.values())
     bar = track("calibrate", total=cells, unit="completions")
     calibration = calibrate(student, chosen, rewards, seed=seed, progress=bar.update)
@@ -118,10 +127,12 @@ def first_inputs(held: Sequence[Episode], count: int) -> dict[str, list[str]]:
     return {task: list(texts)[:count] for task, texts in inputs.items()}
 
 
-def rewards_of(student: Student, encoder: str | None, facts: Mapping[str, Any]) -> Mapping[str, Score]:
+def rewards_of(
+    student: Student, encoder: str | None, facts: Mapping[str, Any], answers: Answers
+) -> Mapping[str, Score]:
     """Return the student's rewards that can be computed for new completions, as the run was scored with them.
 
-    encoder: another one than the run's; facts: the run's run.json.
+    encoder: another one than the run's; facts: the run's run.json; answers: the run's.
     """
     from udrl.rewards import computable
 
@@ -130,4 +141,5 @@ def rewards_of(student: Student, encoder: str | None, facts: Mapping[str, Any]) 
         [a for a in student.attributes if a != LENGTH],
         encoder=encoder or (scored.get("encoder") or {}).get("name"),
         sources={reward["name"]: reward["source"] for reward in scored.get("rewards", [])},
+        answers=answers,
     )

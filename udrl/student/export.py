@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from udrl.commands import LENGTH
+from udrl.data.answers import read_answers
 from udrl.data.episodes import read_episodes
 from udrl.data.run import Run
 from udrl.errors import MissingDependency, StudentError, is_installed, unknown
@@ -181,4 +182,8 @@ def _rewards(place: Run, student: Student) -> Mapping[str, Score]:
     scored = place.facts()["stages"].get("score", {})
     names = dict.fromkeys(("relevance", *(name for name in student.attributes if name != LENGTH)))
     sources = {fact["name"]: fact["source"] for fact in scored.get("rewards", ())}
-    return dict(computable(names, encoder=(scored.get("encoder") or {}).get("name"), sources=sources))
+    return dict(
+        computable(
+            names, encoder=(scored.get("encoder") or {}).get("name"), sources=sources, answers=read_answers(place.path)
+        )
+    )

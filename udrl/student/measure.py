@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from udrl.commands import LENGTH
 from udrl.errors import StudentError
+from udrl.rewards.base import covered
 from udrl.student.calibration import Calibration, Curve, length_knots, sweep_positions
 from udrl.student.student import Student
 from udrl.words import count_words
@@ -36,12 +37,18 @@ def calibrate(
     """Sweep every bin of every attribute over ``inputs`` (by task) and fit achieved against commanded.
 
     rewards: those that can be computed for new completions; an attribute without one, other than length, gets no
-    curve. A reward is swept with length open and at three commanded lengths.
+    curve, and none in a task of whose inputs the reward knows none. A reward is swept with length open and at three
+    commanded lengths.
     """
     if not any(inputs.values()):
         raise StudentError("calibration needs validation inputs: synthesize more inputs (udrl synth --num-inputs)")
     cells = [cell for task in student.tasks if inputs.get(task) for cell in _cells(student, task, rewards)]
-    flat = [(cell, text) for cell in cells for text in inputs[cell.task]]
+    known = {
+        (task, name): known_inputs(rewards.get(name), texts)
+        for task, texts in inputs.items()
+        for name in student.attributes
+    }
+    flat = [(cell, text) for cell in cells for text in known[cell.task, cell.attribute]]
     controls = {cell: student.space.render(cell.task, dict(cell.positions)) for cell in cells}
     written = student.generate_ids(
         [text for _, text in flat],
@@ -73,6 +80,11 @@ def calibrate(
         curves.setdefault(task, {}).setdefault(attribute, []).append(curve)
     frozen = {task: {name: tuple(cs) for name, cs in of.items()} for task, of in curves.items()}
     return Calibration(frozen, asdict(student.sampling), max(map(len, inputs.values())))
+
+
+def known_inputs(reward: Score | None, texts: Sequence[str]) -> list[str]:
+    """Return those of ``texts`` that the reward can be computed for; all of them where there is no reward."""
+    return [text for text, known in zip(texts, covered(reward, texts), strict=True) if known]
 
 
 def _cells(student: Student, task: str, rewards: Mapping[str, Score]) -> list[_Cell]:

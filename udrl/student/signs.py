@@ -15,7 +15,7 @@ import numpy as np
 from udrl.commands import LENGTH
 from udrl.metrics import distinct_n, spearman_within
 from udrl.student.calibration import sweep_positions
-from udrl.student.measure import Score
+from udrl.student.measure import Score, known_inputs
 from udrl.student.student import Student
 from udrl.words import count_words
 
@@ -31,21 +31,23 @@ def measure_signs(
     spearman_NAME: within-input rank correlation of commanded and achieved, mean over inputs, then tasks. stop_rate:
     share of completions that the student ended itself. diversity: distinct-2 among the completions that different
     inputs got under the same command, mean over commands (it falls when the student stops reading its input).
-    completions: how many were written. rewards: by attribute; one without a reward, other than length, is left out.
+    completions: how many were written. rewards: by attribute; one without a reward, other than length, is left out, and
+    so are inputs that it does not know.
     """
     ends = sweep_positions(student.space)
     levels = np.linspace(min(ends), max(ends), LEVELS).tolist()
     swept = [name for name in student.attributes if name == LENGTH or name in rewards]
-    cells = [(task, name, level) for task in student.tasks for name in swept for level in levels if inputs.get(task)]
-    texts = [text for task, _, _ in cells for text in inputs[task]]
-    controls = [
-        student.space.render(task, {name: level}) for task, name, level in cells for _ in range(len(inputs[task]))
+    known = {(task, name): known_inputs(rewards.get(name), own) for task, own in inputs.items() for name in swept}
+    cells = [
+        (task, name, level) for task in student.tasks for name in swept for level in levels if known.get((task, name))
     ]
+    texts = [text for task, name, _ in cells for text in known[task, name]]
+    controls = [student.space.render(task, {name: level}) for task, name, level in cells for _ in known[task, name]]
     written = student.generate_ids(texts, controls, seeds=seed)
-    places = np.split(np.arange(len(texts)), np.cumsum([len(inputs[task]) for task, _, _ in cells])[:-1])
+    places = np.split(np.arange(len(texts)), np.cumsum([len(known[task, name]) for task, name, _ in cells])[:-1])
     follows: dict[str, list[float]] = defaultdict(list)
     for task in student.tasks:
-        for name in swept if inputs.get(task) else ():
+        for name in (one for one in swept if known.get((task, one))):
             rows = [p for cell, p in zip(cells, places, strict=True) if cell[:2] == (task, name)]
             flat = np.concatenate(rows).tolist()
             completions = [written[i].completion for i in flat]

@@ -11,17 +11,22 @@ from udrl.student.calibration import Calibration
 def positions_of(command: Command, space: CommandSpace, calibration: Calibration | None) -> dict[str, float | None]:
     """Turn a command's targets into positions; without calibration, into those of the training episodes.
 
-    A target beyond what calibration found reachable is clamped, with a warning that names the range. Raises UsageError
+    A target beyond what calibration found reachable is clamped, with a warning that names the range; of a discrete
+    attribute the nearest value is commanded as it is. Raises UsageError
     for unknown tasks and attributes and for targets out of range.
     """
     space.check(command)
     length = command.targets.get(LENGTH)
     result: dict[str, float | None] = {}
     for name, target in command.targets.items():
+        scale = space.scales[command.task][name]
+        if scale.is_discrete:  # right or wrong: a mean between is reached by no command, so there is nothing to invert
+            result[name] = scale.settled(scale.position(target))
+            continue
         given = length if name != LENGTH else None
         curve = calibration.curve(command.task, name, given) if calibration else None
         if curve is None:
-            result[name] = space.scales[command.task][name].position(target)
+            result[name] = scale.position(target)
             continue
         result[name] = curve.position(target)
         low, high = curve.reachable

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from udrl.data.answers import read_answers
 from udrl.data.episodes import read_episodes
 from udrl.data.run import Run
 from udrl.errors import StudentError, UsageError
@@ -183,9 +184,10 @@ def train(
         if selection is not None:
             episodes = selected(place, selection, episodes)
         facts, held = place.facts(), read_episodes(place.episodes, splits=("validation",))
-        again = 0
+        answers, again = read_answers(place.path), 0
         if origin is not None:
             facts = joined_facts(facts, origin)
+            answers = {**(read_answers(origin.run.path) if origin.run else {}), **answers}
             episodes, held, again = with_replay(origin, episodes, held, share=replay, seed=seed)
         pool = pool_of(how, episodes)
         episodes, held = pool.episodes, held if commanded else own(held)
@@ -289,12 +291,18 @@ def train(
                 from udrl.student.methods.trl import run_trl
 
                 shared |= {"student": model, "options": options, "watch": watch, "log": log, "held": held}
-                shared |= {"context": context, "max_tokens": longest, "encoder": encoder, "facts": facts}
+                shared |= {
+                    "context": context,
+                    "max_tokens": longest,
+                    "encoder": encoder,
+                    "facts": facts,
+                    "answers": answers,
+                }
                 validations = run_trl(how, pool, tokenizer, space, **shared)
             else:
                 validations = loop(
                     log=log,
-                    signs=signs_of(trained, watched, lambda: rewards_of(trained, encoder, facts), seed=seed)
+                    signs=signs_of(trained, watched, lambda: rewards_of(trained, encoder, facts, answers), seed=seed)
                     if space.attributes and any(watched.values())
                     else None,
                 )
@@ -303,7 +311,7 @@ def train(
         if lora:
             merge_lora(model)
         calibrated = calibration_inputs > 0 and calibrate_on(
-            trained, held, partial, count=calibration_inputs, encoder=encoder, facts=facts, seed=seed
+            trained, held, partial, count=calibration_inputs, encoder=encoder, facts=facts, answers=answers, seed=seed
         )
         save_model(model, partial)
         last = validations[-1] if validations else None

@@ -16,6 +16,7 @@ import numpy as np
 from udrl.commands import LENGTH
 from udrl.errors import StudentError
 from udrl.metrics import spearman_within
+from udrl.rewards.base import covered
 from udrl.student.answers import Score, achieved
 from udrl.student.student import Student
 
@@ -90,6 +91,10 @@ class Verification:
     completions: int = 0
 
 
+def _numbers(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
 def verify_tokens(
     student: Student, answerers: tuple[Answerer, Answerer], inputs: Mapping[str, Sequence[str]], *, seed: int = 0
 ) -> Verification:
@@ -113,12 +118,14 @@ def verify_obedience(
 ) -> Verification:
     """Sweep commands with both answerers and compare relevance and obedience; see `Verification`.
 
-    rewards: relevance, and those of the student's attributes that can be computed.
+    rewards: relevance, and those of the student's attributes that can be computed; one that does not know all of the
+    inputs is left out.
     """
     share = _same_tokens(student, answerers, inputs, seed)
-    swept = [name for name in student.attributes if name == LENGTH or name in rewards]
     levels = np.linspace(0, student.space.bins - 1, LEVELS).tolist()
     chosen = _spread(inputs, PROMPTS)
+    rewards = {name: one for name, one in rewards.items() if all(covered(one, [text for _, text in chosen]))}
+    swept = [name for name in student.attributes if name == LENGTH or name in rewards]
     wishes: list[Wish] = [
         (task, text, {name: level})
         for name in swept
@@ -129,7 +136,7 @@ def verify_obedience(
     texts = [text for _, text, _ in wishes]
     controls = [student.space.render(task, positions) for task, _, positions in wishes]
     values = [achieved(texts, one.sampled(texts, controls), rewards) for one in answerers]
-    means = (fmean(values[0][RELEVANCE]), fmean(values[1][RELEVANCE]))
+    means = (fmean(_numbers(values[0][RELEVANCE])), fmean(_numbers(values[1][RELEVANCE])))
     shape = (len(swept), len(chosen), LEVELS * SAMPLES)
     asked = np.repeat(levels, SAMPLES)
     spearman: dict[str, tuple[float, float]] = {}

@@ -151,14 +151,16 @@ class Start:
             cost=report.cost,
         )
 
-    def finish(self, *, rewards: Sequence[str], max_failure_rate: float, hygiene: Hygiene | None = None) -> SynthReport:
-        """Build the run's episodes from all of its ledger, scored with ``rewards`` where there are any.
+    def finish(
+        self, *, rewards: Sequence[str] | None, max_failure_rate: float, hygiene: Hygiene | None = None
+    ) -> SynthReport:
+        """Build the run's episodes from all of its ledger, scored with ``rewards`` if any (None: the tasks').
 
         Raises TooManyFailed afterwards, where failures are above ``max_failure_rate``.
         """
         report = self.report
         if report.written or len(self.known.good):
-            report = replace(report, episodes=_build(self._run, self._seed, tuple(rewards), hygiene or Hygiene()))
+            report = replace(report, episodes=_build(self._run, self._seed, rewards, hygiene or Hygiene()))
         elif report.failed:
             raise TooManyFailed(_all_failed(report.teacher, self._tally), report)
         if report.failure_rate > max_failure_rate:
@@ -180,9 +182,9 @@ def _all_failed(teacher: str, tally: Tally) -> str:
     return f"all {tally.failed:,} requests to teacher '{teacher}' failed; the first: {tally.error}"
 
 
-def _build(run: Run, seed: int, rewards: tuple[str, ...], hygiene: Hygiene) -> Mapping[str, int]:
+def _build(run: Run, seed: int, rewards: Sequence[str] | None, hygiene: Hygiene) -> Mapping[str, int]:
     """Make the run's episodes from all of its ledger; return their counts."""
-    if rewards:
+    if rewards is None or rewards:
         from udrl.rewards.scoring import score
 
         score(run, rewards=rewards, seed=seed, hygiene=hygiene)

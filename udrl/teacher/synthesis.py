@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from udrl.data.answers import answers_of_file, store_answers
 from udrl.data.hygiene import Hygiene
 from udrl.data.inputs import read_inputs, read_references
 from udrl.data.ledger import Ledger
@@ -50,7 +51,7 @@ def synth(
     seed: int = 0,
     invent: bool | None = None,
     score: bool = True,
-    rewards: Sequence[str] = ("relevance",),
+    rewards: Sequence[str] | None = None,
     retry_failed: bool = False,
     dry_run: bool = False,
     base_url: str | None = None,
@@ -70,11 +71,12 @@ def synth(
     completions that already exist: then inputs, tasks and samples are the file's, see ``udrl.teacher.recorded``.
     tasks: names or files (none: all that ship).
     inputs: the user's file (None: the tasks' seeds), read as ``read_inputs`` does with ``input_field``; what stands in
-    its column ``reference``, if it has one, is shown to teachers by settings that prime them with a reference.
+    its column ``reference``, if it has one, is shown to teachers by settings that prime them with a reference; what
+    stands in its column ``answer`` is kept as the right answer (``udrl.data.answers``), as it is of recorded outputs.
     num_inputs: how many inputs each task gets; which of a larger source is decided by ``seed``.
     samples: completions of each input, each with its own settings and seed; raising it later only adds.
     invent: fill up with invented inputs (None: only where no file is given).
-    score: compute ``rewards``; otherwise the episodes are built without returns.
+    score: compute ``rewards`` (None: those of the tasks, else relevance); otherwise episodes are built without returns.
     retry_failed: ask again for what failed before. dry_run: count and estimate, but write nothing at all.
     base_url: ask the OpenAI-compatible endpoint there for the cards' models.
     backend, engine_arguments: run the cards by another backend, with these of vLLM's engine: see ``cards.adjusted``.
@@ -97,8 +99,8 @@ def synth(
         raise UsageError(f"max_failure_rate must be within [0, 1], found {max_failure_rate}")
     limits = Limits(max_tokens, max_usd, max_minutes)
     named = [teacher] if isinstance(teacher, str | Path) else list(teacher)
-    scored = tuple(rewards) if score else ()
-    for source in scored:
+    scored = rewards if score else ()
+    for source in scored or ():
         if source not in BUILT_IN:
             load_reward(source)  # a wrong name is better found before the teacher is paid than after
     if any(str(entry).startswith(recorded.PREFIX) for entry in named):
@@ -168,6 +170,8 @@ def synth(
             return _look_ahead(run, report, wanted, shares)
         with run.writing():
             store_tasks(run, wanted.tasks)
+            if inputs is not None:
+                store_answers(run.path, answers_of_file(inputs, field=input_field))
             start = Start(
                 run,
                 report,
@@ -277,7 +281,7 @@ def _take_recorded(
     *,
     field: str | None,
     seed: int,
-    rewards: tuple[str, ...],
+    rewards: Sequence[str] | None,
     dry_run: bool,
     started: float,
     hygiene: Hygiene | None,
@@ -312,6 +316,7 @@ def _take_recorded(
         with run.writing():
             defined = recorded.define_tasks(run, found, given=defined, source=file)
             store_tasks(run, defined)
+            store_answers(run.path, answers_of_file(file, field=field))
             start = Start(
                 run, report, teachers=described, prices={}, budget=Budget(), seed=seed, samples=None, started=started
             )

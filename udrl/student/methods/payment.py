@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from udrl.data.answers import Answers
 from udrl.errors import UsageError
 from udrl.rewards import computable
-from udrl.rewards.base import Reward, compute
+from udrl.rewards.base import Reward, compute, covered
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class Payment:
         """How far the payment of two completions can differ."""
         return sum(abs(weight) * (reward.high - reward.low) for reward, weight in self.parts)
 
+    def knows(self, text: str) -> bool:
+        """Say whether every reward can be computed for the input ``text``."""
+        return all(covered(reward, [text])[0] for reward, _ in self.parts)
+
     def __call__(self, inputs: Sequence[str], completions: Sequence[str]) -> tuple[list[float], dict[str, list[float]]]:
         """Return each pair's payment, and each reward's own values by its name."""
         values = {reward.name: compute(reward, inputs, completions) for reward, _ in self.parts}
@@ -32,20 +37,31 @@ class Payment:
 
 
 def payment_of(
-    wanted: str | Mapping[str, float], encoder: str | None, facts: Mapping[str, Any], *, needed_by: str
+    wanted: str | Mapping[str, float],
+    encoder: str | None,
+    facts: Mapping[str, Any],
+    answers: Answers,
+    *,
+    needed_by: str,
 ) -> Payment:
     """Return the run's rewards of these names; UsageError where one cannot be computed for new completions.
 
-    wanted: one name, or weights by name. encoder, facts: what the run was scored with; needed_by: for the message.
+    wanted: one name, or weights by name. encoder, facts: what the run was scored with; answers: the run's; needed_by:
+    for the message.
     """
     weights = {wanted: 1.0} if isinstance(wanted, str) else wanted
     scored = facts["stages"].get("score", {})
     sources = {reward["name"]: reward["source"] for reward in scored.get("rewards", [])}
-    found = computable(weights, encoder=encoder or (scored.get("encoder") or {}).get("name"), sources=sources)
+    found = computable(
+        weights, encoder=encoder or (scored.get("encoder") or {}).get("name"), sources=sources, answers=answers
+    )
     for name in weights:
         if name not in found:
             raise UsageError(
                 f"the reward '{name}' cannot be computed for new completions, as {needed_by} needs it; the run was "
                 f"scored with: {', '.join(sources) or 'nothing'}"
             )
+    several = [reward.name for reward in found.values()]
+    if len(set(several)) < len(several):
+        raise UsageError(f"{needed_by} knows rewards by their names, found {', '.join(several)}: take each but once")
     return Payment(tuple((found[name], weight) for name, weight in weights.items()))

@@ -1,0 +1,119 @@
+"""Known answers: what rewards such as ``accuracy`` compare completions with, kept in the run beside its inputs.
+
+``RUN/answers.jsonl`` holds one ``{"input_id", "answer"}`` a line, so that answers go wherever the run goes. They come
+from the column ``answer`` of an input file, of recorded outputs, or of a table given to ``udrl score --answers``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from udrl.data.inputs import DEFAULT_FIELDS, cut_input, input_id, read_rows
+from udrl.data.run import atomic_write
+from udrl.errors import InputError, RunError, suggestion
+
+ANSWER = "answer"
+"""The column of the known answer, a text or a number."""
+
+FILE = "answers.jsonl"
+FIELDS = (*DEFAULT_FIELDS, "question")
+"""Where a row's input is looked for when no field is named: the first of these that it has."""
+
+TABLES = (".jsonl", ".csv", ".parquet")
+"""What can have columns, each also .gz."""
+
+Answers = Mapping[str, str]
+"""Known answers as texts, by input id."""
+
+
+def read_answers(folder: Path) -> dict[str, str]:
+    """Return the answers that the folder of a run, or of a benchmark, has; empty where it has none.
+
+    Raises RunError for a file that cannot be read.
+    """
+    file = folder / FILE
+    if not file.exists():
+        return {}
+    try:
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+        return {str(row["input_id"]): str(row["answer"]) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{file}: is damaged ({error!r}): restore it, or remove it and give --answers again") from error
+
+
+def store_answers(folder: Path, answers: Answers) -> None:
+    """Add ``answers`` to those of ``folder``; a newer answer of an input takes the place of the older."""
+    old = read_answers(folder)
+    new = {**old, **answers}
+    if new != old:
+        lines = (json.dumps({"input_id": identity, "answer": answer}) + "\n" for identity, answer in new.items())
+        atomic_write(folder / FILE, "".join(lines))
+
+
+def answers_of_file(path: Path | str, *, field: str | None = None, needed: bool = False) -> dict[str, str]:
+    """Return, by input id, what stands in the column ``answer`` of a table; empty where it has none.
+
+    path: .jsonl, .csv or .parquet, each also .gz (in a .txt file there is no answer). field: the column of the input;
+    None: the first of FIELDS. needed: a table without the column, or without an answer in it, is an error. An input
+    with answers that differ has none, which is told as a warning. Raises InputError as ``read_inputs`` does.
+    """
+    path = Path(path)
+    kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if not needed and kind not in TABLES:
+        return {}
+    found = _answers(path, read_rows(path), field=field, needed=needed)
+    if needed and not found:
+        raise InputError(f"{path}: holds no known answer: write one into the column '{ANSWER}'")
+    return found
+
+
+def _answers(
+    path: Path, rows: Iterable[tuple[str, Mapping[str, Any]]], *, field: str | None, needed: bool
+) -> dict[str, str]:
+    found: dict[str, str] = {}
+    torn: set[str] = set()
+    for place, row in rows:
+        if ANSWER not in row:
+            if needed:
+                raise InputError(
+                    f"{path}{place}: has no column '{ANSWER}'{suggestion(ANSWER, map(str, row))}; found: "
+                    f"{', '.join(map(str, row)) or 'none'}"
+                )
+            if not found:
+                return {}
+            continue
+        text = row.get(_input_field(path, place, row, field))
+        answer = _text(row[ANSWER])
+        if not isinstance(text, str) or not text.strip() or answer is None:
+            continue
+        # as recorded outputs are read: JSON can spell half of a character
+        identity = input_id(cut_input(text.strip().encode("utf-8", "replace").decode("utf-8"))[0])
+        if found.setdefault(identity, answer) != answer:
+            torn.add(identity)
+    if torn:
+        warnings.warn(f"{path}: {len(torn):,} inputs have answers that differ: none of them is taken", stacklevel=4)
+    return {identity: answer for identity, answer in found.items() if identity not in torn}
+
+
+def _input_field(path: Path, place: str, row: Mapping[str, Any], field: str | None) -> str:
+    names = FIELDS if field is None else (field,)
+    for name in names:
+        if name in row:
+            return name
+    raise InputError(
+        f"{path}{place}: none of the columns {', '.join(names)} is there, so that nobody knows what the answer is to; "
+        f"found: {', '.join(map(str, row))}"
+    )
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, int | float):
+        return f"{value!r}" if math.isfinite(value) else None
+    return value.strip() or None if isinstance(value, str) else None
