@@ -20,7 +20,7 @@ from udrl.errors import StudentError, UsageError, unknown
 from udrl.student.methods.pool import own
 from udrl.student.origin import Origin, find_origin
 from udrl.study.cells import Cell, run_cells
-from udrl.study.lr_batch_cell import CellSettings, Material, read_material
+from udrl.study.lr_batch_cell import CellSettings, Material, read_material, rewards_of_tasks
 from udrl.study.lr_batch_figures import Kind
 from udrl.study.lr_batch_report import Results
 from udrl.study.output import StudyReport, place_of, publish
@@ -112,7 +112,8 @@ def study_lr_batch(
     place = place_of(source.path, name)
     with place.writing() as folder:
         material = read_material(source, rewards, method=wanted.method, limit=wanted.limit)
-        data = hash_hex(*(part for e in material.train for part in (e.episode_id, e.completion)))
+        data = data_hash(material, source)
+        rewards_of_tasks(rewards, source)  # before anything is trained: can they be computed?
         prepared = folder / "tokenizers" / data
         mean = _prepare(material, wanted, source, prepared, rewards, origin, seed=seed)
         largest = wanted.batch_sizes[-1]
@@ -183,6 +184,14 @@ def scored_by(episodes: Sequence[Episode]) -> dict[str, str]:
     if not have:
         raise StudentError("the run has no training episodes: run udrl synth first")
     return {task: next((name for name in REWARDS if name in names), min(names)) for task, names in sorted(have.items())}
+
+
+def data_hash(material: Material, run: Run) -> str:
+    """Return a hash of what cells are trained on, of what they are read on, and of what scores them."""
+    scored = run.facts()["stages"].get("score", {})
+    texts = [part for e in (*material.train, *material.held) for part in (e.episode_id, e.completion)]
+    asked = [text for of_task in material.inputs.values() for text in of_task]
+    return hash_hex(*texts, *asked, scored.get("rewards"), scored.get("encoder"))
 
 
 def _make_run(run: Run, options: LrBatchOptions, *, seed: int) -> None:

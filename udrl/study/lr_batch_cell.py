@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from udrl.data.answers import read_answers
 from udrl.data.episodes import Episode, read_episodes
 from udrl.data.run import Run, atomic_write
-from udrl.errors import Diverged, StudentError
+from udrl.errors import Diverged, StudentError, UsageError
 from udrl.student.calibrating import first_inputs
 from udrl.student.methods.pool import own
 
@@ -171,8 +172,8 @@ def work(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     sizes = np.array(
         [len(a) + len(b) + space.prompt_size for a, b in zip(train.inputs, train.completions, strict=True)]
     )
-    eye = (facts["stages"].get("score", {}).get("encoder") or {}).get("name")
-    reader = _Reader(cell, facts, eye, material, held, tokenizer, max_tokens=max(map(len, train.completions)))
+    longest = max(map(len, train.completions))
+    reader = _Reader(cell, rewards_of_tasks(cell.rewards, place), material, held, tokenizer, max_tokens=longest)
 
     def seen(step: int) -> dict[str, int]:
         taken = order[: step * cell.batch_size]
@@ -208,32 +209,43 @@ def work(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def rewards_of_tasks(names: Mapping[str, str], run: Run) -> dict[str, Reward]:
+    """Return each task's reward, as ``run`` was scored with it; UsageError for one that only a table knows."""
+    from udrl.rewards import computable
+
+    scored = run.facts()["stages"].get("score", {})
+    sources = {reward["name"]: reward["source"] for reward in scored.get("rewards", [])}
+    encoder = (scored.get("encoder") or {}).get("name")
+    found = computable(sorted(set(names.values())), encoder=encoder, sources=sources, answers=read_answers(run.path))
+    for task, name in names.items():
+        if name not in found:
+            raise UsageError(
+                f"task '{task}' has no reward but '{name}', which cannot be computed for new completions: score the "
+                "run with one that can (udrl score --reward)"
+            )
+    return {task: found[name] for task, name in names.items()}
+
+
 class _Reader:
     """Reads a student: writes for the held-out inputs, greedily, and measures losses."""
 
     def __init__(
         self,
         cell: CellSettings,
-        facts: Mapping[str, Any],
-        encoder: str | None,
+        rewards: Mapping[str, Reward],
         material: Material,
         held: Examples,
         tokenizer: Any,
         *,
         max_tokens: int,
     ) -> None:
-        from udrl.rewards import computable
-
-        self.cell, self.material, self.held, self.tokenizer = cell, material, held, tokenizer
-        self.max_tokens = max_tokens
-        names = sorted(set(cell.rewards.values()))
-        sources = {reward["name"]: reward["source"] for reward in facts["stages"].get("score", {}).get("rewards", [])}
-        self.rewards: dict[str, Reward] = computable(names, encoder=encoder, sources=sources)
+        self.cell, self.rewards, self.material, self.held = cell, rewards, material, held
+        self.tokenizer, self.max_tokens = tokenizer, max_tokens
 
     @property
     def lowest(self) -> dict[str, float]:
         """The lowest value of each task's reward."""
-        return {task: self.rewards[name].low for task, name in self.cell.rewards.items()}
+        return {task: reward.low for task, reward in self.rewards.items()}
 
     def read(self, model: StudentModel, dtype: Any) -> dict[str, Any]:
         """Return ``scores`` and ``losses`` of the student as it is; it goes on in the mode that it was in."""
@@ -257,7 +269,7 @@ class _Reader:
             wanted = {} if name not in student.attributes else {name: student.space.quantile(task, name, HIGH)}
             control = student.space.render(task, student.space.positions(task, wanted))
             written = student.generate_ids(texts, [control] * len(texts))
-            scores[task] = compute(self.rewards[name], texts, [one.completion for one in written])
+            scores[task] = compute(self.rewards[task], texts, [one.completion for one in written])
         return scores
 
     def _losses(self, model: StudentModel, dtype: Any) -> dict[str, list[float]]:
