@@ -42,7 +42,7 @@ def test_prefer_tells_which_of_two_is_better_on_inputs_it_has_not_seen(learnt: t
     reward = load_reward(facts["source"])
     texts = [" ".join([INPUTS[-1], *WORDS[:count]]) for count in (1, 5, 11)]
     paid = compute(reward, [INPUTS[-1]] * 3, texts)
-    assert paid[0] > 0.5 > paid[2]
+    assert paid[0] > 0.6 > max(paid[1:])  # a few pairs teach what is brief, not how brief
     alone = [value for text in texts for value in compute(reward, [INPUTS[-1]], [text])]
     assert alone == pytest.approx(paid, abs=1e-5)  # as in a batch
     assert 0 <= compute(reward, [""], [""])[0] <= 1

@@ -121,6 +121,7 @@ def _train(
     import torch
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, PrinterCallback
+    from transformers.utils import logging
     from trl import RewardConfig, RewardTrainer
 
     from udrl.student.engines.pytorch import pick_device
@@ -128,7 +129,12 @@ def _train(
     torch.manual_seed(seed)  # of the head
     tokenizer = AutoTokenizer.from_pretrained(start)
     tokenizer.pad_token = tokenizer.eos_token
-    model = AutoModelForSequenceClassification.from_pretrained(start, num_labels=1)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # that the head is new is no news
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(start, num_labels=1)
+    finally:
+        logging.set_verbosity(verbosity)
     model.config.pad_token_id = tokenizer.eos_token_id
     context = int(model.config.max_position_embeddings)
     inputs = [pair.chosen.input for pair in pairs]
