@@ -125,6 +125,7 @@ def train_by(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
     source, method = Path(settings["run"]), method_of(settings["method"], settings["options"])
     options: dict[str, Any] = {"method": method, "start_from": settings["start"], "seed": settings["seed"]}
+    options["replay"] = 0.0  # returns of the start's own episodes would be looked at, too
     if "seconds" in settings:
         run = copy_of(source, folder / "run")
         if not (run / "student").is_dir():
