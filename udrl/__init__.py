@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from udrl.rounds.improving import improve as improve
     from udrl.rounds.options import RoundOptions as RoundOptions
     from udrl.student import load as load
+    from udrl.student.preferring import prefer as prefer
     from udrl.student.render import render as render
     from udrl.student.selecting import select as select
     from udrl.student.training import train as train
@@ -35,6 +36,7 @@ _HOMES = {
     "bench": "udrl.eval.bench",
     "improve": "udrl.rounds.improving",
     "load": "udrl.student",
+    "prefer": "udrl.student.preferring",
     "render": "udrl.student.render",
     "score": "udrl.rewards.scoring",
     "select": "udrl.student.selecting",
