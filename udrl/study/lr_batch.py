@@ -8,6 +8,7 @@ more steps. So every cell is read twice: at equal tokens and at equal steps.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -114,7 +115,8 @@ def study_lr_batch(
         material = read_material(source, rewards, method=wanted.method, limit=wanted.limit)
         data = data_hash(material, source)
         rewards_of_tasks(rewards, source)  # before anything is trained: can they be computed?
-        prepared = folder / "tokenizers" / data
+        weights = "" if origin is None else origin.weights
+        prepared = folder / "tokenizers" / hash_hex(data, wanted.student, weights)
         mean = _prepare(material, wanted, source, prepared, rewards, origin, seed=seed)
         largest = wanted.batch_sizes[-1]
         sequences = largest * wanted.steps if wanted.steps else wanted.tokens / mean
@@ -137,7 +139,7 @@ def study_lr_batch(
             warmup=max(1, round(WARMUP * equal)),
             limit=wanted.limit,
             start_from=None if origin is None else str(wanted.start_from),
-            start_weights="" if origin is None else origin.weights,
+            start_weights=weights,
             device=device,
             precision=precision,
         )
@@ -218,12 +220,17 @@ def _prepare(
     from udrl.student.examples import make_examples, mixing_weights
     from udrl.student.options import LoopOptions
 
-    prepared.mkdir(parents=True, exist_ok=True)
-    commanded = options.method == "udrl"
+    commanded, new = options.method == "udrl", not prepared.is_dir()
+    partial = prepared.with_suffix(".partial")
+    if new:
+        shutil.rmtree(partial, ignore_errors=True)  # of a start that was killed here
+        partial.mkdir(parents=True)
     model, tokenizer, space = begin(
-        material.train, preset_of(options.student, "auto", origin), prepared,
-        vocab_size=None, attributes=(), facts=run.facts(), seed=seed, origin=origin, commanded=commanded,
+        material.train, preset_of(options.student, "auto", origin), partial if new else prepared,
+        vocab_size=None, attributes=(), facts=run.facts(), seed=seed, origin=origin, keep=new, commanded=commanded,
     )  # fmt: skip
+    if new:
+        partial.rename(prepared)
     context = int(model.model.config.max_position_embeddings)
     examples = make_examples(material.train, tokenizer, space, context=context, commanded=commanded)
     weights = mixing_weights(examples.tasks, LoopOptions(steps=1).task_temperature)
