@@ -38,7 +38,7 @@ class HeatMaps:
     def __call__(self, figure: Any) -> None:
         """Draw on a matplotlib figure."""
         rates, batches = np.unique(self.grid.learning_rates), np.unique(self.grid.batch_sizes)
-        height, width = 0.45 * len(rates) + 1.35, 0.62 * len(batches) + 1.3
+        height, width = 0.45 * len(rates) + 1.35, max(3.0, 0.62 * len(batches) + 1.3)  # room for the titles
         columns = max(map(len, self.rows))
         figure.set_size_inches(max(7.0, width * columns), height * len(self.rows) + 0.9)
         axes = figure.subplots(len(self.rows), columns, squeeze=False)
