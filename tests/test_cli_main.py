@@ -70,7 +70,8 @@ def test_help_of_every_command_imports_nothing_heavy() -> None:
     """One process asks for every help in turn and then lists what it imported."""
     script = (
         "import sys; import udrl.cli.main as cli\n"
-        "codes = [cli.run([*name.split(), '--help']) for name in ('', *cli.COMMANDS)]\n"
+        "names = ('', *cli.COMMANDS, *(f'study {study}' for study in cli.STUDIES))\n"
+        "codes = [cli.run([*name.split(), '--help']) for name in names]\n"
         f"print('HEAVY', [m for m in {HEAVY!r} if m in sys.modules], 'CODES', set(codes))"
     )
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
@@ -88,8 +89,9 @@ def test_help_takes_well_under_a_second() -> None:
 
 
 def test_help_names_the_common_options_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in cli.COMMANDS:
-        assert cli.run([name, "--help"]) == 0
+    alone = [[name] for name in cli.COMMANDS if name != "study"]
+    for name in [*alone, *(["study", study] for study in cli.STUDIES)]:
+        assert cli.run([*name, "--help"]) == 0
         text = capsys.readouterr().out
         for option in ("--run", "--seed", "--config", "--json", "--debug", "--help"):
             assert option in text, (name, option)
