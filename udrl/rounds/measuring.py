@@ -171,9 +171,10 @@ def _followed(scores: Scores, rewards: Mapping[str, Reward]) -> dict[str, Any]:
         for row, value in zip(scores.rows, values, strict=True):
             if row.part == FOLLOWING and row.attribute == name:
                 points[f"{row.task}/{row.input_id}"].append((row.targets[name], float(value)))
-        found[f"spearman/{name}"] = {
-            key: spearman_within([x for x, _ in pairs], [y for _, y in pairs]) for key, pairs in points.items()
-        }
+        if points:  # none: a reward that knows none of these inputs
+            found[f"spearman/{name}"] = {
+                key: spearman_within([x for x, _ in pairs], [y for _, y in pairs]) for key, pairs in points.items()
+            }
     return found
 
 
