@@ -1,6 +1,6 @@
 """Do rounds of improvement help, and what happens without the diversity floor?
 
-    python benchmarks/improve.py --run runs/demo [--rounds 3] [--arm floor] [--num-inputs 200] [--samples 4] [--steps N]
+    python benchmarks/improve.py [--run runs/demo] [--rounds 3] [--arm floor] [--num-inputs 200] [--samples 4] [--steps N]
                                  [--epochs 3] [--learning-rate X] [--temperature 0.8] [--original 0.4] [--random 0.2]
                                  [--best-bin 0.1] [--keep-bins] [--validation-inputs 40] [--sweep-inputs 16]
                                  [--calibration-inputs 16] [--seed 0]
@@ -70,7 +70,7 @@ def _figure(values: tuple[float, float, float], sign: str) -> str:
 def main() -> None:
     """Run the arms that are asked for and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--run", type=Path, default=Path("runs/demo"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--arm", choices=ARMS, action="append")
     parser.add_argument("--num-inputs", type=int, default=200)
@@ -88,6 +88,9 @@ def main() -> None:
     parser.add_argument("--keep-bins", action="store_true", help="do not fit the bins anew in each round")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
+    if not (asked.run / "student").is_dir():
+        print(f"there is no student at {asked.run}: make one with udrl demo, or name another run with --run")
+        return
     rows: list[list[str]] = []
     stopped = []
     rejected = []
