@@ -1,9 +1,9 @@
 """Do rounds of improvement help, and what happens without the diversity floor?
 
     python benchmarks/improve.py [--run runs/demo] [--rounds 3] [--arm floor] [--num-inputs 200] [--samples 4]
-                                 [--steps N] [--epochs 3] [--learning-rate X] [--temperature 0.8] [--original 0.4] [--random 0.2]
-                                 [--best-bin 0.1] [--keep-bins] [--validation-inputs 40] [--sweep-inputs 16]
-                                 [--calibration-inputs 16] [--seed 0]
+                                 [--steps N] [--epochs 3] [--learning-rate X] [--temperature 0.8] [--original 0.4]
+                                 [--random 0.2] [--best-bin 0.1] [--keep-bins] [--validation-inputs 40]
+                                 [--sweep-inputs 16] [--calibration-inputs 16] [--seed 0]
 
 Two arms, each in a copy of the run (RUN/improve/ARM-SEED; episodes and tasks are linked, the run itself stays):
 
