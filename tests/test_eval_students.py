@@ -49,7 +49,17 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> BenchReport:
     run = Run(folder / "run")
     entrants = [entrant_of(name, student, key=name, run=None) for name, student in students.items()]
     return _bench(
-        run, suite, entrants, name=None, base_url=None, teacher=None, judge=None, seed=0, limit=None, machine_usd=3.6
+        run,
+        suite,
+        entrants,
+        {},
+        name=None,
+        base_url=None,
+        teacher=None,
+        judge=None,
+        seed=0,
+        limit=None,
+        machine_usd=3.6,
     )
 
 
