@@ -2,7 +2,7 @@
 
     python benchmarks/reasoning.py --run runs/reasoning
 
-Makes the run (problems and worked solutions, right and wrong, by the built-in teacher), trains gpt2-mini from scratch
+Makes the run (problems and worked solutions, right and wrong, by the built-in teacher), trains a student from scratch
 with the attribute accuracy, and lets it answer test problems, which it has never seen, under accuracy=1 and accuracy=0,
 as often under each, with the sampling that ships. Prints the share of right answers under both commands, their
 difference with a paired bootstrap 95 % interval over problems, and both by level of difficulty. What is done already
@@ -36,10 +36,10 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/reasoning"))
     parser.add_argument("--num-inputs", type=int, default=10000)
     parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--vocab-size", type=int, default=1024)
-    parser.add_argument("--student", default="gpt2-mini")
+    parser.add_argument("--student", default="gpt2-1m")
     parser.add_argument("--problems", type=int, default=300, help="test problems")
     parser.add_argument("--draws", type=int, default=2, help="answers to each problem under each command")
     parser.add_argument("--seed", type=int, default=0)
