@@ -118,7 +118,8 @@ def test_a_preset_holds_but_for_what_is_given_beside_it(
     assert (facts["options"]["schedule"], facts["options"]["warmup"]) == ("cosine", 0.03)
     assert facts["gpu_hours"] == 0
     assert facts["usd"] == pytest.approx(36 * facts["machine_hours"], abs=1e-4)
-    assert 0 < facts["seconds"] / 3600 < facts["machine_hours"]  # the loop is a part of the whole
+    assert facts["machine_hours"] > 0
+    assert facts["seconds"] / 3600 <= facts["machine_hours"]  # the loop is a part of the whole
     train(run, student=tiny, method="sft", preset="smoltulu", **{**SMALL, "batch_size": 4})
     assert facts_of(run)["options"]["batch_size"] == 4
     assert facts_of(run)["options"]["learning_rate"] == SMALL["learning_rate"]
