@@ -27,7 +27,7 @@ def squares(*numbers: int) -> list[Cell]:
 
 
 def calls(folder: Path) -> int:
-    return sum(len(file.read_text().splitlines()) for file in folder.glob("cells/*/work/calls.txt"))
+    return sum(len(file.read_text().splitlines()) for file in folder.glob("cells/*/made/calls.txt"))
 
 
 def test_cells_run_in_processes_of_their_own_and_only_once(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_processes_of_cells_end_with_a_killed_study(tmp_path: Path) -> None:
     parent = subprocess.Popen([sys.executable, "-c", script])
     try:
         deadline = time.monotonic() + 120
-        while not (said := list(tmp_path.glob("cells/*/work/pid.txt"))) or not said[0].read_text():
+        while not (said := list(tmp_path.glob("cells/*/made/pid.txt"))) or not said[0].read_text():
             assert time.monotonic() < deadline, "the cell never began"
             time.sleep(0.1)
         pid = int(said[0].read_text())

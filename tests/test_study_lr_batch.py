@@ -58,7 +58,7 @@ def here(folder: Path, wanted: Any, **_: Any) -> dict[str, Any]:
     for cell in wanted:
         place = folder.absolute() / "cells" / cell.key
         if not (place / cells.RESULT).is_file():
-            (place / cells.WORK).mkdir(parents=True, exist_ok=True)
+            (place / cells.MADE).mkdir(parents=True, exist_ok=True)
             (place / cells.SETTINGS).write_text(json.dumps({"work": cell.work, "settings": dict(cell.settings)}))
             cells.compute(place)
         found[cell.name] = json.loads((place / cells.RESULT).read_text())
@@ -111,13 +111,13 @@ def test_killed_cell_goes_on_to_the_same_result(studied: tuple[StudyReport, LrBa
     results = {path: path.stat().st_mtime_ns for path in report.folder.glob("cells/*/result.json")}
     whole = json.loads((place / cells.RESULT).read_text())
     (place / cells.RESULT).unlink()
-    (place / cells.WORK / READ).unlink()
+    (place / cells.MADE / READ).unlink()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
         [sys.executable, "-c", KILL, str(place), str(Path(__file__).parent)], env=environment, check=False
     )
     assert ended.returncode == -signal.SIGKILL
-    assert (place / cells.WORK / READ).is_file()  # read at step 4 of 8, killed after step 6
+    assert (place / cells.MADE / READ).is_file()  # read at step 4 of 8, killed after step 6
     assert not (place / cells.RESULT).is_file()
     study_lr_batch(run_of(report), options)
     assert json.loads((place / cells.RESULT).read_text()) == whole

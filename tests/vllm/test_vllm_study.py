@@ -30,5 +30,5 @@ def test_cells_over_ray_are_computed_once_and_a_failed_one_is_named(
     assert found["bad"] == {"went on from": "half"}
     assert os.getpid() not in {found["x2"]["pid"], found["x3"]["pid"]}
     assert found["x2"]["threads"] == str(max(1, (os.cpu_count() or 1) // 2))
-    calls = [file.read_text() for file in tmp_path.glob("cells/*/work/calls.txt")]
+    calls = [file.read_text() for file in tmp_path.glob("cells/*/made/calls.txt")]
     assert calls == ["called\n"] * 2, "finished cells are not computed again"

@@ -60,6 +60,11 @@ def covered(reward: object, inputs: Sequence[str]) -> list[bool]:
     return [True] * len(inputs) if knows is None else [bool(knows(text)) for text in inputs]
 
 
+def known_inputs(reward: object, inputs: Sequence[str]) -> list[str]:
+    """Return those of ``inputs`` that ``reward`` can be computed for; all of them where it is None."""
+    return [text for text, known in zip(inputs, covered(reward, inputs), strict=True) if known]
+
+
 def compute_known(
     reward: Reward, inputs: Sequence[str], completions: Sequence[str], *, names: Sequence[str] | None = None
 ) -> list[float | None]:

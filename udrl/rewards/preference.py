@@ -1,4 +1,4 @@
-"""A reward that was learnt from preferences: a reward model of ``udrl reward-model``, asked by its folder."""
+"""A reward that was learnt from preferences: a reward model of ``udrl prefer``, asked by its folder."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Preference:
 
         file = Path(folder) / FILE
         if not file.is_file():
-            raise RewardError(f"{folder} holds no reward model ({FILE} is missing): make one with udrl reward-model")
+            raise RewardError(f"{folder} holds no reward model ({FILE} is missing): make one with udrl prefer")
         facts = json.loads(file.read_text(encoding="utf-8"))
         if facts["schema"] > SCHEMA:
             raise RewardError(f"{file} has the schema {facts['schema']}, which a newer udrl writes: update udrl")

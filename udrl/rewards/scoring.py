@@ -26,7 +26,7 @@ from udrl.encoder import MINILM, SentenceEncoder, load_encoder
 from udrl.errors import RewardError, RunError, UsageError
 from udrl.progress import Bar, track
 from udrl.rewards import BUILT_IN, canaries, default_rewards, load_reward
-from udrl.rewards.base import Reward, RewardFacts, compute_known, covered
+from udrl.rewards.base import Reward, RewardFacts, compute_known, known_inputs
 from udrl.rewards.columns import Column, columns_of_file, columns_of_ledger, parse_field
 from udrl.rewards.spread import Spread, SpreadMeter, advice
 
@@ -252,7 +252,7 @@ def _tried(episodes: Iterable[Episode], rewards: Sequence[Reward]) -> Iterator[E
 
 def _canaries(reward: Reward, inputs: Sequence[str]) -> dict[str, float]:
     """Return what ``canaries`` does, on those of ``inputs`` that the reward knows."""
-    known = [text for text, knows in zip(inputs, covered(reward, inputs), strict=True) if knows]
+    known = known_inputs(reward, inputs)
     return canaries(reward, known) if known else {}
 
 

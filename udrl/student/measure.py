@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from udrl.commands import LENGTH
 from udrl.errors import StudentError
-from udrl.rewards.base import covered
+from udrl.rewards.base import known_inputs
 from udrl.student.calibration import Calibration, Curve, length_knots, sweep_positions
 from udrl.student.student import Student
 from udrl.words import count_words
@@ -80,11 +80,6 @@ def calibrate(
         curves.setdefault(task, {}).setdefault(attribute, []).append(curve)
     frozen = {task: {name: tuple(cs) for name, cs in of.items()} for task, of in curves.items()}
     return Calibration(frozen, asdict(student.sampling), max(map(len, inputs.values())))
-
-
-def known_inputs(reward: Score | None, texts: Sequence[str]) -> list[str]:
-    """Return those of ``texts`` that the reward can be computed for; all of them where there is no reward."""
-    return [text for text, known in zip(texts, covered(reward, texts), strict=True) if known]
 
 
 def _cells(student: Student, task: str, rewards: Mapping[str, Score]) -> list[_Cell]:

@@ -45,8 +45,8 @@ def _is(place: Path, mark: str) -> bool:
 
 
 def publish(partial: Path, folder: Path) -> None:
-    """Put the finished student in place of an earlier one."""
-    old = folder.with_name(".student.old")
+    """Put what is finished, such as a student, in place of an earlier one."""
+    old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)

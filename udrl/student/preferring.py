@@ -22,6 +22,7 @@ from udrl.student.beginning import preset_of
 from udrl.student.methods import Dpo
 from udrl.student.methods.pool import Pair, own, pairs_of
 from udrl.student.origin import find_origin
+from udrl.student.partial import publish
 
 FOLDER = "preference"
 """In the run folder: the reward model, which the reward ``preference:RUN/preference`` asks."""
@@ -96,12 +97,8 @@ def prefer(
         tokenizer.save_pretrained(partial)
         facts = {"schema": SCHEMA, "mean": float(np.mean(said)), "deviation": max(float(np.std(said)), 1e-6), "by": by}
         atomic_write(partial / FILE, json.dumps(facts))
-        folder, old = place.path / FOLDER, place.path / f".{FOLDER}.old"
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        folder = place.path / FOLDER
+        publish(partial, folder)
         seconds = round(time.monotonic() - started, 1)
         report = PreferReport(folder, f"preference:{folder}", len(pairs), len(unseen), right, count, seconds)
         kept: dict[str, Any] = {**asdict(report), "folder": str(folder), "by": by, "gap": gap, "seed": seed}

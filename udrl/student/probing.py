@@ -116,27 +116,11 @@ def probed(
     return found, total, seconds
 
 
-def likelihoods(student: StudentModel, examples: Examples, *, dtype: torch.dtype, chunk: int = 64) -> Floats:
+def likelihoods(student: StudentModel, examples: Examples, *, dtype: torch.dtype) -> Floats:
     """Return exp(-mean loss) of each example's completion under its own command, within (0, 1]."""
-    import torch
+    from udrl.student.validation import losses_of
 
-    from udrl.student.examples import batch_of
-
-    was_training = student.training
-    student.eval()
-    sizes = [len(i) + len(c) for i, c in zip(examples.inputs, examples.completions, strict=True)]
-    order = np.argsort(sizes, kind="stable")
-    found = np.empty(len(examples))
-    device = student.rows.weight.device
-    with torch.no_grad():
-        for start in range(0, len(order), chunk):
-            rows = order[start : start + chunk]
-            batch = batch_of(examples, rows.tolist(), student.space).to(device)
-            losses = student.losses(batch, dtype=dtype).double().cpu().numpy()
-            sequence = batch.sequence.cpu().numpy()
-            found[rows] = np.exp(-np.bincount(sequence, losses) / np.bincount(sequence))
-    student.train(was_training)
-    return found
+    return np.exp(-losses_of(student, examples, dtype=dtype))
 
 
 def _write(file: Path, **content: Any) -> None:

@@ -14,8 +14,9 @@ import numpy as np
 
 from udrl.commands import LENGTH
 from udrl.metrics import distinct_n, spearman_within
+from udrl.rewards.base import known_inputs
 from udrl.student.calibration import sweep_positions
-from udrl.student.measure import Score, known_inputs
+from udrl.student.measure import Score
 from udrl.student.student import Student
 from udrl.words import count_words
 

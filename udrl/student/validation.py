@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from udrl.student.examples import Examples, batch_of
@@ -41,6 +42,27 @@ def out_of_patience(validations: Sequence[Validation], patience: int) -> bool:
 def best_of(validations: Sequence[Validation]) -> Validation:
     """Return the validation of the highest reward, or else of the lowest loss; the earliest where several are equal."""
     return min(validations, key=lambda v: v.loss if v.reward is None else -v.reward)
+
+
+@torch.no_grad()
+def losses_of(
+    student: StudentModel, examples: Examples, *, dtype: torch.dtype, chunk: int = 64
+) -> npt.NDArray[np.float64]:
+    """Return the mean loss of each example's completion under its own command, in nats a token."""
+    was_training = student.training
+    student.eval()
+    sizes = [len(i) + len(c) for i, c in zip(examples.inputs, examples.completions, strict=True)]
+    order = np.argsort(sizes, kind="stable")
+    found = np.empty(len(examples))
+    device = student.rows.weight.device
+    for start in range(0, len(order), chunk):
+        rows = order[start : start + chunk]
+        batch = batch_of(examples, rows.tolist(), student.space).to(device)
+        losses = student.losses(batch, dtype=dtype).double().cpu().numpy()
+        sequence = batch.sequence.cpu().numpy()
+        found[rows] = np.bincount(sequence, losses) / np.bincount(sequence)
+    student.train(was_training)
+    return found
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Cells of a study: each one condition, computed in a process of its own, whose result is kept in a file.
 
     FOLDER/cells/NAME-HASH/settings.json   what is to be computed, and by which function
-                           work/           what the function leaves, such as the run that it trains in
+                           made/           what the function leaves, such as the run that it trains in
                            log.txt         what it printed
                            result.json     what it returned: it is there when the cell is finished
 
@@ -29,7 +29,7 @@ from udrl.data.run import atomic_write
 from udrl.errors import MissingDependency, StudentError, UdrlError, UsageError, is_installed
 from udrl.progress import note, track
 
-SETTINGS, RESULT, LOG, WORK = "settings.json", "result.json", "log.txt", "work"
+SETTINGS, RESULT, LOG, MADE = "settings.json", "result.json", "log.txt", "made"
 PAUSE = 0.2
 """Seconds between two looks at the processes."""
 
@@ -71,7 +71,7 @@ def run_cells(folder: Path, cells: Sequence[Cell], *, jobs: int = 1, ray: bool =
     missing = [cell for cell in cells if not (places[cell.name] / RESULT).is_file()]
     for cell in missing:
         place = places[cell.name]
-        (place / WORK).mkdir(parents=True, exist_ok=True)
+        (place / MADE).mkdir(parents=True, exist_ok=True)
         atomic_write(place / SETTINGS, json.dumps({"work": cell.work, "settings": dict(cell.settings)}, indent=1))
     if missing:
         todo = [places[cell.name] for cell in missing]
@@ -96,7 +96,7 @@ def compute(place: Path) -> None:
     """Compute the cell in ``place`` in this process and write its result."""
     asked = json.loads((place / SETTINGS).read_text(encoding="utf-8"))
     module, _, function = asked["work"].partition(":")
-    result = getattr(importlib.import_module(module), function)(place / WORK, asked["settings"])
+    result = getattr(importlib.import_module(module), function)(place / MADE, asked["settings"])
     atomic_write(place / RESULT, json.dumps(result, indent=1, allow_nan=False))
 
 

@@ -6,11 +6,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from udrl.data.answers import FILE as ANSWERS
 from udrl.data.episodes import Episode, iterate_episodes, reward_names, write_episodes
 from udrl.data.run import Run
 from udrl.errors import RunError
 
-BESIDE = ("tasks", "answers.jsonl")
+BESIDE = ("tasks", ANSWERS)
 """What a run's episodes need beside them, where it is there."""
 
 

@@ -273,19 +273,10 @@ class _Reader:
         return scores
 
     def _losses(self, model: StudentModel, dtype: Any) -> dict[str, list[float]]:
-        import torch
-
-        from udrl.student.examples import batch_of
+        from udrl.student.validation import losses_of
 
         losses: dict[str, list[float]] = defaultdict(list)
-        device = model.rows.weight.device
-        with torch.no_grad():
-            for start in range(0, len(self.held), self.cell.micro_batch):
-                rows = range(start, min(start + self.cell.micro_batch, len(self.held)))
-                batch = batch_of(self.held, rows, model.space).to(device)
-                each = model.losses(batch, dtype=dtype)
-                sums = torch.zeros(len(rows), device=device).index_add_(0, batch.sequence, each)
-                counts = torch.bincount(batch.sequence, minlength=len(rows))
-                for row, value in zip(rows, (sums / counts).tolist(), strict=True):
-                    losses[self.held.tasks[row]].append(value)
+        found = losses_of(model, self.held, dtype=dtype, chunk=self.cell.micro_batch)
+        for task, value in zip(self.held.tasks, found.tolist(), strict=True):
+            losses[task].append(value)
         return dict(losses)

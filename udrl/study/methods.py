@@ -22,7 +22,7 @@ from udrl.data.hashing import hash_int
 from udrl.data.run import Run
 from udrl.errors import UsageError
 from udrl.study.cells import Cell, run_cells
-from udrl.study.figures import over_seeds, shown
+from udrl.study.figures import mean, over_seeds, shown
 from udrl.study.folders import copy_of
 from udrl.study.output import Bars, StudyReport, place_of, publish
 from udrl.study.training import Measure, facts_of, look_at
@@ -220,7 +220,7 @@ def _lines(
 
 def _spearman(cells: Sequence[Mapping[str, Any]], attribute: str) -> str:
     values = [cell["obeys"][attribute]["spearman"] for cell in cells if attribute in cell["obeys"]]
-    return shown(over_seeds((v, v, v) for v in values), 2) if values else "takes no command"
+    return shown(mean(values), 2) if values else "takes no command"
 
 
 def _notes(found: Mapping[str, Any]) -> list[str]:
