@@ -22,7 +22,7 @@ import torch
 
 from udrl.commands import Command
 from udrl.errors import MissingDependency, StudentError, UdrlError, UsageError, is_installed
-from udrl.progress import track
+from udrl.progress import note, track
 from udrl.student.decoding import Sampling, decode_batch
 from udrl.student.engines.pytorch import TorchEngine
 from udrl.student.packing import pack
@@ -31,6 +31,8 @@ from udrl.student.student import Student, load_student
 from udrl.student.tokenizer import decode, encode
 
 BATCH = 32
+UNSAID = "cuda:0"
+"""What the harness's command line passes on where no device was named."""
 
 
 class StudentModel:
@@ -176,6 +178,9 @@ def register() -> None:
         def __init__(self, batch_size: int | str = BATCH, max_batch_size: object = None, **arguments: Any) -> None:
             super().__init__()
             size = int(batch_size) if str(batch_size).isdigit() else BATCH  # "auto" is for those who must search
+            if arguments.get("device") == UNSAID and not torch.cuda.is_available():
+                note(f"there is no {UNSAID}, the harness's own choice where --device is left out: the CPU computes")
+                arguments["device"] = "cpu"
             self.asked = StudentModel(**{**arguments, "batch_size": size})
 
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
