@@ -25,6 +25,7 @@ import transformers
 from udrl.commands import LENGTH, Attribute, Command, CommandSpace
 from udrl.data.tasks import load_tasks, seeds
 from udrl.student.decoding import Sampling
+from udrl.student.engines.ctranslate2 import CTranslate2, write_ctranslate2
 from udrl.student.engines.exports import Export
 from udrl.student.engines.gguf import FILE, write_gguf
 from udrl.student.engines.graph import write_graph
@@ -125,6 +126,16 @@ def main() -> None:
 
         return write
 
+    def ctranslate2(place: Path, options: argparse.Namespace) -> Way:
+        loaded = CTranslate2(place, threads=torch.get_num_threads())
+
+        def write(inputs: list[str]) -> list[str]:
+            ids = [space.prompt(text, control) for text in encode(tokenizer, inputs)]
+            made = loaded.complete(ids, max_tokens=options.new_tokens, ignore_end=True)
+            return [decode(tokenizer, list(one)).rstrip("\ufffd") for one in made]
+
+        return write
+
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         save_model(network, folder / "checkpoint")
@@ -149,6 +160,10 @@ def main() -> None:
             place.mkdir()
             write_gguf(network, tokenizer, place, name="random", quantised=quantised)
             ways[place.name] = llama_cpp(place / FILE, options)
+            place = folder / ("ctranslate2 int8" if quantised else "ctranslate2 fp32")
+            place.mkdir()
+            write_ctranslate2(network, tokenizer, place, quantised=quantised)
+            ways[place.name] = ctranslate2(place, options)
         print(
             f"{options.model}, {network.parameter_count / 1e6:.0f}M parameters, {PROMPT} ids in, {options.new_tokens} "
             f"out, {torch.get_num_threads()} threads"

@@ -5,7 +5,7 @@
                                  [--random 0.2] [--best-bin 0.1] [--keep-bins] [--validation-inputs 40]
                                  [--sweep-inputs 16] [--calibration-inputs 16] [--seed 0]
 
-Two arms, each in a copy of the run (RUN/improve/ARM-SEED; episodes and tasks are linked, the run itself stays):
+Two arms, each in a copy of the run (RUN/improve/ARM-SEED; its episodes are linked, the run itself stays as it is):
 
     floor      as `udrl improve` does it: completions that are repetitive or duplicates are rejected, and the rounds end
                where diversity falls below 0.95 of round 0's
@@ -28,6 +28,7 @@ from udrl.cli.common import table
 from udrl.rounds.improving import ImproveReport, improve
 from udrl.rounds.options import RoundOptions
 from udrl.rounds.records import Round
+from udrl.study.folders import BESIDE
 
 ARMS = {"floor": 0.95, "no-floor": 0.0}
 FIGURES = ("top", "matched", "distinct_2", "pairwise_distance", "distinct_2/within", "pairwise_distance/within",
@@ -41,9 +42,9 @@ def copied(run: Path, folder: Path) -> Path:
         if not (folder / "student").is_dir():
             shutil.copytree(run / "student", folder / ".student.partial", dirs_exist_ok=True)
             (folder / ".student.partial").rename(folder / "student")
-        for name in ("episodes", "tasks"):
-            if not (folder / name).exists():
-                (folder / name).symlink_to((run / name).resolve(), target_is_directory=True)
+        for name in ("episodes", *BESIDE):
+            if (run / name).exists() and not (folder / name).exists():
+                (folder / name).symlink_to((run / name).resolve())
         shutil.copy(run / "run.json", folder)
     return folder
 

@@ -6,8 +6,8 @@ Each kind of selection (`udrl select`) trains ``gpt2-mini`` from scratch for the
 seen more often. The students are swept over the same validation inputs with the same commands: the nine deciles of
 relevance, then of length, among *all* training episodes, the other attribute open, uncalibrated, with the sampling that
 ships. A paragraph a kind: validation loss, within-input Spearman of both, and the mean relevance under the highest
-command, each with its difference to ``random``; figures are means over seeds, intervals (95 %) are over inputs, and
-differences are paired by input. A random share is drawn anew for each seed; the probe is trained once.
+command, each with its difference to ``random``; figures are means over seeds and inputs, with 95 % intervals over both,
+and differences are paired. A random share is drawn anew for each seed; the probe is trained once.
 
     all           every episode                     random        the share at random, bin by bin of return
     limr          LIMR's best share, bin by bin     inverse       its worst share, bin by bin
@@ -31,11 +31,12 @@ from ablation import sweep, validation_inputs
 from udrl.commands import LENGTH
 from udrl.data.episodes import read_episodes
 from udrl.data.run import Run
-from udrl.metrics import mean_interval, spearman_within
+from udrl.metrics import spearman_within
 from udrl.student import load
 from udrl.student.examples import achieved
 from udrl.student.selecting import BINS, select
 from udrl.student.training import train
+from udrl.study.figures import crossed_interval, shown
 
 KINDS = ("random", "limr", "inverse", "all", "limr-flat", "random-flat")
 ATTRIBUTES = ("relevance", LENGTH)
@@ -140,10 +141,9 @@ def main() -> None:
         print(f"{kind}: validation loss {losses.mean():.4f} ({', '.join(f'{v:.4f}' for v in losses)}), "
               f"{(losses - before).mean():+.4f} ({', '.join(f'{v:+.4f}' for v in losses - before)})")  # fmt: skip
         for name in of_seeds[0]:
-            each = np.mean([found[name] for found in of_seeds], axis=0)
-            value, gain = mean_interval(each), mean_interval(each - compared.setdefault(name, each))
-            print(f"  {name:33} {value.mean:.3f} [{value.lo:.3f}, {value.hi:.3f}], "
-                  f"{gain.mean:+.3f} [{gain.lo:+.3f}, {gain.hi:+.3f}]", flush=True)  # fmt: skip
+            each = np.array([found[name] for found in of_seeds])
+            gain = crossed_interval(each - compared.setdefault(name, each))
+            print(f"  {name:33} {shown(crossed_interval(each))}, {shown(gain, signed=True)}", flush=True)
 
 
 if __name__ == "__main__":

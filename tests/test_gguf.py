@@ -15,8 +15,9 @@ from tiny_trained import TASK, trained_run
 from udrl.cli.main import run as udrl_cli
 from udrl.commands import LENGTH, Command
 from udrl.errors import MissingDependency, UsageError
+from udrl.student.engines.closed import NEVER, head
 from udrl.student.engines.exports import find_export
-from udrl.student.engines.gguf import FILE, NEVER, head
+from udrl.student.engines.gguf import FILE
 from udrl.student.engines.llamacpp import LlamaCpp
 from udrl.student.engines.pytorch import TorchEngine
 from udrl.student.export import ExportReport, export
@@ -128,7 +129,7 @@ def test_gguf_on_the_command_line(run: Path, capsys: pytest.CaptureFixture[str])
     assert udrl_cli(["export", "--run", str(run), "--format", "gguf", "--precision", "fp32", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["exports"][0]["name"] == "gguf-fp32"
-    assert udrl_cli(["export", "--run", str(run), "--format", "ctranslate2"]) == 2
+    assert udrl_cli(["export", "--run", str(run), "--format", "safetensors"]) == 2
 
 
 def test_gguf_says_what_is_missing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,11 @@ import udrl.cli.main as cli
 import udrl.encoder
 from udrl.data.episodes import read_episodes
 from udrl.errors import RunError, StudentError, UsageError
-from udrl.rounds import exploring, records
+from udrl.rewards.reasoning import Accuracy
+from udrl.rounds import exploring, measuring, records
 from udrl.rounds.exploring import read_wishes
 from udrl.rounds.improving import ImproveReport, improve, keep
+from udrl.rounds.inputs import Source
 from udrl.rounds.options import RoundOptions
 from udrl.student.initialise import scratch_gpt2
 from udrl.student.student import Student
@@ -149,7 +151,58 @@ def test_run_has_the_student_of_the_kept_round_and_the_sampling_it_began_with(
     assert json.loads((run / "run.json").read_text())["stages"]["improve"]["kept"] == report.kept
     first, last = (udrl.load(run / "rounds" / n) for n in "02")
     assert last.sampling == first.sampling
-    assert last.space == first.space, "bins are not refitted"
+    assert last.space == first.space, "so few episodes do not move bins"
+
+
+@pytest.mark.parametrize("refit", [True, False])
+def test_bins_of_the_return_move_and_the_levels_that_are_measured_do_not(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refit: bool
+) -> None:
+    monkeypatch.setattr("udrl.commands.MIN_PER_TASK", 5)
+    asked: list[list[tuple[Any, ...]]] = []
+
+    def noting(student: Student, wanted: Any, **more: Any) -> Any:
+        asked.append([(w.task, w.input_id, w.attribute, w.level, w.targets) for w in wanted if w.part == "following"])
+        return answer(student, wanted, **more)
+
+    answer = measuring.answer
+    monkeypatch.setattr(measuring, "answer", noting)
+    run = copy(base, tmp_path)
+    improve(run, rounds=1, options=replace(OPTIONS, refit=refit, steps=2), **HOW)
+    first, second = (udrl.load(run / "rounds" / n).space for n in "01")
+    moved = {name for of_task in first.scales for name in first.scales[of_task]
+             if first.scales[of_task][name] != second.scales[of_task][name]}  # fmt: skip
+    assert moved == ({"relevance"} if refit else set())
+    assert len(asked) == 2
+    assert asked[0] == asked[1], "what is commanded to see obedience stays the same"
+
+
+def test_encoder_and_inputs_stay_those_that_rounds_were_begun_with(own: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="measured with encoder=None, found encoder=lsa"):
+        improve(own, rounds=3, options=replace(OPTIONS, encoder="lsa"), **HOW)
+    for name in ("student", "round.json"):
+        place = own / "rounds" / "2" / name
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    state = json.loads((own / "rounds.json").read_text())
+    first = {**state, "rounds": state["rounds"][:2], "kept": 0, "head": 1, "misses": 0, "stopped": None}
+    (own / "rounds.json").write_text(json.dumps(first))
+    other = tmp_path / "other.txt"
+    other.write_text("a bicycle by the river\n")
+    with pytest.raises(UsageError, match=r"inputs None, now \w+.*--restart"):
+        improve(own, rounds=2, options=OPTIONS, inputs=other, **HOW)
+    with pytest.raises(UsageError, match=r"tasks \[\], now \['assistant'\]"):
+        improve(own, rounds=2, options=OPTIONS, tasks=("assistant",), **HOW)
+
+
+def test_answers_of_the_file_that_is_explored_are_known(tmp_path: Path) -> None:
+    file = tmp_path / "sums.jsonl"
+    file.write_text('{"text": "How much is two and three?", "answer": "5"}\n')
+    known: dict[str, str] = {}
+    accuracy = Accuracy(known)
+    assert not accuracy.knows("How much is two and three?")
+    known.update(Source(file).answers())
+    assert Accuracy(known)(["How much is two and three?"], ["#### 5"]) == [1.0]
+    assert Source().answers() == {}
 
 
 def test_finished_rounds_are_not_made_again(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +348,8 @@ def test_command_explores_on_a_file_and_prints_the_rounds(
     assert f"{run / 'student'} is that of round {report['kept']}" in out
     assert cli.run(["improve", "--run", str(run), "--keep", "0"]) == 0
     assert f"{run / 'student'} is that of round 0" in capsys.readouterr().out
-    assert cli.run(["improve", "--run", str(run), "--keep", "0", "--rounds", "2"]) == 2
+    for more in (["--rounds", "2"], ["--inputs", str(file)], ["--restart"]):
+        assert cli.run(["improve", "--run", str(run), "--keep", "0", *more]) == 2
 
 
 def test_runs_that_cannot_be_improved_say_why(base: Path, tmp_path: Path) -> None:

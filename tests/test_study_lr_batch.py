@@ -22,9 +22,10 @@ from udrl.cli.study import command
 from udrl.data.episodes import read_episodes
 from udrl.errors import UsageError
 from udrl.study import cells, lr_batch
+from udrl.study.figures import crossed_interval
 from udrl.study.lr_batch import LrBatchOptions, scored_by, study_lr_batch
 from udrl.study.lr_batch_cell import READ, good, work
-from udrl.study.lr_batch_figures import Grid, Kind, best_of, claim_of, correlations, crossed_interval
+from udrl.study.lr_batch_figures import Grid, Kind, best_of, claim_of, correlations
 from udrl.study.lr_batch_picture import equal_ratio
 from udrl.study.lr_batch_report import Results
 from udrl.study.output import StudyReport

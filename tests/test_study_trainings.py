@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import udrl.cli.main as cli
-from udrl.data.episodes import read_episodes
-from udrl.errors import UsageError
+from udrl.data.episodes import read_episodes, write_episodes
+from udrl.data.run import Run
+from udrl.errors import MissingDependency, UsageError
 from udrl.student.initialise import scratch_gpt2
+from udrl.student.methods import method_of
+from udrl.student.methods.pool import pool_of
+from udrl.student.presets import PRESETS
 from udrl.student.tokenizer import train_tokenizer
 from udrl.study import multitask
 from udrl.study.cells import Cell
-from udrl.study.figures import over_seeds, shown
+from udrl.study.figures import gain, over_seeds, shown
+from udrl.study.folders import copy_of, data_of, is_trained
 from udrl.study.methods import first_inputs, study_methods
 from udrl.study.size import study_size
 from udrl.study.training import Measure, train_cell
@@ -50,7 +59,8 @@ def test_methods_are_compared_at_equal_time_and_at_equal_calls(run: Path, capsys
                  "--seconds", "2", "--calls", "64", "--method", "udrl", "--method", "grpo", "--machine-usd", "36",
                  *SMALL]  # fmt: skip
     report = told(capsys, *arguments)
-    cells = json.loads(Path(report["data"]).read_text())["cells"]
+    data = json.loads(Path(report["data"]).read_text())
+    cells = data["cells"]
     assert set(cells) == {"start-0", "udrl-time-0", "udrl-calls-0", "grpo-time-0", "grpo-calls-0"}
     assert 64 <= cells["udrl-calls-0"]["reward_calls"] < 64 + 20, "whole inputs, so a few more"
     assert cells["grpo-calls-0"]["reward_calls"] == 64
@@ -62,7 +72,20 @@ def test_methods_are_compared_at_equal_time_and_at_equal_calls(run: Path, capsys
     assert {("time", "udrl@top"), ("time", "grpo@open"), ("calls", "udrl@open"), ("", "teacher")} <= set(rows)
     assert ("time", "grpo@top") not in rows
     assert rows["time", "grpo@open"]["relevance followed"] == "takes no command"
-    assert float(rows["time", "udrl@open"]["USD"]) == pytest.approx(cells["udrl-time-0"]["seconds"] / 100, abs=1e-4)
+    means = {label: float(rows[label]["relevance"].split()[0]) for label in (("time", "udrl@top"), ("", "start@open"))}
+    over = float(rows["time", "udrl@top"]["over the start"].split()[0])
+    assert over == pytest.approx(means["time", "udrl@top"] - means["", "start@open"], abs=0.0011)
+    gains = data["findings"]["relevance_gain"]["calls"]
+    assert gains["udrl@top"]["grpo@open"][0] == pytest.approx(-gains["grpo@open"]["udrl@top"][0])
+    assert f"{gains['udrl@top']['grpo@open'][0]:+.3f}" in "".join(
+        note for note in data["notes"] if "equal calls" in note
+    )
+    assert "items" not in cells["udrl-time-0"], "the values of single inputs are the cells' own"
+    assert float(rows["time", "udrl@open"]["USD"]) == pytest.approx(
+        36 * cells["udrl-time-0"]["machine_hours"], abs=1e-4
+    )
+    assert cells["udrl-time-0"]["machine_hours"] > cells["udrl-time-0"]["seconds"] / 3600, "calibration is paid, too"
+    assert rows["calls", "udrl@open"]["calls beside"] == f"{cells['udrl-calls-0']['calibration_calls']:,}" != "0"
     assert Path(report["picture"]).read_bytes().startswith(b"\x89PNG")
     assert "| udrl@top |" in Path(report["table"]).read_text()
     times = {path: path.stat().st_mtime_ns for path in run.glob("study/methods/cells/*/result.json")}
@@ -100,6 +123,12 @@ def test_one_student_for_all_tasks_beside_one_for_each(run: Path, monkeypatch: p
     assert found["all tasks"]["each"]["student@top"][0] == pytest.approx(sum(each) / 2)
     own = cells["all-0"]["rows"]["student@top"]["tasks"]["search-query"]["relevance"][0]
     assert found["search-query"]["all"]["student@top"][0] == pytest.approx(own)
+    gained = found["search-query"]["each"]["one_for_all_gains"]
+    assert gained["student@top"][0] == pytest.approx(own - each[0])
+    assert found["search-query"]["all"]["student@top"][0] == pytest.approx(own), "one input, one task: as benchmarked"
+    obeyed = [cells[name]["obeys"]["length"]["tasks"]["search-query"] for name in ("all-0", "each-search-query-0")]
+    assert gained["length"][0] == pytest.approx(obeyed[0] - obeyed[1])
+    assert found["search-query"]["all"]["one_for_all_gains"] == {}
 
 
 def test_sizes_are_trained_alike_and_ordered(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,7 +142,9 @@ def test_sizes_are_trained_alike_and_ordered(run: Path, capsys: pytest.CaptureFi
     assert -1 <= found["length"][0] <= 1
 
 
-def test_what_cannot_be_studied_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_studied_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert cli.run(["study", "size", "--run", str(run), "--student", "gpt2-mini"]) == 2
     assert cli.run(["study", "methods", "--run", str(run), "--method", "dpoo"]) == 2
     assert cli.run(["study", "methods", "--run", str(run), "--name", "../up"]) == 2
@@ -121,17 +152,91 @@ def test_what_cannot_be_studied_is_refused(run: Path, capsys: pytest.CaptureFixt
     shown_errors = capsys.readouterr().err
     assert "did you mean dpo?" in shown_errors
     assert "udrl synth" in shown_errors
+    assert cli.run(["study", "methods", "--run", str(run), "--method", "udrl", "--gap", "0.1"]) == 2
+    assert cli.run(["study", "methods", "--run", str(run), "--learning-rate", "grpo"]) == 2
+    assert cli.run(["study", "methods", "--run", str(run), "--method", "udrl", "--learning-rate", "dpo=1e-4"]) == 2
+    assert cli.run(["study", "multitask", "--run", str(run), "--part", "gpt2-700"]) == 2
+    shown_errors = capsys.readouterr().err
+    assert "--gap belongs to none of the methods udrl" in shown_errors
+    assert "write METHOD=X" in shown_errors
+    assert "dpo, which the study does not train" in shown_errors
+    assert "'gpt2-700' is none" in shown_errors
     with pytest.raises(UsageError, match="above 0"):
         study_methods(run, seconds=0)
     with pytest.raises(UsageError, match="two students"):
         study_size(run, students=["gpt2-mini", "gpt2-mini"])
+    monkeypatch.setattr("udrl.study.methods.is_installed", lambda name: False)
+    with pytest.raises(MissingDependency, match=r"udrl\[study\]"):
+        study_methods(run)
 
 
 def test_inputs_for_a_number_of_calls_depend_on_the_seed_alone(run: Path) -> None:
-    few, more = first_inputs(run, 40, 0), first_inputs(run, 80, 0)
+    few, more = (first_inputs(run, calls, 0, derived=True) for calls in (40, 80))
     assert few < more
-    assert first_inputs(run, 40, 0) == few
-    assert first_inputs(run, 40, 1) != few
+    assert first_inputs(run, 40, 0, derived=True) == few
+    assert first_inputs(run, 40, 1, derived=True) != few
+
+
+@pytest.mark.parametrize("name", ["udrl", "top", "weighted", "dpo"])
+def test_every_method_looks_at_as_many_returns(run: Path, name: str) -> None:
+    """Derived episodes, which upside-down RL alone learns from, count for it alone."""
+    method = method_of(name)
+    chosen = first_inputs(run, 120, 0, derived=name == "udrl")
+    own = [e for e in read_episodes(run / "episodes", splits=("train",)) if e.input_id in chosen]
+    most = max(Counter(e.input_id for e in own).values())
+    assert 120 <= pool_of(method, own).scored < 120 + most
+
+
+def test_cells_belong_to_the_returns_that_they_were_made_from(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    before = data_of(copy)
+    assert data_of(copy) == before
+    episodes = read_episodes(copy / "episodes", splits=("train", "validation", "test"), kept=False)
+    other = [replace(e, returns={**e.returns, "relevance": 0.5}) if n == 0 else e for n, e in enumerate(episodes)]
+    write_episodes(copy / "episodes", other, reward_names=("relevance",), card_facts={})
+    assert data_of(copy)["episodes"] != before["episodes"]
+
+
+def test_copied_run_knows_nothing_of_a_training(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    Run(copy).record("train", steps=7)
+    made = copy_of(copy, tmp_path / "made")
+    assert set(Run(made).facts()["stages"]) == {"synth", "score", "hygiene"}
+    (made / "student").mkdir()
+    assert not is_trained(made), "the training of the source is not its own"
+    Run(made).record("train", steps=3)
+    assert is_trained(made)
+
+
+def test_part_is_the_preset_that_makes_parameters_equal() -> None:
+    whole = PRESETS["gpt2-mini"]
+    assert whole.parameters == pytest.approx(4.4e6, rel=0.05)
+    assert multitask._part(whole, 6) == "gpt2-700k"
+    assert multitask._part(whole, 2) == "gpt2-2m"
+    arms = {"all": {"parameters": 100}, "each-small": {"parameters": 90}}
+    assert multitask._unequal(arms, "p") == []
+    arms["each-small"]["parameters"] = 50
+    assert "have 0.50 times" in multitask._unequal(arms, "p")[0]
+
+
+def test_options_of_methods_reach_those_that_have_them(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def noted(_: Path, **options: Any) -> None:
+        asked.update(options)
+        raise UsageError("noted")
+
+    monkeypatch.setattr("udrl.study.methods.study_methods", noted)
+    given = ["study", "methods", "--run", str(run), "--method-reward", "relevance", "--group-size", "4", "--gap", "0.1",
+             "--dynamic-sampling", "--learning-rate", "grpo=1e-4"]  # fmt: skip
+    assert cli.run(given) == 2
+    assert asked["options"] == {
+        "top": {"reward": "relevance"},
+        "weighted": {"reward": "relevance"},
+        "dpo": {"reward": "relevance", "gap": 0.1},
+        "grpo": {"reward": "relevance", "group_size": 4, "dynamic_sampling": True},
+    }
+    assert asked["rates"] == {"grpo": 1e-4}
 
 
 def test_figures_of_several_seeds_hold_both_spreads() -> None:
@@ -139,3 +244,29 @@ def test_figures_of_several_seeds_hold_both_spreads() -> None:
     assert over_seeds([]) is None
     assert shown((0.6, 0.4, 0.75), 2) == "0.60 [0.40, 0.75]"
     assert shown((3.0, 3.0, 3.0), 0) == "3"
+    assert shown((0.1, -0.05, 0.25), 2, signed=True) == "+0.10 [-0.05, +0.25]"
+
+
+def test_gains_are_paired_by_input_and_by_seed() -> None:
+    """Inputs differ a lot and seeds a little: the difference of two conditions is as sure as pairing makes it."""
+    rng = np.random.default_rng(0)
+    hard = rng.normal(0, 10, 60)
+
+    def measured(shift: float, seed: int) -> dict[str, dict[str, float]]:
+        noise = np.random.default_rng([7, seed, round(100 * shift)]).normal(0, 0.2, 60)
+        values = hard + seed + shift + noise
+        return {task: {f"{k}": values[k] for k in range(60) if k % 2 == place} for place, task in enumerate(TASKS)}
+
+    ours, theirs = ([measured(shift, seed) for seed in range(3)] for shift in (1.0, 0.0))
+    found = gain(ours, theirs)
+    assert found is not None
+    middle, low, high = found
+    assert low < 1 < high
+    assert high - low < 0.5
+    assert middle == pytest.approx(1, abs=0.15)
+    assert gain(ours, theirs, TASKS[0]) != found
+    del theirs[1][TASKS[1]]["1"]
+    fewer = gain(ours, theirs)
+    assert fewer is not None
+    assert fewer != found, "an input that one seed was not measured on counts for none"
+    assert gain(ours, theirs, "nowhere") is None

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(["onnx", "gguf"]),
+    type=click.Choice(["onnx", "gguf", "ctranslate2"]),
     default="onnx",
     show_default=True,
-    help="onnx: ONNX Runtime, which then answers here. gguf: llama.cpp and the programs that are built on it.",
+    help="onnx: ONNX Runtime, which then answers here. gguf: llama.cpp and the programs that are built on it. "
+    "ctranslate2: CTranslate2.",
 )
 @click.option(
     "--precision",

@@ -189,9 +189,8 @@ def command(
     from udrl.rounds import improving
     from udrl.rounds.options import RoundOptions
 
-    if keep is not None and rounds is not None:
-        raise click.UsageError("--keep makes no rounds: leave --rounds out")
     if keep is not None:
+        _check_alone(click.get_current_context())
         report = improving.keep(run, keep)
     else:
         options = RoundOptions(
@@ -215,6 +214,7 @@ def command(
             validation_inputs=validation_inputs,
             sweep_inputs=sweep_inputs,
             calibration_inputs=calibration_inputs,
+            encoder=encoder,
             seed=seed,
         )
         with only_results_on_stdout():
@@ -225,12 +225,20 @@ def command(
                 inputs=inputs,
                 input_field=input_field,
                 tasks=tasks,
-                encoder=encoder,
                 device=device,
                 precision=precision,
                 restart=restart,
             )
     emit(report, as_json=as_json, text=describe(report))
+
+
+def _check_alone(context: click.Context) -> None:
+    """Raise UsageError where an option that makes rounds was given: --keep makes none."""
+    for option in context.command.params:
+        name = str(option.name)
+        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and name not in ("keep", "run", "as_json", "debug", "config"):
+            raise click.UsageError(f"--keep makes no rounds: leave {option.opts[-1]} out")
 
 
 def describe(report: ImproveReport) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from udrl.cli.common import common_options, emit, only_results_on_stdout, table
+from udrl.cli.train_method import OPTIONS, by_method, options_of_methods
 
 if TYPE_CHECKING:
     from udrl.study.output import StudyReport
@@ -124,6 +125,14 @@ def tell(report: StudyReport, *, as_json: bool) -> None:
 @click.option(
     "--machine-usd", metavar="X", type=click.FloatRange(min=0), help="Price of an hour of this machine, for the costs."
 )
+@click.option(
+    "--learning-rate",
+    "rates",
+    metavar="METHOD=X",
+    multiple=True,
+    help="Repeatable: of one method. Default: as udrl train --from has it.",
+)
+@options_of_methods
 @measure_options
 @cell_options("methods")
 @common_options()
@@ -131,6 +140,7 @@ def methods_command(
     run: Path,
     methods: tuple[str, ...],
     arms: tuple[str, ...],
+    rates: tuple[str, ...],
     limit: int,
     sweep_inputs: int,
     as_json: bool,
@@ -140,14 +150,38 @@ def methods_command(
 
     At equal training time and at equal reward calls; see docs/studies.md.
     """
+    from udrl.student.methods import method_of
     from udrl.study.methods import ARMS, METHODS, study_methods
     from udrl.study.training import Measure
 
+    methods = methods or METHODS
+    for name in methods:
+        method_of(name)
+    own = by_method(methods, options)
     with only_results_on_stdout():
         report = study_methods(
-            run, methods=methods or METHODS, arms=arms or ARMS, measure=Measure(limit, sweep_inputs), **options
+            run,
+            methods=methods,
+            arms=arms or ARMS,
+            measure=Measure(limit, sweep_inputs),
+            options=own,
+            rates=_rates(rates),
+            **{name: value for name, value in options.items() if name not in OPTIONS},
         )
     tell(report, as_json=as_json)
+
+
+def _rates(given: tuple[str, ...]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise click.UsageError(f"--learning-rate {text}: write METHOD=X, such as grpo=1e-4") from None
+        if not 0 < found[name] < 1:
+            raise click.UsageError(f"--learning-rate {text}: a learning rate lies within (0, 1)")
+    return found
 
 
 STEPS = click.option("--steps", metavar="N", type=POSITIVE, default=900, show_default=True, help="Of training, in all.")
@@ -156,7 +190,9 @@ STEPS = click.option("--steps", metavar="N", type=POSITIVE, default=900, show_de
 @command.command("multitask", short_help="One student for all tasks, or one for each.")
 @click.option("--student", metavar="NAME", default="gpt2-mini", show_default=True, help="A preset, from scratch.")
 @click.option(
-    "--part", metavar="NAME", default="gpt2-700k", show_default=True, help="A smaller preset, for one task each."
+    "--part",
+    metavar="NAME",
+    help="A smaller preset, for one task each. Default: the one of which as many as there are tasks weigh as much.",
 )
 @STEPS
 @measure_options

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -119,8 +119,9 @@ OWNERS = {
 
 def method_options(function: Function) -> Function:
     """Add --method and the options of the methods; the command receives each by name."""
-    for option in reversed([*OPTIONS.values(), *LIMITS]):
+    for option in reversed(LIMITS):
         function = option(function)
+    function = options_of_methods(function)
     function = click.option(
         "--preset",
         metavar="NAME",
@@ -134,6 +135,36 @@ def method_options(function: Function) -> Function:
         show_default=True,
         help="What it is trained by: upside-down RL, or one of its alternatives (docs/methods.md).",
     )(function)
+
+
+def options_of_methods(function: Function) -> Function:
+    """Add the options of the methods alone, for a command that trains by several; see `by_method`."""
+    for option in reversed(list(OPTIONS.values())):
+        function = option(function)
+    return function
+
+
+def by_method(methods: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return for each of ``methods`` those of its options that were ``given``, by the names that the method has.
+
+    Raises UsageError for an option that none of them takes.
+    """
+    from udrl.errors import UsageError
+    from udrl.student.methods import METHODS
+
+    found: dict[str, dict[str, Any]] = {}
+    for option in OPTIONS:
+        if given[option] in (None, ()):
+            continue
+        field, owner = FIELDS.get(option, option), OWNERS.get(option)
+        takers = [name for name in methods if owner in (None, name) and field in METHODS[name].__dataclass_fields__]
+        if not takers:
+            flag = "method-reward" if option == "reward" else option.replace("_", "-")
+            raise UsageError(f"--{flag} belongs to none of the methods {', '.join(methods)}")
+        for name in takers:
+            value = given[option] if option != "reward" else _rewards(name, given[option])
+            found.setdefault(name, {})[field] = value
+    return found
 
 
 def method_from(name: str, given: Mapping[str, Any]) -> Method:

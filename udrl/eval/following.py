@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udrl import metrics
-from udrl.commands import LENGTH
+from udrl.commands import LENGTH, CommandSpace
 from udrl.eval.records import Completion
 from udrl.eval.suites import Item, Sweep
 from udrl.eval.systems import Student, wish
@@ -51,8 +51,13 @@ def sweep_wishes(
     block: str,
     system: str,
     seed: int,
+    space: CommandSpace | None = None,
 ) -> list[Completion]:
-    """Return what has to be written to measure how ``attribute`` is followed: items x 9 levels x seeds."""
+    """Return what has to be written to measure how ``attribute`` is followed: items x 9 levels x seeds.
+
+    space: whose deciles are the levels; None: the student's own.
+    """
+    space = space or student.space
     return [
         wish(
             block,
@@ -66,7 +71,7 @@ def sweep_wishes(
             targets={attribute: value},
         )
         for item in first_items(items, sweep.inputs)
-        for level, value in enumerate(student.space.deciles(item.task, attribute))
+        for level, value in enumerate(space.deciles(item.task, attribute))
         for sample in range(sweep.seeds)
     ]
 

@@ -41,7 +41,7 @@ class Accuracy:
 
     def __init__(self, answers: Answers | None = None) -> None:
         """answers: by input id, see ``udrl.data.answers``."""
-        self._answers = answers or {}
+        self._answers = {} if answers is None else answers
         self._known: dict[str, Number | None] = {}
 
     def knows(self, text: str) -> bool:

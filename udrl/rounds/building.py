@@ -99,7 +99,8 @@ def build(
         facts = {**run_facts(Run(origin.run.path)), "round of improvement": number}
         write_episodes(folder, [*held, *anchor, *kept, *rejected], reward_names=names, card_facts=facts)
     trained = read_episodes(folder)
-    own = [episode for episode in trained if episode.origin == "student"]
+    before = {episode.episode_id for episode in originals}
+    own = [episode for episode in trained if episode.origin == "student" and episode.episode_id not in before]
     new = [e for e in iterate_episodes(folder, kept=False, origins=("student",)) if e.round == number]
     added = sum(episode.rejected_by is None for episode in new)
     return Counts(added, reasons(new), len(own), len(trained) - len(own))

@@ -10,12 +10,13 @@ from pathlib import Path
 from udrl.data.run import Run
 from udrl.errors import RunError, StudentError, UsageError
 from udrl.rounds import records
+from udrl.rounds.inputs import Source
 from udrl.rounds.making import Work
 from udrl.rounds.options import RoundOptions
 from udrl.rounds.records import Round, State, folder_of
 from udrl.student.origin import find_origin
 
-JUDGED_BY = ("reward", "validation_inputs", "sweep_inputs", "seed")
+JUDGED_BY = ("reward", "encoder", "validation_inputs", "sweep_inputs", "seed")
 """Options that decide what the rounds are measured on: the same for all rounds of a run."""
 
 
@@ -42,7 +43,6 @@ def improve(
     inputs: Path | str | None = None,
     input_field: str | None = None,
     tasks: Sequence[str] = (),
-    encoder: str | None = None,
     device: str = "auto",
     precision: str = "auto",
     restart: bool = False,
@@ -56,7 +56,7 @@ def improve(
     where a student is less diverse than the floor allows, or no better than the best one before.
 
     inputs: a file of further inputs to explore on instead (``input_field``: its column); no teacher is asked. tasks:
-    which are explored (none: all of the student's). encoder: of relevance; None is the run's. restart: forget an
+    which are explored (none: all of the student's). restart: forget an
     unfinished round instead of continuing it.
 
     An interrupted call is continued by the next one with the same arguments; nothing is generated twice. Raises
@@ -69,7 +69,7 @@ def improve(
     place = Run(run)
     place.check()
     with place.writing():
-        work = Work(place, options, encoder, device, precision)
+        work = Work(place, options, Source(inputs, input_field, tasks), device, precision)
         state = _caught_up(place) or work.begin()
         _check_judged(state, place, options)
         _install(place, state)
@@ -78,7 +78,7 @@ def improve(
         made = []
         while state.stopped is None and _next(state) <= rounds:
             number = _next(state)
-            state = records.advanced(state, work.round(state, number, inputs, input_field, tasks), options)
+            state = records.advanced(state, work.round(state, number), options)
             records.write_state(place, state)
             _install(place, state)
             made.append(number)

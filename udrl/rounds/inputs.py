@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from udrl.data import decontamination, pii
+from udrl.data.answers import answers_of_file
 from udrl.data.episodes import Episode
 from udrl.data.inputs import input_id, read_inputs, split_of
 from udrl.encoder import Encoder
@@ -16,6 +19,28 @@ from udrl.progress import note
 
 Inputs = Mapping[str, Sequence[tuple[str, str]]]
 """By task, pairs of id and text."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where inputs to explore on come from. inputs: a file (None: the run's training inputs), whose column is
+    ``field``; tasks: which (none: all of the student's)."""
+
+    inputs: Path | str | None = None
+    field: str | None = None
+    tasks: Sequence[str] = ()
+
+    def answers(self) -> dict[str, str]:
+        """Return the right answers that the file knows, by input id."""
+        return {} if self.inputs is None else answers_of_file(self.inputs, field=self.field)
+
+    def record(self) -> dict[str, Any]:
+        """Return what tells this source from others: the file by its content."""
+        content = None
+        if self.inputs is not None:
+            with Path(self.inputs).open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return {"inputs": content, "input_field": self.field, "tasks": list(self.tasks)}
 
 
 def own_inputs(originals: Iterable[Episode]) -> Inputs:

@@ -10,7 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
-from udrl.data.answers import answers_of_file, read_answers
+from udrl.commands import CommandSpace
+from udrl.data.answers import read_answers, store_answers
 from udrl.data.episodes import Episode, read_episodes
 from udrl.data.run import Run
 from udrl.data.tasks import Task, stored_tasks
@@ -20,7 +21,7 @@ from udrl.rewards.base import Reward, covered
 from udrl.rounds import records
 from udrl.rounds.building import build
 from udrl.rounds.exploring import aims_of, explore, make_wishes, read_wishes, write_wishes
-from udrl.rounds.inputs import Inputs, chosen_tasks, given_inputs, own_inputs
+from udrl.rounds.inputs import Inputs, Source, chosen_tasks, given_inputs, own_inputs
 from udrl.rounds.measuring import TOP, Measured, measure
 from udrl.rounds.options import RoundOptions
 from udrl.rounds.records import KEPT, Round, State, folder_of
@@ -34,12 +35,13 @@ PLAN, EXPLORED = "plan.jsonl", "explored"
 class Work:
     """Makes rounds; holds what all rounds of one call share, read when it is first needed."""
 
-    def __init__(self, place: Run, options: RoundOptions, encoder: str | None, device: str, precision: str) -> None:
+    def __init__(self, place: Run, options: RoundOptions, source: Source, device: str, precision: str) -> None:
         self.place = place
         self.options = options
+        self.source = source
         self.facts = place.facts()
-        self._answers = read_answers(place.path)
-        self._encoder_name = encoder
+        self._answers = {**read_answers(place.path), **source.answers()}
+        self._encoder_name = options.encoder
         self._device, self._precision = device, precision
         self._rewards: dict[str, Reward] = {}
         self._encoder: Encoder | None = None
@@ -74,9 +76,7 @@ class Work:
         records.write_state(self.place, state)
         return state
 
-    def round(
-        self, state: State, number: int, source: Path | str | None, field: str | None, tasks: Sequence[str]
-    ) -> Round:
+    def round(self, state: State, number: int) -> Round:
         """Make round ``number``, or what is left of it."""
         options, folder, parent = self.options, folder_of(self.place, number), folder_of(self.place, state.head)
         clock: dict[str, float] = {}
@@ -84,11 +84,13 @@ class Work:
         student = self._load(parent)
         rewards = self._rewards_of(student)
         originals = [e for e in read_episodes(self.place.episodes) if e.task in student.tasks]
-        pool = read_episodes(parent / "episodes", origins=("student",)) if state.head else []
+        known = {episode.episode_id for episode in originals}  # a student may have written some of these, too
+        written = read_episodes(parent / "episodes", origins=("student",)) if state.head else []
+        pool = [episode for episode in written if episode.episode_id not in known]
         defined = {task.name: task for task in stored_tasks(self.place) if task.name in student.tasks}
         plan = folder / PLAN
         if not plan.exists():
-            given = self._known(self._inputs(originals, defined, source, field, tasks))
+            given = self._known(self._inputs(originals, defined))
             written = [e for e in originals if e.origin in ("teacher", "student")]
             aims = aims_of([*written, *pool], reward=options.reward, share=options.best)
             wishes = make_wishes(given, aims, student.space, student.calibration, options, number=number)
@@ -98,9 +100,11 @@ class Work:
                     "run with it (udrl score)"
                 )
             about = {"schema": 1, "round": number, "parent": state.head, "options": asdict(options)}
+            about |= {"source": self.source.record()}
             write_wishes(plan, wishes, {**about, "aims": {task: asdict(aim) for task, aim in aims.items()}})
         about, wishes = read_wishes(plan)
-        _check_begun(folder, about, state, options)
+        _check_begun(folder, about, state, options, self.source)
+        store_answers(folder, self._answers)
         with _timed(clock, "explore"):
             made = explore(student, wishes, folder / EXPLORED, temperature=options.temperature)
         with _timed(clock, "select"):
@@ -146,18 +150,11 @@ class Work:
         records.write_round(folder, done, options)
         return done
 
-    def _inputs(
-        self,
-        originals: Sequence[Episode],
-        defined: Mapping[str, Task],
-        source: Path | str | None,
-        field: str | None,
-        tasks: Sequence[str],
-    ) -> Inputs:
-        wanted = chosen_tasks(defined, tasks)
-        if source is not None:
-            self._answers.update(answers_of_file(source, field=field))
-            return given_inputs(source, wanted, field=field, facts=self.facts, encoder=self._eye())
+    def _inputs(self, originals: Sequence[Episode], defined: Mapping[str, Task]) -> Inputs:
+        source = self.source
+        wanted = chosen_tasks(defined, source.tasks)
+        if source.inputs is not None:
+            return given_inputs(source.inputs, wanted, field=source.field, facts=self.facts, encoder=self._eye())
         return {task: texts for task, texts in own_inputs(originals).items() if task in wanted}
 
     def _known(self, inputs: Inputs) -> Inputs:
@@ -228,6 +225,7 @@ class Work:
                     self._rewards_of(student),
                     self._eye(),
                     reward=self.options.reward,
+                    space=CommandSpace.load(folder_of(self.place, 0) / "student"),  # the same levels in every round
                     inputs=self.options.validation_inputs,
                     sweep_inputs=self.options.sweep_inputs,
                     seed=self.options.seed,
@@ -270,8 +268,9 @@ def _begin_run(folder: Path, facts: Mapping[str, Any], stages: Sequence[str]) ->
                 own.record(stage, **facts["stages"][stage])
 
 
-def _check_begun(folder: Path, about: Mapping[str, Any], state: State, options: RoundOptions) -> None:
-    was, now = {**about["options"], "from round": about["parent"]}, {**asdict(options), "from round": state.head}
+def _check_begun(folder: Path, about: Mapping[str, Any], state: State, options: RoundOptions, source: Source) -> None:
+    now = {**asdict(options), **source.record(), "from round": state.head}
+    was = {**now, **about["options"], **about.get("source", {}), "from round": about["parent"]}
     changed = [f"{name} {was.get(name)}, now {now[name]}" for name in now if was.get(name) != now[name]]
     if changed:
         raise UsageError(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from udrl.commands import LENGTH
+from udrl.commands import LENGTH, CommandSpace
 from udrl.data.episodes import Episode
 from udrl.data.run import atomic_write
 from udrl.encoder import Encoder
@@ -78,6 +78,7 @@ def measure(
     encoder: Encoder,
     *,
     reward: str,
+    space: CommandSpace,
     inputs: int,
     sweep_inputs: int,
     seed: int,
@@ -85,7 +86,8 @@ def measure(
     """Let ``student`` write for the first ``inputs`` validation inputs of each task of ``held``, and measure it.
 
     rewards: those of its attributes that can be computed, ``reward`` among them; encoder: of distances between
-    completions. Every round is given the same inputs, levels and random streams. Raises StudentError without inputs.
+    completions; space: whose deciles are commanded to see whether they are followed. Every round is given the same
+    inputs, levels and random streams. Raises StudentError without inputs.
     """
     items = first_items(list(dict.fromkeys(Item(e.task, e.input_id, e.input) for e in held)), inputs)
     items = [item for item in items if item.task in student.tasks and covered(rewards[reward], [item.input])[0]]
@@ -94,7 +96,9 @@ def measure(
             "the rounds are judged on validation inputs, and the run has none: synthesize more inputs "
             "(udrl synth --num-inputs)"
         )
-    wanted = _comparisons(student, items, held, reward, seed) + _sweeps(student, items, rewards, sweep_inputs, seed)
+    wanted = _comparisons(student, items, held, reward, seed) + _sweeps(
+        student, items, rewards, space, sweep_inputs, seed
+    )
     bar = track("measure", total=len(wanted), unit="completions")
     rows = answer(student, wanted, bar=bar)
     bar.close()
@@ -126,7 +130,12 @@ def _comparisons(
 
 
 def _sweeps(
-    student: Student, items: Sequence[Item], rewards: Mapping[str, Reward], inputs: int, seed: int
+    student: Student,
+    items: Sequence[Item],
+    rewards: Mapping[str, Reward],
+    space: CommandSpace,
+    inputs: int,
+    seed: int,
 ) -> list[Completion]:
     return [
         row
@@ -139,6 +148,7 @@ def _sweeps(
             block=FOLLOWING,
             system=FOLLOWING,
             seed=seed,
+            space=space,
         )
     ]
 

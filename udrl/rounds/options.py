@@ -18,7 +18,7 @@ class RoundOptions:
     highest bin alone, and for anything. temperature: of exploration. per_input, per_task: bounds of the pool. original:
     share of the originals in what a round trains on. diversity_floor: a share of round 0's; 0: nothing guards
     diversity. patience: rounds without a gain before the end. refit: fit the bins of ``reward`` anew
-    to what a round trains on.
+    to what a round trains on. encoder: of relevance; None: the run's.
     """
 
     reward: str = REWARD
@@ -41,6 +41,7 @@ class RoundOptions:
     sweep_inputs: int = 16
     calibration_inputs: int = 16
     refit: bool = True
+    encoder: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -100,23 +100,24 @@ def calibrate_on(
     facts: Mapping[str, Any],
     answers: Answers,
     seed: int,
-) -> bool:
+) -> int:
     """Sweep commands over ``count`` inputs a task of ``held`` and save the calibration in ``folder``.
 
-    The rewards are those of them that can be computed. False where there are no inputs.
+    The rewards are those of them that can be computed. Returns how many completions it scored: 0, and nothing is saved,
+    where there are no inputs.
     """
     from udrl.student.measure import calibrate
 
     chosen = first_inputs(held, count)
     if not any(chosen.values()):
-        return False
+        return 0
     rewards = rewards_of(student, encoder, facts, answers)
     cells = sum(len(texts) * student.space.bins * (1 + 4 * len(rewards)) for texts in chosen.values())
     bar = track("calibrate", total=cells, unit="completions")
     calibration = calibrate(student, chosen, rewards, seed=seed, progress=bar.update)
     bar.close()
     calibration.save(folder)
-    return True
+    return cells
 
 
 def first_inputs(held: Sequence[Episode], count: int) -> dict[str, list[str]]:

@@ -28,10 +28,14 @@ if TYPE_CHECKING:
     from udrl.student.student import Student
     from udrl.student.verification import Answerer, Verification
 
-Format = Literal["onnx", "gguf"]
+Format = Literal["onnx", "gguf", "ctranslate2"]
 Precision = Literal["int8", "fp32"]
 
-PACKAGES: Mapping[str, tuple[str, ...]] = {"onnx": ("onnx", "onnxruntime"), "gguf": ("gguf", "xllamacpp")}
+PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxruntime"),
+    "gguf": ("gguf", "xllamacpp"),
+    "ctranslate2": ("ctranslate2",),
+}
 """What each format is written and verified with: the extra of its name."""
 
 
@@ -58,10 +62,11 @@ def export(
 ) -> ExportReport:
     """Export the run's student into its folder, and verify it on the run's validation inputs.
 
-    format: "onnx" for ONNX Runtime, one of our engines; "gguf" for llama.cpp and what is built on it. precision:
-    "int8", "fp32", or None: int8, and fp32 as well where int8 does not pass. What does not pass stays, is never chosen
-    by itself, and its manifest says why. Raises StudentError where there is no student, one that is no GPT-2, or no
-    validation input; MissingDependency without the format's packages; UsageError for an unknown format.
+    format: "onnx" for ONNX Runtime, one of our engines; "gguf" for llama.cpp and what is built on it; "ctranslate2" for
+    CTranslate2. precision: "int8", "fp32", or None: int8, and fp32 as well where int8 does not pass. What does not pass
+    stays, is never chosen by itself, and its manifest says why. Raises StudentError where there is no student, one that
+    is no GPT-2, or no validation input; MissingDependency without the format's packages; UsageError for an unknown
+    format.
     """
     if format not in PACKAGES:
         raise unknown("format", format, tuple(PACKAGES))
@@ -109,7 +114,7 @@ def _export(
         "versions": {name: version(name) for name in (*PACKAGES[format], "torch")},
     }
     name = f"{format}-{precision}"
-    write = {"onnx": _write_onnx, "gguf": _write_gguf}[format]
+    write = {"onnx": _write_onnx, "gguf": _write_gguf, "ctranslate2": _write_ctranslate2}[format]
     with publishing(place.student, name) as folder:
         sides = write(student, model, folder, facts, seed)
         if precision == "int8":
@@ -146,17 +151,30 @@ def _write_gguf(
 ) -> tuple[Answerer, Answerer]:
     from udrl.student.engines.gguf import FILE, write_gguf
     from udrl.student.engines.llamacpp import LlamaCppAnswerer
-    from udrl.student.student import Student
     from udrl.student.verification import EngineAnswerer
 
     write_gguf(model, student.tokenizer, folder, name=student.name, quantised=facts["precision"] == "int8")
-    plain = Student(  # greedily, without rules that llama.cpp lacks: the two would draw differently
-        student.computes,
-        student.tokenizer,
-        name=student.name,
-        sampling=replace(student.sampling, temperature=0.0, no_repeat=0, guidance=1.0),
-    )
+    plain = _plain(student)
     return EngineAnswerer(plain, seed, as_text=True), LlamaCppAnswerer(plain, folder / FILE)
+
+
+def _write_ctranslate2(
+    student: Student, model: StudentModel, folder: Path, facts: Mapping[str, Any], seed: int
+) -> tuple[Answerer, Answerer]:
+    from udrl.student.engines.ctranslate2 import CTranslate2Answerer, write_ctranslate2
+    from udrl.student.verification import EngineAnswerer
+
+    write_ctranslate2(model, student.tokenizer, folder, quantised=facts["precision"] == "int8")
+    plain = _plain(student)
+    return EngineAnswerer(plain, seed), CTranslate2Answerer(plain, folder)
+
+
+def _plain(student: Student) -> Student:
+    """Return the student as it writes greedily and without rules that other programs lack: they draw otherwise."""
+    from udrl.student.student import Student
+
+    sampling = replace(student.sampling, temperature=0.0, no_repeat=0, guidance=1.0)
+    return Student(student.computes, student.tokenizer, name=student.name, sampling=sampling)
 
 
 def _default(student: Path) -> str:

@@ -23,6 +23,11 @@ class Preset:
     learning_rate: float
     batch_size: int
 
+    @property
+    def parameters(self) -> int:
+        """About how many parameters a student from scratch has: matrices, embeddings and positions."""
+        return 12 * self.layers * self.width**2 + self.width * (self.vocab_size + self.context)
+
 
 PRESETS = {
     p.name: p

@@ -10,25 +10,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from udrl.data.answers import read_answers
-from udrl.data.episodes import read_episodes
 from udrl.data.run import Run
-from udrl.errors import StudentError, UsageError
+from udrl.errors import UsageError
 from udrl.ranks import joined
 from udrl.student.beginning import Rendering, begin, preset_of
 from udrl.student.calibrating import INPUTS, calibrate_on, first_inputs, rewards_of
 from udrl.student.cost import Limits, Meter
-from udrl.student.methods import GENTLE, Method, Udrl, check_trainable, method_of, record, through_trl
-from udrl.student.methods.pool import affordable_steps, own, pool_of
+from udrl.student.methods import Method, Udrl, check_trainable, method_of, record, through_trl
 from udrl.student.methods.published import advice, published
 from udrl.student.methods.watch import Watch
 from udrl.student.monitor import Monitor, Tracker
-from udrl.student.origin import REPLAY, find_origin, joined_facts, with_replay
+from udrl.student.origin import REPLAY, find_origin
 from udrl.student.partial import FINGERPRINT, clean, fingerprint, publish, take_up
-from udrl.student.selection import selected
+from udrl.student.planning import gather, plan
 
-EPOCHS = 3.0
-EPOCHS_TRL = 1.0
 SIGNS_INPUTS = 4
 """Validation inputs a task that the signs of obedience are measured on."""
 Schedule = Literal["cosine", "linear", "constant"]
@@ -61,6 +56,8 @@ class TrainReport:
     """What the student's completions for validation inputs were paid, where that is measured."""
     validation_calls: int = 0
     """Reward calls that only validation made."""
+    calibration_calls: int = 0
+    """Completions that were written and scored to calibrate the student."""
     stopped: str | None = None
     """The limit that ended the training before its steps were done, or that they were planned within."""
     machine_hours: float = 0.0
@@ -178,19 +175,9 @@ def train(
         used = {"curriculum": curriculum, "balance": balance, "attribute": attributes, "lora": lora, "shard": shard}
         used |= {"patience": patience, "max-samples": max_samples}
         check_trainable(how, starts_from=origin is not None, processes=group.count, used=used)
-        episodes = read_episodes(place.episodes, splits=("train",))
-        if not episodes:
-            raise StudentError(f"{place.episodes} holds no training episodes that were kept: run udrl synth first")
-        if selection is not None:
-            episodes = selected(place, selection, episodes)
-        facts, held = place.facts(), read_episodes(place.episodes, splits=("validation",))
-        answers, again = read_answers(place.path), 0
-        if origin is not None:
-            facts = joined_facts(facts, origin)
-            answers = {**(read_answers(origin.run.path) if origin.run else {}), **answers}
-            episodes, held, again = with_replay(origin, episodes, held, share=replay, seed=seed)
-        pool = pool_of(how, episodes)
-        episodes, held = pool.episodes, held if commanded else own(held)
+        material = gather(place, how, origin, selection=selection, replay=replay, seed=seed)
+        pool, held, facts, answers = material.pool, material.held, material.facts, material.answers
+        episodes = pool.episodes
         import torch
 
         from udrl.student.distributed import from_first, own_device
@@ -199,29 +186,25 @@ def train(
         from udrl.student.loop import STATE, run_loop
         from udrl.student.lora import add_lora, merge_lora
         from udrl.student.model import save_model
-        from udrl.student.options import LoopOptions
         from udrl.student.signs import signs_of
         from udrl.student.student import SAMPLING, Student
         from udrl.student.validation import best_of
 
         where = own_device(pick_device(device), group)
         dtype = pick_dtype(precision, where)
-        if wanted is not None:
-            batch_size, learning_rate = batch_size or wanted.batch_size, learning_rate or wanted.learning_rate
-            steps, epochs = steps or (None if epochs else wanted.steps), epochs or wanted.epochs
-            schedule, warmup = schedule or wanted.schedule, wanted.warmup if warmup is None else warmup
-        batch = batch_size or known.batch_size
-        passes = epochs or (EPOCHS_TRL if through_trl(how) else EPOCHS)
-        usual = known.learning_rate * (GENTLE if through_trl(how) else 1.0)
-        planned = steps or max(1, round(passes * pool.size / batch))
-        affordable = affordable_steps(how, batch, max_samples, planned)
-        options = LoopOptions(
-            steps=affordable,
-            batch_size=batch,
-            micro_batch=min(micro_batch or batch, batch),
-            learning_rate=learning_rate or usual,
-            warmup=0.03 if warmup is None else warmup,
-            schedule=schedule or "cosine",
+        planned = plan(
+            how,
+            known,
+            wanted,
+            pool.size,
+            steps=steps,
+            epochs=epochs,
+            batch_size=batch_size,
+            micro_batch=micro_batch,
+            learning_rate=learning_rate,
+            warmup=warmup,
+            max_samples=max_samples,
+            schedule=schedule,
             weight_decay=weight_decay,
             clip=clip,
             curriculum=curriculum,
@@ -235,6 +218,7 @@ def train(
             patience=patience,
             seed=seed,
         )
+        options = planned.options
         partial = place.path / ".student.partial"
         began = (how, student, init, vocab_size, attributes, commands, lora, origin and origin.weights, *refit)
         mark = fingerprint(episodes, options, *began, str(dtype))
@@ -310,15 +294,15 @@ def train(
             monitor.close()
         if lora:
             merge_lora(model)
-        calibrated = calibration_inputs > 0 and calibrate_on(
+        swept = calibration_inputs and calibrate_on(
             trained, held, partial, count=calibration_inputs, encoder=encoder, facts=facts, answers=answers, seed=seed
         )
         save_model(model, partial)
         last = validations[-1] if validations else None
         if last and keep == "best":
             last = best_of(validations)
-        stopped = meter.ended or (f"--max-samples {max_samples:,}" if affordable < planned else None)
-        told = wanted and advice(wanted, model.parameter_count, options.learning_rate, usual)
+        stopped = meter.ended or (f"--max-samples {max_samples:,}" if planned.shortened else None)
+        told = wanted and advice(wanted, model.parameter_count, options.learning_rate, planned.usual_rate)
         done_steps = validations[-1].step if validations else meter.step if meter.ended else options.steps
         cost = meter.cost
         report = TrainReport(
@@ -331,7 +315,7 @@ def train(
             tokens_per_second=round(monitor.tokens / max(monitor.seconds, 1e-9), 1),
             validation_loss=last.loss if last else None,
             loss_gap=last.gap if last and commanded else None,
-            calibrated=calibrated and bool(space.attributes),
+            calibrated=swept > 0 and bool(space.attributes),
             kept_step=last.step if last else done_steps,
             signs=watch.means or monitor.signs,
             method=how.name,
@@ -339,6 +323,7 @@ def train(
             advice=(*watch.advice, *([told] if told else [])),
             validation_reward=last.reward if last else None,
             validation_calls=watch.judged,
+            calibration_calls=swept if space.attributes else 0,
             stopped=stopped,
             machine_hours=cost.machine_hours,
             gpu_hours=cost.gpu_hours,
@@ -352,7 +337,7 @@ def train(
         if selection is not None:
             done["selection"] = selection
         if origin is not None:
-            done["origin"] = {**origin.record(), "replayed": again}
+            done["origin"] = {**origin.record(), "replayed": material.replayed}
         from udrl.student.card import write_card
 
         write_card(partial, space=space, report=done, run_facts=facts)

@@ -157,7 +157,8 @@ def _reason(place: Path, code: int) -> str | None:
 
 def _over_ray(places: Sequence[Path], jobs: int) -> Iterator[tuple[Path, str | None]]:
     with _cluster() as ray:
-        cores, gpus = threads(jobs), min(1, ray.cluster_resources().get("GPU", 0))
+        largest = max((node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]), default=1)
+        cores, gpus = max(1, min(threads(jobs), int(largest))), min(1, ray.cluster_resources().get("GPU", 0))
         task = ray.remote(_remotely).options(num_cpus=cores, num_gpus=gpus)
         waiting = {task.remote(str(place), cores): place for place in places}
         while waiting:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 from udrl.data.answers import FILE as ANSWERS
 from udrl.data.episodes import Episode, iterate_episodes, reward_names, write_episodes
-from udrl.data.run import Run
+from udrl.data.run import Run, atomic_write
 from udrl.errors import RunError
+from udrl.student.partial import fingerprint
 
 BESIDE = ("tasks", ANSWERS)
 """What a run's episodes need beside them, where it is there."""
+STAGES = ("synth", "score", "hygiene")
+"""What a run's episodes have been through: what run.json says of it goes with them."""
+
+
+def data_of(run: Path) -> dict[str, str]:
+    """Return what a cell's outcome depends on besides its settings, which it belongs to: the run and a hash of its
+    episodes with their returns. Raises RunError where there are none."""
+    source = _source(run)
+    return {"run": str(run.absolute()), "episodes": fingerprint(list(iterate_episodes(source.episodes)))}
 
 
 def copy_of(run: Path, folder: Path, *, keep: Callable[[Episode], bool] | None = None) -> Path:
@@ -21,12 +31,10 @@ def copy_of(run: Path, folder: Path, *, keep: Callable[[Episode], bool] | None =
     keep: which episodes; None: all, which are then not copied but linked. What an earlier call made stays. Raises
     RunError where ``run`` has no episodes.
     """
-    source = Run(run)
-    facts = source.facts()
-    if not source.episodes.is_dir():
-        raise RunError(f"{run} has no episodes to study: make them with udrl synth --run {run}")
+    source = _source(run)
     if (folder / "run.json").is_file():
         return folder
+    facts = source.facts()
     folder.mkdir(parents=True, exist_ok=True)
     for name in BESIDE:
         if (run / name).exists() and not (folder / name).exists():
@@ -40,6 +48,19 @@ def copy_of(run: Path, folder: Path, *, keep: Callable[[Episode], bool] | None =
                 raise RunError(f"none of the episodes of {run} is left for {folder.name}")
             card = {"part of": str(run), "synth": facts["stages"].get("synth", {}).get("teacher", "unknown")}
             write_episodes(folder / "episodes", kept, reward_names=reward_names(source.episodes), card_facts=card)
-    shutil.copy(run / "run.json", folder / ".run.json.partial")
-    (folder / ".run.json.partial").rename(folder / "run.json")
+    facts["stages"] = {name: facts["stages"][name] for name in STAGES if name in facts["stages"]}
+    atomic_write(folder / "run.json", json.dumps(facts, indent=1))
     return folder
+
+
+def is_trained(run: Path) -> bool:
+    """Say whether the copy ``run`` has a student whose training is recorded."""
+    return (run / "student").is_dir() and "train" in Run(run).facts()["stages"]
+
+
+def _source(run: Path) -> Run:
+    source = Run(run)
+    source.check()
+    if not source.episodes.is_dir():
+        raise RunError(f"{run} has no episodes to study: make them with udrl synth --run {run}")
+    return source

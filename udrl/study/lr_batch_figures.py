@@ -14,10 +14,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from udrl.study.figures import Figure, crossed_interval
+
 Floats = npt.NDArray[np.float64]
 Kind = Literal["reasoning", "pattern"]
-Interval3 = tuple[float, float, float]
-"""A figure and its 95 % interval."""
 
 RESAMPLES = 2000
 RATIO, RATE, BATCH = "ratio", "learning rate", "batch size"
@@ -53,9 +53,9 @@ class Best:
     """
 
     cell: int
-    score: Interval3
+    score: Figure
     as_good: tuple[int, ...]
-    ratio: Interval3
+    ratio: Figure
 
 
 def best_of(values: Floats, grid: Grid, *, seed: int = 0) -> Best:
@@ -69,37 +69,13 @@ def best_of(values: Floats, grid: Grid, *, seed: int = 0) -> Best:
     return Best(best, crossed_interval(values[best]), tuple(as_good), (float(grid.ratios[best]), float(lo), float(hi)))
 
 
-def crossed_interval(values: Floats) -> Interval3:
-    """Return the mean of ``values`` (seeds, items), all items under every seed, with its 95 % interval.
-
-    Seeds and items are both taken for draws: the squared standard errors over seeds and over items are added (which
-    counts the noise of single values twice, to the safe side), with Student's t of the degrees of freedom that
-    Satterthwaite (1946) gives the sum. With one seed, over items alone.
-    """
-    from scipy.special import stdtrit
-
-    seeds, items = values.shape
-    mean = float(values.mean())
-    parts = [
-        (float(means.var(ddof=1)) / count, count - 1)
-        for means, count in ((values.mean(axis=1), seeds), (values.mean(axis=0), items))
-        if count > 1
-    ]
-    total = sum(part for part, _ in parts)
-    if total <= 0:
-        return mean, mean, mean
-    freedom = total**2 / sum(part**2 / free for part, free in parts)
-    half = float(stdtrit(freedom, 0.975)) * total**0.5
-    return mean, mean - half, mean + half
-
-
 @dataclass(frozen=True)
 class Correlations:
     """Spearman's rank correlation of the score with each of `PREDICTORS`, and by how much closer the ratio tells the
     score than the learning rate alone does (the difference of the two without their signs)."""
 
-    of: Mapping[str, Interval3]
-    ratio_over_rate: Interval3
+    of: Mapping[str, Figure]
+    ratio_over_rate: Figure
 
 
 def correlations(scores: Floats, grid: Grid, *, seed: int = 0) -> Correlations:
@@ -127,14 +103,14 @@ class Claim:
     tasks (geometric means), with the interval over draws of seeds; None without tasks of both kinds. verdict: in words.
     """
 
-    gains: Mapping[str, Interval3]
-    shift: Interval3 | None
+    gains: Mapping[str, Figure]
+    shift: Figure | None
     verdict: Literal["holds", "does not hold", "undecided", "not tested"]
 
 
 def claim_of(scores: Mapping[str, Floats], kinds: Mapping[str, Kind], grid: Grid, *, seed: int = 0) -> Claim:
     """Judge the claim on ``scores`` by task, (cells, seeds) each, and the kind of each task."""
-    gains: dict[str, Interval3] = {}
+    gains: dict[str, Figure] = {}
     ratios: dict[str, tuple[float, Floats]] = {}
     for kind in KINDS:
         tasks = [task for task in scores if kinds[task] == kind]
@@ -158,7 +134,7 @@ def claim_of(scores: Mapping[str, Floats], kinds: Mapping[str, Kind], grid: Grid
     return Claim(gains, (float(middle), float(least), float(most)), verdict)
 
 
-def _interval(value: float, drawn: Floats) -> Interval3:
+def _interval(value: float, drawn: Floats) -> Figure:
     lo, hi = np.quantile(drawn, [0.025, 0.975])
     return float(value), float(lo), float(hi)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from udrl.study.figures import Figure
 from udrl.study.lr_batch_cell import STEPS, TOKENS
 from udrl.study.lr_batch_figures import (
     KINDS,
@@ -18,7 +19,6 @@ from udrl.study.lr_batch_figures import (
     Correlations,
     Floats,
     Grid,
-    Interval3,
     Kind,
     best_of,
     claim_of,
@@ -262,7 +262,7 @@ class Results:
         )
 
 
-def _positive(score: Interval3, of: str) -> Interval3:
+def _positive(score: Figure, of: str) -> Figure:
     mean, low, high = score
     return score if of == REWARD else (-mean, -high, -low)
 

@@ -13,17 +13,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from udrl.data.episodes import Episode, iterate_episodes
 from udrl.data.hashing import hash_int
-from udrl.data.run import Run
-from udrl.errors import UsageError
+from udrl.data.run import Run, atomic_write
+from udrl.errors import MissingDependency, UsageError, is_installed
+from udrl.student.methods.pool import DERIVED
 from udrl.study.cells import Cell, run_cells
-from udrl.study.figures import mean, over_seeds, shown
-from udrl.study.folders import copy_of
+from udrl.study.figures import Figure, Items, gain, over_inputs, over_seeds, shown
+from udrl.study.folders import copy_of, data_of, is_trained
 from udrl.study.output import Bars, StudyReport, place_of, publish
 from udrl.study.training import Measure, facts_of, look_at
 
@@ -49,6 +50,7 @@ def study_methods(
     measure: Measure | None = None,
     machine_usd: float | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    rates: Mapping[str, float] | None = None,
     seed: int = 0,
     jobs: int = 1,
     ray: bool = False,
@@ -57,21 +59,28 @@ def study_methods(
     """Train and measure what is missing, and write RUN/study/NAME.
 
     seconds: of training in the arm ``time``; calls: returns looked at in the arm ``calls``. seeds: how many, from
-    ``seed`` on. options: by method, those of `udrl.student.methods`. machine_usd: price of an hour of this machine.
+    ``seed`` on. options: by method, those of `udrl.student.methods`; rates: by method, its learning rate, where it is
+    not the usual one of `udrl train --from`. machine_usd: price of an hour of this machine.
 
-    Raises UsageError for unknown methods and arms, StudentError where cells fail.
+    Raises UsageError for unknown methods and arms, MissingDependency where a method needs TRL and it is not installed,
+    StudentError where cells fail.
     """
-    from udrl.student.methods import method_of
+    from udrl.student.beginning import preset_of
+    from udrl.student.methods import method_of, through_trl
 
     if strange := [arm for arm in arms if arm not in ARMS]:
         raise UsageError(f"unknown arm '{strange[0]}' of the study; known: {', '.join(ARMS)}")
-    for method in methods:
-        method_of(method, (options or {}).get(method))
+    preset_of(student, "auto")
+    for name_, of in (("options", options), ("a learning rate", rates)):
+        if others := sorted(set(of or ()) - set(methods)):
+            raise UsageError(f"{name_} of the method {others[0]}, which the study does not train: {', '.join(methods)}")
+    if any(through_trl(method_of(one, (options or {}).get(one))) for one in methods) and not is_installed("trl"):
+        raise MissingDependency("the methods dpo and grpo need TRL: pip install 'udrl[study]', or name other methods")
     if seconds <= 0 or calls < 1 or seeds < 1 or start_steps < 1:
         raise UsageError("seconds, calls, seeds and start-steps of the study must be above 0")
     run, look = Path(run), measure or Measure()
     place = place_of(run, name)
-    common = {"run": str(run.absolute()), **look.settings}
+    common = {**data_of(run), **look.settings}
     with place.writing() as folder:
         begun = run_cells(
             folder,
@@ -89,13 +98,15 @@ def study_methods(
             for method in methods:
                 for k in range(seed, seed + seeds):
                     settings = {**common, "start": begun[f"{START}-{k}"]["student"], "method": method, "seed": k}
-                    settings |= {"options": dict((options or {}).get(method, {}))}
+                    settings |= {"options": dict((options or {}).get(method, {})), "rate": (rates or {}).get(method)}
                     settings |= {"seconds": seconds} if arm == "time" else {"calls": calls}
                     cells.append(Cell(f"{method}-{arm}-{k}", f"{__name__}:train_by", settings))
         found = {**begun, **run_cells(folder, cells, jobs=jobs, ray=ray)}
         settings = {"methods": list(methods), "arms": list(arms), "student": student, "start_steps": start_steps,
-                    "seconds": seconds, "calls": calls, "seeds": seeds, "seed": seed, **look.settings}  # fmt: skip
+                    "seconds": seconds, "calls": calls, "seeds": seeds, "seed": seed, "options": dict(options or {}),
+                    "rates": dict(rates or {}), **look.settings}  # fmt: skip
         lines = _lines(found, methods, arms, range(seed, seed + seeds), machine_usd)
+        gains = _gains(lines)
         return publish(
             place,
             folder,
@@ -103,8 +114,9 @@ def study_methods(
             settings=settings,
             cells=found,
             table=[HEADER, *(line.row for line in lines)],
-            notes=_notes(found),
+            notes=[*_told(gains, seeds), *_short(found, arms, calls), *_notes(found)],
             bars=_bars(lines),
+            findings={"relevance_gain": gains},
         )
 
 
@@ -113,40 +125,45 @@ def begin(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     from udrl.student.training import train
 
     run = copy_of(Path(settings["run"]), folder / "run")
-    if not (run / "student").is_dir():
+    if not is_trained(run):
         train(run, method="sft", student=settings["student"], steps=settings["steps"], seed=settings["seed"])
     return {**facts_of(run), **look_at(run, settings)}
 
 
 def train_by(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Train by one method in one arm, and measure the student; a cell."""
-    from udrl.student.methods import Grpo, method_of
+    from udrl.student.methods import Grpo, Udrl, method_of
     from udrl.student.training import train
 
     source, method = Path(settings["run"]), method_of(settings["method"], settings["options"])
     options: dict[str, Any] = {"method": method, "start_from": settings["start"], "seed": settings["seed"]}
-    options["replay"] = 0.0  # returns of the start's own episodes would be looked at, too
+    options |= {"replay": 0.0, "learning_rate": settings["rate"]}  # replayed returns would be looked at, too
     if "seconds" in settings:
         run = copy_of(source, folder / "run")
-        if not (run / "student").is_dir():
+        if not is_trained(run):
             options["steps"] = _steps_for(source, folder, settings["seconds"], options)
     elif isinstance(method, Grpo):
         run = copy_of(source, folder / "run")
         batch = max(1, round(32 / method.group_size)) * method.group_size
-        options |= {"batch_size": batch, "steps": max(1, settings["calls"] * method.updates // batch)}
+        steps = max(1, settings["calls"] * method.updates // batch)
+        options |= {"batch_size": batch, "steps": steps, "max_samples": max(batch, settings["calls"])}
     else:
-        chosen = first_inputs(source, settings["calls"], settings["seed"])
+        chosen = first_inputs(source, settings["calls"], settings["seed"], derived=isinstance(method, Udrl))
         run = copy_of(source, folder / "run", keep=lambda e: e.split != "train" or e.input_id in chosen)
-    if not (run / "student").is_dir():
+    if not is_trained(run):
         train(run, **options)
     return {**facts_of(run), **look_at(run, settings)}
 
 
-def first_inputs(run: Path, calls: int, seed: int) -> set[str]:
-    """Return the inputs, in a random order, that together have about ``calls`` scored training episodes."""
+def first_inputs(run: Path, calls: int, seed: int, *, derived: bool) -> set[str]:
+    """Return the inputs, in a random order, that together have about ``calls`` scored training episodes.
+
+    derived: count those that nobody wrote as an answer, too; upside-down RL alone learns from them.
+    """
     counts: dict[str, int] = {}
     for episode in iterate_episodes(Run(run).episodes, splits=("train",)):
-        counts[episode.input_id] = counts.get(episode.input_id, 0) + _scored(episode)
+        if derived or episode.origin not in DERIVED:
+            counts[episode.input_id] = counts.get(episode.input_id, 0) + _scored(episode)
     chosen, total = set(), 0
     for one in sorted(counts, key=lambda one: hash_int("study", seed, one)):
         if total >= calls:
@@ -171,28 +188,42 @@ def _steps_for(source: Path, folder: Path, seconds: float, options: Mapping[str,
         lines = (pilot / "student" / "training.jsonl").read_text(encoding="utf-8").splitlines()
         taken = [line["seconds"] for line in map(json.loads, lines) if "loss" in line][PILOT // 3 :]
         shutil.rmtree(pilot)
-        kept.write_text(json.dumps(max(2, int(seconds * len(taken) / sum(taken)))), encoding="utf-8")
+        atomic_write(kept, json.dumps(max(2, int(seconds * len(taken) / sum(taken)))))
     steps: int = json.loads(kept.read_text(encoding="utf-8"))
     return steps
 
 
 @dataclass(frozen=True)
 class _Line:
-    """One row of the table, with what the picture shows of it."""
+    """One row of the table, with what the picture shows of it. items: of each seed, the relevance by input."""
 
     label: str
     arm: str
-    relevance: tuple[float, float, float] | None
+    relevance: Figure | None
     row: list[str]
+    items: list[Items] = field(default_factory=list)
 
 
-HEADER = ["arm", "student", *COLUMNS, "relevance followed", "length followed", "seconds", "reward calls", "USD"]
+HEADER = [
+    "arm",
+    "student",
+    "relevance",
+    "over the start",
+    *COLUMNS[1:],
+    "relevance followed",
+    "length followed",
+    "seconds",
+    "reward calls",
+    "calls beside",
+    "USD",
+]
 
 
 def _lines(
     found: Mapping[str, Any], methods: Sequence[str], arms: Sequence[str], seeds: range, usd: float | None
 ) -> list[_Line]:
-    lines = []
+    lines: list[_Line] = []
+    start = [found[f"{START}-{k}"]["items"]["student@open"] for k in seeds]
     for arm, method in [("", START), *((arm, method) for arm in arms for method in methods)]:
         names = [f"{method}-{arm}-{k}" if arm else f"{method}-{k}" for k in seeds]
         cells = [found[name] for name in names]
@@ -203,24 +234,72 @@ def _lines(
                 continue
             figures = {c: over_seeds(row[c] for row in rows if c in row) for c in COLUMNS}
             follows = [_spearman(cells, attribute) if not told else "" for attribute in ("relevance", "length")]
-            seconds = sum(cell["seconds"] for cell in cells) / len(cells)
-            cost = [f"{seconds:.0f}", f"{sum(cell['reward_calls'] for cell in cells) / len(cells):,.0f}",
-                    "-" if usd is None else f"{seconds / 3600 * usd:.4f}"]  # fmt: skip
-            digits = {"length": 1}
-            row = [arm, f"{method}@{short}", *(shown(figures[c], digits.get(c, 3)) for c in COLUMNS), *follows]
-            lines.append(_Line(f"{method}@{short}", arm, figures["relevance"], row + (cost if not told else [""] * 3)))
+            cost = _cost(cells, usd) if not told else [""] * 4
+            items = [cell["items"][system] for cell in cells]
+            over = "" if method == START else shown(gain(items, start), signed=True)
+            row = [arm, f"{method}@{short}", *_cells(figures, over), *follows, *cost]
+            lines.append(_Line(f"{method}@{short}", arm, figures["relevance"], row, items))
             told = True
     teacher = [cell["rows"]["teacher"] for cell in found.values() if "teacher" in cell["rows"]]
     if teacher:
         figures = {c: over_seeds(row[c] for row in teacher if c in row) for c in COLUMNS}
-        row = ["", "teacher", *(shown(figures[c], 1 if c == "length" else 3) for c in COLUMNS), *[""] * 5]
-        lines.append(_Line("teacher", "", figures["relevance"], row))
+        lines.append(_Line("teacher", "", figures["relevance"], ["", "teacher", *_cells(figures, ""), *[""] * 6]))
+    return lines
+
+
+def _cells(figures: Mapping[str, Figure | None], over: str) -> list[str]:
+    shown_ = [shown(figures[name], 1 if name == "length" else 3) for name in COLUMNS]
+    return [shown_[0], over, *shown_[1:]]
+
+
+def _gains(lines: Sequence[_Line]) -> dict[str, dict[str, Any]]:
+    """Return by arm, student and other student of that arm by how much more relevant the first one writes."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in lines:
+        others = [other for other in lines if other.arm == one.arm and other is not one and other.items]
+        if one.arm and one.items:
+            gains = {other.label: gain(one.items, other.items) for other in others}
+            found.setdefault(one.arm, {})[one.label] = gains
+    return found
+
+
+def _told(gains: Mapping[str, Mapping[str, Mapping[str, Figure | None]]], seeds: int) -> list[str]:
+    """Say in words how upside-down RL, asked for its best, stands to each other method."""
+    lines, drawn = [], "inputs and seeds" if seeds > 1 else "inputs"
+    for arm, rows in gains.items():
+        against = [
+            f"{shown(figure, signed=True)} over {label.partition('@')[0]}"
+            for label, figure in rows.get("udrl@top", {}).items()
+            if figure and not label.startswith("udrl@")
+        ]
+        if against:
+            lines.append(f"At equal {arm}, relevance of udrl@top: {', '.join(against)} (paired, 95 % over {drawn}).")
     return lines
 
 
 def _spearman(cells: Sequence[Mapping[str, Any]], attribute: str) -> str:
-    values = [cell["obeys"][attribute]["spearman"] for cell in cells if attribute in cell["obeys"]]
-    return shown(mean(values), 2) if values else "takes no command"
+    values = [cell["items"].get(f"{attribute} followed", {}) for cell in cells]
+    return shown(over_inputs(values), 2) if any(values) else "takes no command"
+
+
+def _cost(cells: Sequence[Mapping[str, Any]], usd: float | None) -> list[str]:
+    """Return what the trainings of one row cost on average: seconds of the loop, reward calls, those that calibration
+    and validation made beside them, and the money of all of it."""
+
+    def average(*names: str) -> float:
+        return sum(cell[name] or 0 for cell in cells for name in names) / len(cells)
+
+    counts = [f"{average('reward_calls'):,.0f}", f"{average('calibration_calls', 'validation_calls'):,.0f}"]
+    return [f"{average('seconds'):.0f}", *counts, "-" if usd is None else f"{usd * average('machine_hours'):.4f}"]
+
+
+def _short(found: Mapping[str, Any], arms: Sequence[str], calls: int) -> list[str]:
+    """Name the trainings that had clearly fewer returns to look at than they may."""
+    limited = {name: cell for name, cell in found.items() if "-calls-" in name and not name.startswith("grpo-")}
+    names = [name for name, cell in limited.items() if 0 < cell["reward_calls"] < 0.95 * calls]
+    if "calls" not in arms or not names:
+        return []
+    return [f"{', '.join(names)}: the run has fewer than {calls:,} scored episodes of that kind"]
 
 
 def _notes(found: Mapping[str, Any]) -> list[str]:

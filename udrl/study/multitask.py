@@ -8,6 +8,7 @@ each-small  the same with a smaller ``part``: together as many steps, and about 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,27 @@ from typing import Any
 from udrl.data.episodes import iterate_episodes
 from udrl.data.run import Run
 from udrl.errors import UsageError
+from udrl.student.beginning import preset_of
+from udrl.student.presets import PRESETS, Preset
 from udrl.study.cells import Cell, run_cells
-from udrl.study.figures import Figure, over_seeds, shown
+from udrl.study.figures import Figure, Items, gain, over_inputs, shown
+from udrl.study.folders import data_of
 from udrl.study.output import Bars, StudyReport, place_of, publish
 from udrl.study.training import Measure, train_one
 
 ALL, EACH, SMALL = "all", "each", "each-small"
 SYSTEM = "student@top"
+KEYS = {SYSTEM: SYSTEM, "relevance": "relevance followed", "length": "length followed"}
+"""Figure -> its name among a cell's items."""
+DIGITS = {SYSTEM: 3, "relevance": 2, "length": 2}
+EVERY = "all tasks"
+Result = Mapping[str, Any]
+"""What a cell returned."""
+UNEQUAL = 0.15
+"""How far the parameters of two arms may be apart before it is said."""
 HEADER = [
-    "task", "students", "parameters together", "relevance at the top", "relevance followed", "length followed",
-    "seconds together",
+    "task", "students", "parameters together", "relevance at the top", "all gains", "relevance followed",
+    "all gains in following relevance", "length followed", "all gains in following length", "seconds together",
 ]  # fmt: skip
 
 
@@ -32,7 +44,7 @@ def study_multitask(
     run: Path | str,
     *,
     student: str = "gpt2-mini",
-    part: str = "gpt2-700k",
+    part: str | None = None,
     steps: int = 900,
     seeds: int = 3,
     measure: Measure | None = None,
@@ -43,16 +55,19 @@ def study_multitask(
 ) -> StudyReport:
     """Train and measure what is missing, and write RUN/study/NAME.
 
-    student: of ``all`` and ``each``; part: of ``each-small``; both from scratch. steps: in total. Raises UsageError
-    where the run has one task alone, StudentError where cells fail.
+    student: of ``all`` and ``each``; part: of ``each-small`` (None: the preset of which as many as there are tasks come
+    nearest to ``student``'s parameters); both from scratch. steps: in total. Raises UsageError where the run has one
+    task alone and for an unknown preset, StudentError where cells fail.
     """
     run, look = Path(run), measure or Measure()
     place = place_of(run, name)
     tasks = sorted({episode.task for episode in iterate_episodes(Run(run).episodes, splits=("train",))})
     if len(tasks) < 2:
         raise UsageError(f"{run} has the task {', '.join(tasks) or 'none'} alone: there is nothing to compare")
+    whole = preset_of(student, "random")
+    part = _part(whole, len(tasks)) if part is None else preset_of(part, "random").name
     share = max(1, round(steps / len(tasks)))
-    common = {"run": str(run.absolute()), **look.settings}
+    common = {**data_of(run), **look.settings}
     cells = []
     for k in range(seed, seed + seeds):
         cells.append(Cell(f"{ALL}-{k}", train_one, {**common, "student": student, "steps": steps, "seed": k}))
@@ -62,21 +77,28 @@ def study_multitask(
                 cells.append(Cell(f"{arm}-{task}-{k}", train_one, settings))
     with place.writing() as folder:
         found = run_cells(folder, cells, jobs=jobs, ray=ray)
-        rows = [HEADER]
-        bars: list[tuple[str, Figure]] = []
-        findings: dict[str, Any] = {}
-        for task in (*tasks, "all tasks"):
-            for arm in (ALL, EACH, SMALL):
-                parts = {k: _cells_of(found, arm, task, tasks, k) for k in range(seed, seed + seeds)}
-                figures = _figures(parts, task)
-                every = list(parts.values())
-                parameters = sum(cell["parameters"] for cell in every[0].values())
-                seconds = sum(cell["seconds"] for cells in every for cell in cells.values()) / len(every)
-                shown_ = [shown(figures[SYSTEM]), shown(figures["relevance"], 2), shown(figures["length"], 2)]
-                rows.append([task, arm, f"{parameters:,}", *shown_, f"{seconds:.0f}"])
-                findings.setdefault(task, {})[arm] = figures
+        parts = {
+            arm: [_cells_of(found, arm, tasks, k) for k in range(seed, seed + seeds)] for arm in (ALL, EACH, SMALL)
+        }
+        rows, bars, findings = [HEADER], list[tuple[str, Figure]](), dict[str, Any]()
+        for only in (*tasks, None):
+            for arm, students in parts.items():
+                figures, gains = _figures(students, only), {} if arm == ALL else _gains(parts[ALL], students, only)
+                asked = [cell for of_seed in students for cell in _distinct(of_seed, only)]
+                parameters, seconds = (sum(cell[name] for cell in asked) / seeds for name in ("parameters", "seconds"))
+                texts = [
+                    text
+                    for name, digits in DIGITS.items()
+                    for text in (
+                        shown(figures[name], digits),
+                        shown(gains[name], digits, signed=True) if gains else "",
+                    )
+                ]
+                rows.append([only or EVERY, arm, f"{parameters:,.0f}", *texts, f"{seconds:.0f}"])
+                found_here = {**figures, "one_for_all_gains": gains, "parameters": parameters}
+                findings.setdefault(only or EVERY, {})[arm] = found_here
                 if top := figures[SYSTEM]:
-                    bars.append((f"{task}: {arm}", top))
+                    bars.append((f"{only or EVERY}: {arm}", top))
         settings = {"student": student, "part": part, "steps": steps, "seeds": seeds, "seed": seed, **look.settings}
         return publish(
             place,
@@ -85,34 +107,48 @@ def study_multitask(
             settings=settings,
             cells=found,
             table=rows,
+            notes=_unequal(findings[EVERY], part),
             bars=Bars("relevance of student@top", bars),
             findings=findings,
         )
 
 
-def _cells_of(found: Mapping[str, Any], arm: str, task: str, tasks: Sequence[str], seed: int) -> dict[str, Any]:
-    """Return the cells that answer ``task`` (or every task) in one arm, by task."""
-    if arm == ALL:
-        return {task: found[f"{ALL}-{seed}"]}
-    wanted = [task] if task in tasks else tasks
-    return {one: found[f"{arm}-{one}-{seed}"] for one in wanted}
+def _unequal(arms: Mapping[str, Any], part: str) -> list[str]:
+    ratio = arms[SMALL]["parameters"] / arms[ALL]["parameters"]
+    if abs(ratio - 1) <= UNEQUAL:
+        return []
+    return [f"{SMALL}: the students of {part} have {ratio:.2f} times the parameters of the one for all tasks together"]
 
 
-def _figures(parts: Mapping[int, Mapping[str, Any]], task: str) -> dict[str, Figure | None]:
-    """Return relevance at the top and both obediences over the seeds; over tasks, means of the tasks' figures."""
-    found: dict[str, list[Figure]] = {SYSTEM: [], "relevance": [], "length": []}
-    for cells in parts.values():
-        seen: dict[str, list[Figure]] = {name: [] for name in found}
-        for one, cell in cells.items():
-            top, obeys = cell["rows"][SYSTEM], cell["obeys"]
-            whole = one == task and task not in top["tasks"]  # the one student's figures over all tasks
-            seen[SYSTEM].append(tuple(top["relevance"] if whole else top["tasks"][one]["relevance"]))
-            for name in ("relevance", "length"):
-                if name in obeys:
-                    value = obeys[name]["spearman"] if whole else obeys[name]["tasks"][one]
-                    seen[name].append((value, value, value))
-        for name, figures in seen.items():
-            if figures:
-                middle, low, high = (sum(column) / len(figures) for column in zip(*figures, strict=True))
-                found[name].append((middle, low, high))
-    return {name: over_seeds(figures) for name, figures in found.items()}
+def _part(student: Preset, tasks: int) -> str:
+    """Return the preset whose size times ``tasks`` is nearest to that of ``student``."""
+    sizes = {name: one.parameters for name, one in PRESETS.items() if one.hub is None}
+    return min(sizes, key=lambda name: abs(math.log(sizes[name] * tasks / student.parameters)))
+
+
+def _cells_of(found: Mapping[str, Any], arm: str, tasks: Sequence[str], seed: int) -> dict[str, Result]:
+    """Return the cell that answers each task in one arm."""
+    return {task: found[f"{ALL}-{seed}" if arm == ALL else f"{arm}-{task}-{seed}"] for task in tasks}
+
+
+def _distinct(students: Mapping[str, Result], task: str | None) -> list[Result]:
+    """Return the cells that answer ``task`` (None: any of them), each once."""
+    return list({id(cell): cell for name, cell in students.items() if task in (None, name)}.values())
+
+
+def _items(students: Mapping[str, Result], name: str) -> Items:
+    """Return what one seed's students measured, each on its own task."""
+    return {task: cell["items"].get(KEYS[name], {}).get(task, {}) for task, cell in students.items()}
+
+
+def _figures(seeds: Sequence[Mapping[str, Result]], task: str | None) -> dict[str, Figure | None]:
+    return {name: over_inputs([_items(one, name) for one in seeds], task) for name in KEYS}
+
+
+def _gains(
+    whole: Sequence[Mapping[str, Result]], parts: Sequence[Mapping[str, Result]], task: str | None
+) -> dict[str, Figure | None]:
+    """Return by how much the one student for all tasks is better, paired by input and seed."""
+    return {
+        name: gain([_items(one, name) for one in whole], [_items(one, name) for one in parts], task) for name in KEYS
+    }

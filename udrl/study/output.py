@@ -94,12 +94,13 @@ def publish(
     """Write the table, the picture and the JSON, and return where they are.
 
     table: header first. bars: draws the picture on a matplotlib figure. findings: what follows from the cells, for
-    programs. Cells come as they are.
+    programs. Cells come as they are, without the values of single inputs (``items``), which their result.json has.
     """
     from udrl.eval.measuring import describe_hardware
 
+    means = {name: {key: value for key, value in cell.items() if key != "items"} for name, cell in cells.items()}
     data = {"schema": SCHEMA, "udrl": __version__, "study": place.name, "title": title, "hardware": describe_hardware(),
-            "settings": settings, "findings": findings or {}, "notes": list(notes), "cells": cells}  # fmt: skip
+            "settings": settings, "findings": findings or {}, "notes": list(notes), "cells": means}  # fmt: skip
     text = [f"# {title}", "", _markdown(table), "", *(f"- {line}" for line in notes)]
     atomic_write(folder / TABLE, "\n".join(text).rstrip() + "\n")
     draw(folder / PICTURE, bars, title=title)

@@ -9,7 +9,8 @@ from typing import Any
 
 from udrl.errors import UsageError
 from udrl.study.cells import Cell, run_cells
-from udrl.study.figures import Figure, mean, over_seeds, shown
+from udrl.study.figures import Figure, mean, over_inputs, shown
+from udrl.study.folders import data_of
 from udrl.study.output import MUTED, STUDENT, StudyReport, place_of, publish
 from udrl.study.training import Measure, train_one
 
@@ -47,7 +48,7 @@ def study_size(
         raise UsageError("a study of sizes compares two students at least")
     run, look = Path(run), measure or Measure()
     place = place_of(run, name)
-    common = {"run": str(run.absolute()), **look.settings, "steps": steps}
+    common = {**data_of(run), **look.settings, "steps": steps}
     cells = [
         Cell(f"{one}-{k}", train_one, {**common, "student": one, "seed": k})
         for one in dict.fromkeys(students)
@@ -76,15 +77,19 @@ def study_size(
 
 
 def _figures(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    top = [cell["rows"]["student@top"] for cell in cells]
+    latencies = [cell["rows"]["student@top"].get("latency_ms") for cell in cells]
+
+    def over(name: str) -> Figure | None:
+        return over_inputs(cell["items"].get(name, {}) for cell in cells)
+
     return {
         "parameters": cells[0]["parameters"],
         "seconds": sum(cell["seconds"] for cell in cells) / len(cells),
-        "top": over_seeds(row["relevance"] for row in top),
-        "latency": mean(row["latency_ms"] for row in top if "latency_ms" in row),
-        **{name: mean(cell["obeys"][name]["spearman"] for cell in cells if name in cell["obeys"])
-           for name in ("relevance", "length")},
-    }  # fmt: skip
+        "top": over("student@top"),
+        "latency": mean(value for value in latencies if value is not None),
+        "relevance": over("relevance followed"),
+        "length": over("length followed"),
+    }
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,7 @@ class _Curves:
             axes.set_xscale("log")
             axes.set_title(title, fontsize=9)
             axes.set_xlabel("parameters")
-            axes.set_ylim(bottom=0)
+            if all(low >= 0 for _, (_, low, _) in points):
+                axes.set_ylim(bottom=0)
             axes.grid(color="#e5e5e5")
             axes.set_axisbelow(True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from udrl.data.run import Run
 from udrl.study.figures import measured
-from udrl.study.folders import copy_of
+from udrl.study.folders import copy_of, is_trained
 
 train_one = f"{__name__}:train_cell"
 """The cell's name for `udrl.study.cells`."""
@@ -39,7 +39,7 @@ def train_cell(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     run = copy_of(
         Path(settings["run"]), folder / "run", keep=None if task is None else lambda episode: episode.task == task
     )
-    if not (run / "student").is_dir():
+    if not is_trained(run):
         train(run, student=settings["student"], init="random", steps=settings["steps"], seed=settings["seed"])
     return {**facts_of(run), **look_at(run, settings)}
 
@@ -47,7 +47,8 @@ def train_cell(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 def facts_of(run: Path) -> dict[str, Any]:
     """Return what a cell keeps of a training."""
     stage = Run(run).facts()["stages"]["train"]
-    wanted = ("steps", "seconds", "reward_calls", "advice", "signs", "parameters", "validation_loss")
+    wanted = ("steps", "seconds", "machine_hours", "reward_calls", "validation_calls", "calibration_calls", "advice",
+              "signs", "parameters", "validation_loss")  # fmt: skip
     return {"student": str((run / "student").absolute()), **{name: stage.get(name) for name in wanted}}
 
 

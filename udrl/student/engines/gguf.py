@@ -1,12 +1,8 @@
 """A GPT-2 student as one GGUF file, for llama.cpp, Ollama, LM Studio and all that is built on them.
 
-Control rows stand behind the text rows, as in the checkpoint, and must never be written, whatever program samples. In a
-GGUF file nothing can forbid an id, so the weights do. A layer norm without gain sums to 0 over its width, so with a
-shift of 1 it sums to the width, whatever the input: a head whose rows take up the norm's own gain and shift can give
-every id a constant of its own. Text ids keep their logits, control ids get `NEVER`.
-
-A control row's token has a text that no merge makes, and the type "unused", which no text is parsed to: commands are
-given as ids. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+Control rows stand behind the text rows, as in the checkpoint, and are never written, whatever program samples
+(`udrl.student.engines.closed`). A control row's token has a text that no merge makes, and the type "unused", which no
+text is parsed to: commands are given as ids. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
 from __future__ import annotations
@@ -19,11 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from udrl.student.model import ROW_MULTIPLE, StudentModel
+from udrl.student.engines.closed import embeddings, head, rows_of, token_names
+from udrl.student.model import StudentModel
 
 FILE = "student.gguf"
-NEVER = -1000.0
-"""Logit of an id that is not to be written: far below any text's, and small enough for half floats."""
 
 
 @torch.no_grad()
@@ -47,7 +42,7 @@ def write_gguf(student: StudentModel, tokenizer: Any, folder: Path, *, name: str
     writer.add_head_count(config.n_head)
     writer.add_layer_norm_eps(config.layer_norm_epsilon)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0 if quantised else gguf.LlamaFileType.ALL_F32)
-    size = -(-(base + student.space.size) // ROW_MULTIPLE) * ROW_MULTIPLE
+    size = rows_of(student)
     _add_vocabulary(writer, tokenizer, base, size)
 
     def add(name: str, values: torch.Tensor, as_kind: Any = kind.F32) -> None:
@@ -62,10 +57,7 @@ def write_gguf(student: StudentModel, tokenizer: Any, folder: Path, *, name: str
         add(f"{name}.weight", layer.weight)
         add(f"{name}.bias", layer.bias)
 
-    rows = torch.zeros(size, config.n_embd)
-    rows[:base] = transformer.wte.weight[:base]
-    rows[base : base + student.space.size] = student.rows.table()
-    add("token_embd.weight", rows, matrices)
+    add("token_embd.weight", embeddings(student), matrices)
     add("position_embd.weight", transformer.wpe.weight)
     for index, block in enumerate(transformer.h):
         at = f"blk.{index}"
@@ -84,29 +76,16 @@ def write_gguf(student: StudentModel, tokenizer: Any, folder: Path, *, name: str
     writer.close()
 
 
-def head(weight: torch.Tensor, norm: Any, size: int) -> torch.Tensor:
-    """Return the head (size, width) for a final norm whose gain and shift are 1, in place of ``weight`` and ``norm``.
-
-    Text ids get the logits that ``weight`` (text ids, width) gives behind ``norm``, the ids above get `NEVER`.
-    """
-    width = weight.shape[1]
-    made = torch.full((size, width), NEVER / width, dtype=torch.float64)
-    scaled = weight.double() * norm.weight.double()
-    constant = weight.double() @ norm.bias.double()
-    made[: len(weight)] = scaled + ((constant - scaled.sum(1)) / width)[:, None]
-    return made.float()
-
-
 def _add_vocabulary(writer: Any, tokenizer: Any, base: int, size: int) -> None:
     import gguf
 
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    known = {index: token for token, index in tokenizer.get_vocab().items()}
+    known = set(tokenizer.get_vocab().values())
     special = set(tokenizer.all_special_ids)
     kinds = gguf.TokenType
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([known[i] if i < base and i in known else f"[unused {i}]" for i in range(size)])
+    writer.add_token_list(token_names(tokenizer, base, size))
     writer.add_token_types(
         [kinds.UNUSED if i >= base or i not in known else kinds.CONTROL if i in special else kinds.NORMAL
          for i in range(size)]
