@@ -63,6 +63,25 @@ def test_commands_bins_hold_enough_episodes_and_merge_ties() -> None:
     assert tied.positions[0] == pytest.approx(2.5)  # the middle of the six bins that it stands for
 
 
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {0.0: 97, 1 / 3: 1, 2 / 3: 1, 1.0: 1},
+        {0.0: 1, 1 / 3: 1, 2 / 3: 1, 1.0: 97},
+        {0.0: 50, 1.0: 50},
+        {0.0: 1, 1.0: 999},
+    ],
+)
+def test_commands_each_of_a_few_values_has_a_row_however_rare(counts: dict[float, int]) -> None:
+    values = [value for value, count in counts.items() for _ in range(count)]
+    made = CommandSpace.fit(10, (Attribute("format", 0, 1),), {"t": {"format": values}})
+    places = made.scales["t"]["format"].positions
+    assert places[0] >= 0
+    assert places[-1] <= made.bins - 1
+    assert all(b - a >= 1 for a, b in itertools.pairwise(places))
+    assert len({tuple(made.render("t", made.positions("t", {"format": value}))) for value in counts}) == len(counts)
+
+
 def test_commands_small_task_uses_the_pooled_bins() -> None:
     rng = np.random.default_rng(1)
     big = {"relevance": rng.random(1000).tolist(), "length": rng.integers(3, 60, 1000).tolist()}

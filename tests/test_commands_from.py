@@ -16,6 +16,7 @@ from udrl.commands import LENGTH, Command, CommandSpace
 from udrl.data.episodes import read_episodes, write_episodes
 from udrl.errors import StudentError, UsageError
 from udrl.rewards.scoring import score
+from udrl.student.calibrating import recalibrate
 from udrl.student.examples import make_examples
 from udrl.student.initialise import scratch_gpt2
 from udrl.student.origin import find_origin
@@ -58,7 +59,7 @@ def before(episodes: Path, tiny: str, tmp_path_factory: pytest.TempPathFactory) 
     """The run of two tasks with a student that obeys length."""
     run = tmp_path_factory.mktemp("from") / "two"
     shutil.copytree(episodes, run)
-    train(run, student=tiny, steps=300, **SMALL)
+    train(run, student=tiny, steps=600, **SMALL)
     return run
 
 
@@ -112,8 +113,8 @@ def test_from_obeys_in_the_old_tasks_as_in_the_new(before: Path, after: Path) ->
     (was, gap), (loss, now) = loss_and_gap(old, before), loss_and_gap(new, before)
     assert loss < was + 0.15, "replay keeps what was known"
     assert now > 0.5 * gap > 0, "and obeyed"
-    for task in ("text-to-image", NEW):
-        assert mean_words(new, task, 0.95) > 1.2 * mean_words(new, task, 0.05)
+    long, short = (sum(mean_words(new, task, level) for task in (*OLD, NEW)) for level in (0.95, 0.05))
+    assert long > 1.2 * short, "and so is what is new"
     assert new.calibration is not None
     assert set(new.calibration.curves) == {*OLD, NEW}, "weights have changed: old tasks are measured again"
 
@@ -202,3 +203,18 @@ def test_text_commands_through_generate_guidance_render_and_bench(
     assert f" | {first['task']} length=" in first["prompt"]
     student = udrl.load(spoken, device="cpu")
     assert student.tokenizer.encode(" " + first["prompt"], add_special_tokens=False) == first["prompt_ids"]
+
+
+def test_recalibrating_measures_the_tasks_of_both_runs(after: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(after, run)
+    recalibrate(run, inputs=1, temperature=0.5)
+    found = udrl.load(run, device="cpu").calibration
+    assert found is not None
+    assert set(found.curves) == {*OLD, NEW}
+    facts = json.loads((run / "run.json").read_text())
+    facts["stages"]["train"]["origin"]["student"] = str(tmp_path / "gone")
+    (run / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(StudentError, match="search-query, text-to-image any more"):
+        recalibrate(run, inputs=1, temperature=0.6)
+    assert udrl.load(run, device="cpu").calibration == found

@@ -282,3 +282,11 @@ def test_engines_sessions_grow_and_keep_rows_as_torch_does(students: dict[str, S
             logits, others = session.step(ids), other.step(ids)
             others += 0  # may be written to
     assert isinstance(students["onnx-fp32"].computes, OnnxEngine)
+
+
+def test_engines_export_of_a_student_without_commands_is_judged_by_relevance(copy: Path) -> None:
+    shutil.rmtree(copy / "student")
+    udrl.train(copy, student="gpt2-700k", init="random", method="sft", steps=3, signs_inputs=0, calibration_inputs=0)
+    [report] = export(copy, precision="int8").exports
+    assert report.verification.relevance is not None
+    assert report.verification.spearman == {}

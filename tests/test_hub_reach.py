@@ -6,12 +6,16 @@ import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
+import torch
 
 from udrl.errors import StudentError
 from udrl.hub import is_reachable
 from udrl.student.beginning import _pretrained
+from udrl.student.initialise import scratch_gpt2
+from udrl.student.tokenizer import train_tokenizer
 
 
 class Refusing(BaseHTTPRequestHandler):
@@ -48,6 +52,16 @@ def test_hub_is_reachable_whatever_it_answers(endpoint: str, monkeypatch: pytest
     assert is_reachable()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert not is_reachable(), "not when the client is set to be offline"
+
+
+def test_weights_in_a_pickle_are_refused(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["a red fox"], 300)
+    model = scratch_gpt2(vocab_size=300, layers=1, width=16, heads=1, context=16, eos=tokenizer.eos_token_id, seed=0)
+    tokenizer.save_pretrained(tmp_path)
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(StudentError, match=r"cannot be loaded .*safetensors"):
+        _pretrained(str(tmp_path))
 
 
 @pytest.mark.usefixtures("nowhere")

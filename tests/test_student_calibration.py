@@ -14,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from udrl.commands import LENGTH, Attribute, CommandSpace
-from udrl.errors import StudentError
+from udrl.errors import RewardError, StudentError, UsageError
+from udrl.rewards import computable
 from udrl.student.calibrating import recalibrate
 from udrl.student.calibration import FILE, Calibration, Curve
 from udrl.student.measure import calibrate
+from udrl.student.signs import signs_of
 from udrl.student.student import SAMPLING, Generation, load_student
 
 
@@ -144,3 +146,32 @@ def test_recalibrating_without_validation_episodes_keeps_the_calibration(small_r
     with pytest.raises(StudentError, match="no validation episodes"):
         recalibrate(run)
     assert (run / "student" / FILE).read_bytes() == before
+
+
+def test_recalibrating_refuses_guidance_that_the_student_never_learned(small_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    facts = json.loads((run / "run.json").read_text())
+    facts["stages"]["train"]["options"]["open_all"] = 0
+    (run / "run.json").write_text(json.dumps(facts))
+    before = (run / "student" / FILE).read_bytes()
+    with pytest.raises(UsageError, match="without command dropout"):
+        recalibrate(run, inputs=1, guidance=1.5)
+    assert (run / "student" / FILE).read_bytes() == before
+
+
+def test_a_reward_that_fails_ends_no_training_and_spoils_no_calibration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = Mechanical()
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "never_a_number.py").write_text(
+        "def relevance(inputs, completions):\n    return [float('nan')] * len(inputs)\n\n"
+        "relevance.low, relevance.high = 0, 1\n"
+    )
+    rewards = computable(["relevance"], sources={"relevance": "never_a_number:relevance"})
+    with pytest.raises(RewardError, match=r"'relevance' returned nan .*outside its declared range"):
+        calibrate(student, {"t": ["a b c"]}, rewards)  # type: ignore[arg-type]
+    measure = signs_of(student, {"t": ["a b c"]}, lambda: rewards, seed=0)  # type: ignore[arg-type]
+    with pytest.warns(UserWarning, match="no signs of obedience this time: reward 'relevance'"):
+        assert measure() == {}

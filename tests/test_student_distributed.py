@@ -18,7 +18,7 @@ from tiny_students import CASES, fit_in
 from udrl.errors import StudentError, UsageError
 from udrl.ranks import Rank
 from udrl.student.distributed import check_share, own_device
-from udrl.student.loop import STATE
+from udrl.student.partial import STATE
 
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 TRAIN = ["train", "--student", "gpt2-mini", "--vocab-size", "400", "--steps", "2", "--batch-size", "4"]

@@ -18,10 +18,11 @@ from udrl.errors import MissingDependency, StudentError, UsageError
 from udrl.student import gpt2, loop
 from udrl.student.distributed import Replica
 from udrl.student.examples import batch_of
-from udrl.student.loop import BEST, STATE
+from udrl.student.loop import BEST
 from udrl.student.model import StudentModel
 from udrl.student.monitor import EVENTS, Monitor
 from udrl.student.options import LoopOptions, rate
+from udrl.student.partial import STATE
 from udrl.student.validation import Validation, best_of, out_of_patience
 
 
@@ -198,6 +199,7 @@ def test_monitor_writes_lines_events_and_a_readable_line(tmp_path: Path) -> None
         "loss 2.00, validation 2.50 (+0.25 if commands lie), obeys length 0.90, ends 100%, diversity 0.80, 200 tokens/s"
     )
     assert monitor.signs == signs
+    assert (tmp_path / "training.jsonl").read_text().count("\n") == 2, "a kill now would lose none"
     monitor.close()
     lines = [json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 1]

@@ -11,8 +11,9 @@ from tiny_students import examples, fit, new_student, options
 
 from udrl.errors import UsageError
 from udrl.student.examples import batch_of
-from udrl.student.loop import STATE, run_loop
+from udrl.student.loop import run_loop
 from udrl.student.lora import add_lora, merge_lora
+from udrl.student.partial import STATE
 from udrl.student.training import train
 
 RANK = 2

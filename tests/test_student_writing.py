@@ -20,7 +20,7 @@ from udrl.student.decoding import Sampling
 from udrl.student.streaming import settled
 from udrl.student.student import Student
 from udrl.student.tokenizer import encode
-from udrl.student.wording import Wording, contains
+from udrl.student.wording import Vocabulary, Wording, Writer, contains
 
 pytestmark = pytest.mark.filterwarnings("default:target .* is beyond what")  # the small student reaches nothing yet
 
@@ -52,6 +52,26 @@ def test_vocabulary_knows_the_bytes_of_every_id(small_student: Student) -> None:
     text = "Füchse art — naïve 猫 <|endoftext|> x\n\t\u00a0 🦊"
     ids = encode(small_student.tokenizer, [text])[0]
     assert b"".join(pieces[id_] for id_ in ids).decode() == " " + text
+
+
+def test_wording_never_takes_an_id_that_stands_for_no_text(small_student: Student) -> None:
+    size = small_student.space.base
+    wide = Vocabulary(small_student.tokenizer, size + 3)  # as models whose embedding was padded
+    assert wide.nothing.tolist() == [size, size + 1, size + 2]
+    logits = torch.zeros(size + 3)
+    logits[size] = 20
+    logits[5] = 10
+    writer = Writer(Wording(ban=("art",)), wide, 8)
+    assert writer.next(logits, lambda of, _: int(of.argmax()), lambda _: logits) == 5
+
+
+def test_same_seed_and_input_give_the_same_completion_wherever_they_stand(small_student: Student) -> None:
+    command, sampling = Command("text-to-image", {}), Sampling(temperature=1.0, max_tokens=12)
+    texts = ["a red fox", "an old harbour", "a red fox", "a red fox"]
+    own = small_student.generate(texts, [command] * 4, seeds=[3, 3, 3, 4], sampling=sampling)
+    assert own[0] == own[2] != own[3]
+    one, other = small_student.generate(texts[::2], [command] * 2, seeds=3, sampling=sampling)
+    assert one != other, "one seed for all: equal inputs differ"
 
 
 def test_wording_that_nothing_offends_changes_nothing(generate: Callable[..., list[str]]) -> None:

@@ -15,10 +15,11 @@ from udrl.commands import Attribute, CommandSpace
 from udrl.ranks import joined
 from udrl.student.examples import Examples
 from udrl.student.initialise import scratch_gpt2
-from udrl.student.loop import STATE, run_loop
+from udrl.student.loop import run_loop
 from udrl.student.lora import add_lora
 from udrl.student.model import StudentModel
 from udrl.student.options import LoopOptions
+from udrl.student.partial import STATE
 from udrl.student.validation import Validation
 
 BASE = 80

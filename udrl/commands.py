@@ -91,6 +91,8 @@ class Scale:
         if 1 < len(different) <= FEW:
             middles = (np.cumsum(counts) - counts / 2) / len(ordered)
             own = np.clip(bins * middles - 0.5, 0, bins - 1)
+            rungs = np.arange(len(own)) * min(1.0, (bins - 1) / (len(own) - 1))  # the rare ones, too, a bin apart
+            own = np.minimum(np.maximum.accumulate(own - rungs), bins - 1 - rungs[-1]) + rungs
             return Scale(tuple(map(float, different)), tuple(map(float, own)), quantiles)
         count = max(1, min(bins, len(ordered) // min_per_bin))
         merged: dict[float, list[float]] = {}

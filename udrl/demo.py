@@ -117,7 +117,8 @@ def _train(place: Run, *, fresh: bool, steps: int, seed: int) -> None:
     earlier = place.facts()["stages"].get("train", {})
     wanted = {"student": STUDENT, "steps": steps, "seed": seed}
     if fresh or not place.student.is_dir() or not wanted.items() <= earlier.items():
-        train(place.path, student=STUDENT, init="random", steps=steps, seed=seed, calibration_inputs=1)
+        train(place.path, student=STUDENT, init="random", steps=steps, seed=seed, calibration_inputs=1,
+              restart=fresh)  # fmt: skip
     calibration = Calibration.load(place.student)
     if calibration is None or calibration.sampling["guidance"] != GUIDANCE:
         recalibrate(place.path, guidance=GUIDANCE, seed=seed)

@@ -16,6 +16,7 @@ from udrl.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from udrl.commands import Command
+    from udrl.data.run import Run
     from udrl.student.answers import Answer, Score
     from udrl.student.decoding import Sampling
     from udrl.student.student import Student
@@ -226,17 +227,17 @@ def _stream(student: Student, text: str, wanted: Command, *, seed: int, sampling
 
 def _check_guidable(run: Path) -> None:
     """Raise UsageError where it is known that the student was never trained without a command."""
+    from udrl.student.guidance import check_guidable
+
+    if (place := _run_of(run)) is not None:
+        check_guidable(place)
+
+
+def _run_of(folder: Path) -> Run | None:
+    """Return the run that ``folder`` is, or whose student it is."""
     from udrl.data.run import Run
 
-    for folder in (run, run.parent):
-        if (folder / "run.json").exists():
-            options = Run(folder).facts()["stages"].get("train", {}).get("options", {})
-            if options.get("open_all", 1) == 0:
-                raise UsageError(
-                    f"the student of {folder} was trained without command dropout (open_all 0): --guidance compares "
-                    "with the open command, which it does not know"
-                )
-            return
+    return next((Run(place) for place in (folder, folder.parent) if (place / "run.json").exists()), None)
 
 
 def _merge(targets: Mapping[str, float], named: Mapping[str, float | None]) -> dict[str, float]:
@@ -261,15 +262,14 @@ def _task(task: str | None, known: tuple[str, ...]) -> str:
 def _rewards(run: Path, attributes: tuple[str, ...]) -> dict[str, Score]:
     """Return what achieved values are measured with: relevance and the student's other rewards."""
     from udrl.data.answers import read_answers
-    from udrl.data.run import Run
     from udrl.rewards import computable
 
-    place = Run(run)
-    scored = place.facts()["stages"].get("score", {}) if (run / "run.json").exists() else {}
+    place = _run_of(run)
+    scored = place.facts()["stages"].get("score", {}) if place is not None else {}
     names = dict.fromkeys(("relevance", *(name for name in attributes if name != "length")))
     sources = {fact["name"]: fact["source"] for fact in scored.get("rewards", ())}
     encoder = (scored.get("encoder") or {}).get("name")
-    return dict(computable(names, encoder=encoder, sources=sources, answers=read_answers(run)))
+    return dict(computable(names, encoder=encoder, sources=sources, answers=read_answers(place.path if place else run)))
 
 
 def _inputs(words: tuple[str, ...], file: Path | None, field: str | None, run: Path, task: str) -> Iterator[str]:
@@ -311,7 +311,7 @@ def _held_out(run: Path, task: str) -> list[str]:
     from udrl.data.episodes import read_episodes
     from udrl.data.run import Run
 
-    episodes = read_episodes(Run(run).episodes, splits=("test",))
+    episodes = read_episodes((_run_of(run) or Run(run)).episodes, splits=("test",))
     texts = list(dict.fromkeys(episode.input for episode in episodes if episode.task == task))[:HELD_OUT]
     click.echo(f"no text given: {len(texts)} held-out inputs of {run} are shown", err=True)
     return texts

@@ -22,10 +22,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from udrl.errors import RewardError, UsageError, unknown
-from udrl.rewards.base import Reward, RewardFacts, compute, compute_known, covered
+from udrl.rewards.base import Checked, Reward, RewardFacts, compute, compute_known, covered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,6 +144,7 @@ def computable(
     Left out are the columns of a user's own data, whose values nobody can compute. sources: where each name
     was loaded from when the episodes were scored (``RewardFacts.source`` in run.json); a name without one is
     its own source. encoder: what relevance scores with, or its name; answers: what accuracy compares with.
+    Calling one raises what ``compute`` raises.
     """
     found: dict[str, Reward] = {}
     for name in names:
@@ -154,7 +155,8 @@ def computable(
             from udrl.encoder import load_encoder
 
             encoder = load_encoder(encoder)
-        found[name] = load_reward(source, encoder=None if isinstance(encoder, str) else encoder, answers=answers)
+        known = load_reward(source, encoder=None if isinstance(encoder, str) else encoder, answers=answers)
+        found[name] = cast("Reward", Checked(known))
     return found
 
 

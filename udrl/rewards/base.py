@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from udrl.errors import RewardError
 
@@ -123,6 +123,21 @@ def compute(
             )
         values.append(value)
     return values
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A reward every value of which passes through ``compute``; otherwise the ``reward`` itself."""
+
+    reward: Reward
+
+    def __call__(self, inputs: Sequence[str], completions: Sequence[str]) -> list[float]:
+        return compute(self.reward, inputs, completions)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "reward":  # while it is copied or unpickled
+            raise AttributeError(name)
+        return getattr(self.reward, name)
 
 
 def _culprit(

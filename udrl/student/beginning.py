@@ -74,18 +74,20 @@ def begin(
     """
     import torch
 
+    from udrl.student.examples import fitting
     from udrl.student.initialise import scratch_gpt2
     from udrl.student.model import StudentModel, grown, load_model
     from udrl.student.tokenizer import encode, load_tokenizer, train_tokenizer
 
-    model = None
+    model, context = None, preset.context
     if origin is not None:
         tokenizer = load_tokenizer(origin.folder, local_files_only=True)
-        base = origin.space.base
+        known, base = load_model(origin.folder, origin.space), origin.space.base
+        context = known.model.config.max_position_embeddings
         rendering = "ids" if origin.space.text is None else "text"
     elif preset.hub is not None:
         model, tokenizer = _pretrained(preset.hub)
-        base = len(model.get_input_embeddings().weight)
+        base, context = len(model.get_input_embeddings().weight), model.config.max_position_embeddings
     elif (folder / "tokenizer.json").exists():
         tokenizer = load_tokenizer(folder, local_files_only=True)
         base = len(tokenizer)
@@ -93,13 +95,14 @@ def begin(
         texts = {e.input for e in episodes} | {e.completion for e in episodes}
         tokenizer = train_tokenizer(sorted(texts), vocab_size or preset.vocab_size)
         base = len(tokenizer)
-    space = _space(episodes, base, attributes, facts, origin, commanded, refit)
+    learned = fitting(episodes, tokenizer, context) or episodes
+    space = _space(learned, base, attributes, facts, origin, commanded, refit)
     if rendering == "text":
         names = [a.name for a in space.attributes]
         pieces = partial(encode, tokenizer)
         space = replace(space, text=TextCommands.make(pieces, tasks=space.tasks, attributes=names, bins=space.bins))
     if origin is not None:
-        made = grown(load_model(origin.folder, origin.space), space)
+        made = grown(known, space)
     else:
         if model is None:
             model = scratch_gpt2(
@@ -130,7 +133,7 @@ def _pretrained(source: str) -> tuple[Any, Any]:
     here = {"local_files_only": Path(source).is_dir() or not is_reachable()}
     try:
         tokenizer = load_tokenizer(source, **here)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **here)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **here)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise StudentError(

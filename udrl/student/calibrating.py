@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from udrl.commands import LENGTH
-from udrl.data.answers import Answers, read_answers
-from udrl.data.episodes import Episode, read_episodes
+from udrl.data.answers import Answers
+from udrl.data.episodes import Episode
 from udrl.data.run import Run
 from udrl.errors import StudentError
 from udrl.progress import track
+from udrl.student.origin import find_origin
 
 if TYPE_CHECKING:
     from udrl.student.measure import Score
@@ -52,8 +53,11 @@ def recalibrate(
     inputs: validation inputs a task. temperature, top_p, no_repeat, guidance: see `Sampling`; None keeps what the
     student ships with, and what is given becomes that. encoder: of relevance; None is the run's.
 
-    Raises StudentError where the run has no student or no validation episodes; its calibration then stays.
+    A student that was started from another one is measured on the tasks of both, as its training did. Raises
+    StudentError where the run has no student or no validation episodes, or where a task would lose its calibration,
+    and UsageError for guidance of a student that does not know the open command; its calibration then stays.
     """
+    from udrl.student.guidance import check_guidable
     from udrl.student.student import load_student
 
     place = Run(run)
@@ -62,16 +66,24 @@ def recalibrate(
         given = {"temperature": temperature, "top_p": top_p, "no_repeat": no_repeat, "guidance": guidance}
         changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         student.sampling = replace(student.sampling, **changed)
+        if student.sampling.guidance != 1:
+            check_guidable(place)
+        held, facts, answers = _validation_of(place)
+        measured = student.calibration.curves if student.calibration else {}
+        if lost := sorted(measured.keys() - {episode.task for episode in held}):
+            raise StudentError(
+                f"there are no validation episodes of {', '.join(lost)} any more, whose calibration would be lost: put "
+                "the run that the student was started from back where it was, or train again"
+            )
         student.calibration = None
-        held = read_episodes(place.episodes, splits=("validation",))
         if not calibrate_on(
             student,
             held,
             place.student,
             count=inputs,
             encoder=encoder,
-            facts=place.facts(),
-            answers=read_answers(place.path),
+            facts=facts,
+            answers=answers,
             seed=seed,
         ):
             raise StudentError(
@@ -88,6 +100,18 @@ def recalibrate(
         report = CalibrateReport(place.student, found.inputs, found.sampling, reachable)
         place.record("calibrate", **{**asdict(report), "folder": str(place.student)}, seed=seed)
         return report
+
+
+def _validation_of(place: Run) -> tuple[list[Episode], Mapping[str, Any], Answers]:
+    """Return what the training of the run's student calibrated on, as far as it is still there."""
+    from udrl.student.planning import validation_of
+
+    trained = place.facts()["stages"].get("train", {})
+    try:
+        origin = find_origin(trained["origin"]["student"]) if trained.get("origin") else None
+    except StudentError:
+        origin = None
+    return validation_of(place, origin)
 
 
 def calibrate_on(
@@ -108,7 +132,7 @@ def calibrate_on(
     """
     from udrl.student.measure import calibrate
 
-    chosen = first_inputs(held, count)
+    chosen = first_inputs([episode for episode in held if episode.task in student.tasks], count)
     if not any(chosen.values()):
         return 0
     rewards = rewards_of(student, encoder, facts, answers)

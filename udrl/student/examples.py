@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from udrl.commands import LENGTH, CommandSpace
 from udrl.data.episodes import Episode
+from udrl.errors import StudentError
 from udrl.student.packing import Batch, Indices, pack
 from udrl.student.tokenizer import encode
 
@@ -22,7 +24,7 @@ Mask = npt.NDArray[np.bool_]
 class Examples:
     """Encoded episodes. positions: each attribute's position or None, by name; ``task`` is the task's name.
 
-    weights: how much each counts in the loss, None where all count alike.
+    weights: how much each counts in the loss, None where all count alike. cut: how many inputs lost their end.
     """
 
     tasks: tuple[str, ...]
@@ -30,6 +32,7 @@ class Examples:
     completions: list[list[int]]
     positions: list[dict[str, float]]
     weights: list[float] | None = None
+    cut: int = 0
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -59,19 +62,54 @@ def make_examples(
     completions = encode(tokenizer, [e.completion for e in episodes])
     end = tokenizer.eos_token_id
     kept: list[tuple[str, list[int], list[int], dict[str, float], float]] = []
+    cut = 0
     for place, (episode, text, written) in enumerate(zip(episodes, inputs, completions, strict=True)):
         room = context - space.prompt_size - len(written)
         if room > 0 and written:
             positions = space.positions(episode.task, achieved(episode)) if commanded else {}
             weight = 1.0 if weights is None else weights[place]
             kept.append((episode.task, text[:room], [*written, end], positions, weight))
+            cut += len(text) > room
     return Examples(
         tuple(k[0] for k in kept),
         [k[1] for k in kept],
         [k[2] for k in kept],
         [k[3] for k in kept],
         None if weights is None else [k[4] for k in kept],
+        cut,
     )
+
+
+def fitting(episodes: Sequence[Episode], tokenizer: Any, room: int) -> list[Episode]:
+    """Return those whose completion has fewer than ``room`` tokens. None has more than its text has bytes."""
+    long = [place for place, one in enumerate(episodes) if len(one.completion.encode()) >= room]
+    written = encode(tokenizer, [episodes[place].completion for place in long]) if long else []
+    out = {place for place, ids in zip(long, written, strict=True) if len(ids) >= room}
+    return [one for place, one in enumerate(episodes) if place not in out]
+
+
+def warn_of_long(examples: Examples, episodes: int, context: int) -> None:
+    """Warn of what a student that reads ``context`` tokens does not learn from, of so many ``episodes``.
+
+    Raises StudentError where nothing is left.
+    """
+    left_out = f"the completions of {episodes - len(examples):,} of {episodes:,} training episodes"
+    if not len(examples):
+        raise StudentError(
+            f"{left_out} are empty or longer than the {context} tokens that the student reads: take one that reads more"
+        )
+    if len(examples) < episodes:
+        warnings.warn(
+            f"{left_out} are empty or longer than the {context} tokens that the student reads: they are left out, and "
+            "so are their lengths from the commands",
+            stacklevel=3,
+        )
+    if examples.cut:
+        warnings.warn(
+            f"{examples.cut:,} training episodes are longer than the {context} tokens that the student reads: the end "
+            "of their inputs is left out",
+            stacklevel=3,
+        )
 
 
 def batch_of(examples: Examples, indices: Sequence[int], space: CommandSpace, *, opened: Mask | None = None) -> Batch:

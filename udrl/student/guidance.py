@@ -12,8 +12,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from udrl.errors import UsageError
+
 if TYPE_CHECKING:
+    from udrl.data.run import Run
     from udrl.student.engines import Session
+
+
+def check_guidable(run: Run) -> None:
+    """Raise UsageError where ``run`` says that its student was never trained without a command."""
+    if run.facts()["stages"].get("train", {}).get("options", {}).get("open_all", 1) == 0:
+        raise UsageError(
+            f"the student of {run.path} was trained without command dropout (open_all 0): --guidance compares with the "
+            "open command, which it does not know"
+        )
 
 
 class GuidedSession:

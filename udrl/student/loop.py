@@ -29,7 +29,6 @@ from udrl.student.options import LoopOptions, make_optimizer, rate
 from udrl.student.packing import Indices
 from udrl.student.validation import Validation, out_of_patience, validate
 
-STATE = "training_state.pt"
 BEST = "best.pt"
 """Beside the state: the weights of the lowest validation loss so far, where they are asked for."""
 SIGNS_SHARE = 0.05

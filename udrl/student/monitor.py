@@ -55,7 +55,7 @@ class Monitor:
         file = folder / "training.jsonl"
         self._earlier = _spent(file)
         torn = file.exists() and file.read_bytes()[-1:] not in (b"", b"\n")
-        self._file = file.open("a", encoding="utf-8")
+        self._file = file.open("a", buffering=1, encoding="utf-8")  # a line at a time: a kill loses none
         self._file.write("\n" * torn)
         self._events: Any = None
         self._bar = track(f"train {name}", total=steps, unit="steps")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 
@@ -47,6 +47,15 @@ class LoopOptions:
     keep: Literal["last", "best"] = "last"
     patience: int = 0
     seed: int = 0
+
+
+SAME_STUDENT = ("micro_batch", "checkpointing", "save_every")
+"""Options that change how much memory and time a training takes, and its weights by rounding alone."""
+
+
+def decisive(options: LoopOptions) -> dict[str, Any]:
+    """Return the options that decide what the student becomes: a training goes on under the same ones only."""
+    return {name: value for name, value in asdict(options).items() if name not in SAME_STUDENT}
 
 
 def rate(step: int, options: LoopOptions) -> float:

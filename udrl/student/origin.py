@@ -86,10 +86,8 @@ def replayed(origin: Origin, own: Sequence[Episode], *, share: float, split: Spl
     ]
 
 
-def with_replay(
-    origin: Origin, episodes: list[Episode], held: list[Episode], *, share: float, seed: int
-) -> tuple[list[Episode], list[Episode], int]:
-    """Return training and validation episodes together with the origin's, and how many are trained on again.
+def with_replay(origin: Origin, episodes: list[Episode], *, share: float, seed: int) -> tuple[list[Episode], int]:
+    """Return training episodes together with a share of the origin's, and how many those are.
 
     Warns of tasks that the origin knows and that nothing is left of.
     """
@@ -101,7 +99,7 @@ def with_replay(
             "it was trained in, whose episodes are then replayed",
             stacklevel=3,
         )
-    return episodes + again, held + replayed(origin, held, share=1.0, split="validation", seed=seed), len(again)
+    return episodes + again, len(again)
 
 
 def joined_facts(own: Mapping[str, Any], origin: Origin) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from udrl.errors import StudentError
 from udrl.student.methods import GENTLE, Method, Udrl, through_trl
 from udrl.student.methods.pool import Pool, affordable_steps, own, pool_of
 from udrl.student.methods.published import Published
-from udrl.student.origin import Origin, joined_facts, with_replay
+from udrl.student.origin import Origin, joined_facts, replayed, with_replay
 from udrl.student.presets import Preset
 from udrl.student.selection import selected
 
@@ -48,13 +48,21 @@ def gather(
         raise StudentError(f"{run.episodes} holds no training episodes that were kept: run udrl synth first")
     if selection is not None:
         episodes = selected(run, selection, episodes)
-    facts, held = run.facts(), read_episodes(run.episodes, splits=("validation",))
-    answers, again = read_answers(run.path), 0
+    held, facts, answers = validation_of(run, origin)
+    again = 0
     if origin is not None:
-        facts = joined_facts(facts, origin)
-        answers = {**(read_answers(origin.run.path) if origin.run else {}), **answers}
-        episodes, held, again = with_replay(origin, episodes, held, share=replay, seed=seed)
+        episodes, again = with_replay(origin, episodes, share=replay, seed=seed)
     return Material(pool_of(method, episodes), held if isinstance(method, Udrl) else own(held), again, facts, answers)
+
+
+def validation_of(run: Run, origin: Origin | None) -> tuple[list[Episode], Mapping[str, Any], Answers]:
+    """Return the validation episodes, facts and answers of the run, joined with those of the origin's run."""
+    held, facts, answers = read_episodes(run.episodes, splits=("validation",)), run.facts(), read_answers(run.path)
+    if origin is None:
+        return held, facts, answers
+    before = read_answers(origin.run.path) if origin.run else {}
+    again = replayed(origin, held, share=1.0, split="validation", seed=0)
+    return held + again, joined_facts(facts, origin), {**before, **answers}
 
 
 @dataclass(frozen=True)

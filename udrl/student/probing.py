@@ -21,7 +21,7 @@ from udrl.data.episodes import Episode
 from udrl.data.run import Run, atomic_write
 from udrl.errors import StudentError
 from udrl.progress import track
-from udrl.student.partial import FINGERPRINT, fingerprint, take_up
+from udrl.student.partial import STATE, begun, fingerprint, take_up
 from udrl.student.selection import FOLDER, Floats
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def probed(
     from udrl.student.beginning import begin, preset_of
     from udrl.student.engines.pytorch import pick_device, pick_dtype
     from udrl.student.examples import make_examples
-    from udrl.student.loop import STATE, run_loop
+    from udrl.student.loop import run_loop
     from udrl.student.options import LoopOptions
 
     preset = preset_of(student, "auto")
@@ -76,11 +76,11 @@ def probed(
     if not restart and (saved := _read(done, mark)) is not None:
         return saved[0], total, saved[1]
     partial = place.path / PARTIAL
-    take_up(partial, partial, mark, restart=restart)
+    goes_on = take_up(partial, partial, mark, restart=restart)
     model, tokenizer, space = begin(
-        episodes, preset, partial, vocab_size=None, attributes=(), facts=place.facts(), seed=seed
+        episodes, preset, partial, vocab_size=None, attributes=(), facts=place.facts(), seed=seed, keep=not goes_on
     )
-    (partial / FINGERPRINT).write_text(mark)
+    begun(partial, mark)
     context = int(model.model.config.max_position_embeddings)
     # some may be too long: weights, which go with their examples, tell which are left
     made = make_examples(episodes, tokenizer, space, context=context, weights=[float(i) for i in range(len(episodes))])

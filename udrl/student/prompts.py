@@ -44,7 +44,10 @@ def fitted_prompts(
 
 
 def random_streams(prompts: Sequence[Sequence[int]], seeds: Sequence[int] | int) -> list[int]:
-    """Return one random stream a prompt, a function of its seed and ids (and how often that pair came before)."""
+    """Return one random stream a prompt, a function of its seed and ids.
+
+    With one seed for all, equal prompts differ: how often one came before counts, too.
+    """
     if not isinstance(seeds, int) and len(seeds) != len(prompts):
         raise UsageError(f"{len(prompts)} inputs need as many seeds, got {len(seeds)}")
     seen: Counter[str] = Counter()
@@ -53,6 +56,6 @@ def random_streams(prompts: Sequence[Sequence[int]], seeds: Sequence[int] | int)
         seed = seeds if isinstance(seeds, int) else seeds[index]
         key = f"{seed}:{','.join(map(str, prompt))}"
         digest = hashlib.blake2b(f"{key}#{seen[key]}".encode(), digest_size=8).digest()
-        seen[key] += 1
+        seen[key] += isinstance(seeds, int)
         streams.append(int.from_bytes(digest, "big"))
     return streams

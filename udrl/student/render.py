@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,10 @@ def render(run: Path | str = "runs/default", *, output: Path | str, splits: tupl
         )
     space = CommandSpace.load(place.student)
     tokenizer = load_tokenizer(place.student, local_files_only=True)
-    episodes = read_episodes(place.episodes, splits=splits)
+    kept = read_episodes(place.episodes, splits=splits)
+    episodes = [episode for episode in kept if episode.task in space.tasks]
+    if unknown := sorted({episode.task for episode in kept} - set(space.tasks)):
+        warnings.warn(f"the student does not know {', '.join(unknown)}: those episodes are left out", stacklevel=2)
     target = Path(output)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")

@@ -6,6 +6,7 @@ is drawn from the seed by item, so that measuring changes nothing in the trainin
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
@@ -13,6 +14,7 @@ from statistics import fmean
 import numpy as np
 
 from udrl.commands import LENGTH
+from udrl.errors import RewardError
 from udrl.metrics import distinct_n, spearman_within
 from udrl.rewards.base import known_inputs
 from udrl.student.calibration import sweep_positions
@@ -74,12 +76,19 @@ def signs_of(
     *,
     seed: int,
 ) -> Callable[[], Mapping[str, float]]:
-    """Return `measure_signs` as the training loop calls it; the rewards are loaded when they are first needed."""
+    """Return `measure_signs` as the training loop calls it; the rewards are loaded when they are first needed.
+
+    Where a reward fails there are no signs, with a warning.
+    """
     loaded: list[Mapping[str, Score]] = []
 
     def measure() -> Mapping[str, float]:
         if not loaded:
             loaded.append(load_rewards())
-        return measure_signs(student, inputs, loaded[0], seed=seed)
+        try:
+            return measure_signs(student, inputs, loaded[0], seed=seed)
+        except RewardError as error:  # no reason to end a training that does not need it
+            warnings.warn(f"no signs of obedience this time: {error}", stacklevel=2)
+            return {}
 
     return measure

@@ -122,7 +122,7 @@ class Student:
     ) -> list[Generation]:
         """Write one completion for each input under the command beside it.
 
-        seeds: one an item, or one for all (items that are equal still differ). sampling: None is what the student
+        seeds: one an item, or one for all (items that are equal then differ). sampling: None is what the student
         ships with. wording: words to require and to ban. progress: called with the number of completions that were
         just finished.
         """

@@ -21,7 +21,7 @@ from udrl.student.methods.published import advice, published
 from udrl.student.methods.watch import Watch
 from udrl.student.monitor import Monitor, Tracker
 from udrl.student.origin import REPLAY, find_origin
-from udrl.student.partial import FINGERPRINT, clean, fingerprint, publish, take_up
+from udrl.student.partial import STATE, begun, clean, fingerprint, publish, take_up
 from udrl.student.planning import gather, plan
 
 SIGNS_INPUTS = 4
@@ -147,9 +147,10 @@ def train(
     Started by ``torchrun`` or ``accelerate launch``, the processes share each batch (``batch_size`` is that of all
     together); shard: each also keeps only a part of the weights (see `udrl.student.distributed`).
 
-    An interrupted call is continued by the next one with the same arguments, to bit-identical weights on a CPU.
-    Raises StudentError or UsageError for what cannot be trained; the student of an earlier training stays until the
-    new one is finished.
+    An interrupted call is continued by the next one with the same arguments, to bit-identical weights on a CPU;
+    micro_batch, gradient_checkpointing and save_every may be others, such as after running out of memory. Raises
+    StudentError or UsageError for what cannot be trained; the student of an earlier training stays until the new one is
+    finished.
     """
     started, place = time.monotonic(), Run(run)
     origin = None if start_from is None else find_origin(start_from)
@@ -182,10 +183,11 @@ def train(
 
         from udrl.student.distributed import from_first, own_device
         from udrl.student.engines.pytorch import TorchEngine, pick_device, pick_dtype
-        from udrl.student.examples import make_examples
-        from udrl.student.loop import STATE, run_loop
+        from udrl.student.examples import make_examples, warn_of_long
+        from udrl.student.loop import run_loop
         from udrl.student.lora import add_lora, merge_lora
         from udrl.student.model import save_model
+        from udrl.student.options import decisive
         from udrl.student.signs import signs_of
         from udrl.student.student import SAMPLING, Student
         from udrl.student.validation import best_of
@@ -221,7 +223,7 @@ def train(
         options = planned.options
         partial = place.path / ".student.partial"
         began = (how, student, init, vocab_size, attributes, commands, lora, origin and origin.weights, *refit)
-        mark = fingerprint(episodes, options, *began, str(dtype))
+        mark = fingerprint(episodes, decisive(options), *began, str(dtype))
         state = partial / STATE
         start = functools.partial(
             begin,
@@ -238,12 +240,13 @@ def train(
             refit=refit,
         )
         if group.first:
-            take_up(partial, place.student, mark, restart=restart)
-            made = start()
-            (partial / FINGERPRINT).write_text(mark)
+            goes_on = take_up(partial, place.student, mark, restart=restart)
+            made = start(keep=not goes_on)
+            begun(partial, mark)
         from_first(None, group)
         meter = Meter(limits, partial if group.first else None, started=started, group=group, gpu=where.type == "cuda")
         model, tokenizer, space = made if group.first else start(keep=False)
+        held = [one for one in held if one.task in space.tasks]  # others have nothing that was trained on
         if lora:
             add_lora(model, lora)
         model = model.to(where)
@@ -259,6 +262,7 @@ def train(
             loop()
             return cast(TrainReport, from_first(None, group))
 
+        warn_of_long(examples, len(episodes), context)
         longest = max(max(map(len, examples.completions)), 0 if origin is None else origin.max_tokens)
         sampling = replace(SAMPLING, max_tokens=longest)
         trained = Student(TorchEngine(model, dtype), tokenizer, name=place.path.name, sampling=sampling)
@@ -309,7 +313,7 @@ def train(
             student=student,
             folder=place.student,
             parameters=model.parameter_count,
-            episodes=len(episodes),
+            episodes=len(examples),
             steps=done_steps,
             seconds=round(monitor.seconds, 1),
             tokens_per_second=round(monitor.tokens / max(monitor.seconds, 1e-9), 1),

@@ -133,6 +133,8 @@ def verify_obedience(
         for level in levels
         for _ in range(SAMPLES)
     ]
+    if not swept:  # a student without commands
+        wishes = [(task, text, {}) for task, text in chosen for _ in range(LEVELS * SAMPLES)]
     texts = [text for _, text, _ in wishes]
     controls = [student.space.render(task, positions) for task, _, positions in wishes]
     values = [achieved(texts, one.sampled(texts, controls), rewards) for one in answerers]

@@ -105,7 +105,8 @@ class Vocabulary:
     """The bytes that each text id of a byte-level tokenizer stands for.
 
     What an id does to the word before it, each (text ids,) bool: goes_on begins with a letter or digit, or with part of
-    a character; inside begins within a character; gap does neither, and the end token is one.
+    a character; inside begins within a character; gap does neither, and the end token is one. nothing: ids that stand
+    for no text, (n,).
     """
 
     def __init__(self, tokenizer: Any, size: int) -> None:
@@ -119,9 +120,11 @@ class Vocabulary:
         to_byte = _byte_alphabet()
         names = tokenizer.convert_ids_to_tokens(list(range(size)))
         self.pieces = [
-            added[id_] if id_ in added else bytes(to_byte[c] for c in name) for id_, name in enumerate(names)
+            added[id_] if id_ in added else bytes(to_byte[c] for c in name or "") for id_, name in enumerate(names)
         ]
         self.pieces[self.end] = b""
+        # models may have more rows than their tokenizer has ids
+        self.nothing = torch.tensor([id_ for id_, name in enumerate(names) if name is None], dtype=torch.long)
         self.comma = self.pieces.index(b",")
         first = [_shown(piece)[:1] for piece in self.pieces]
         self.inside = torch.tensor([0x80 <= piece[0] < 0xC0 if piece else False for piece in self.pieces])
@@ -173,6 +176,7 @@ class Writer:
         if self.forced:
             return self._force()
         logits = logits.clone()
+        logits[self.vocabulary.nothing.to(logits.device)] = float("-inf")
         if self.must:
             logits[~self._allowed(self.text, self.must).to(logits.device)] = float("-inf")
         for attempt in range(len(logits)):

@@ -22,6 +22,7 @@ from udrl.data.run import Run, atomic_write
 from udrl.errors import Diverged, StudentError, UsageError
 from udrl.student.calibrating import first_inputs
 from udrl.student.methods.pool import own
+from udrl.student.partial import STATE
 
 if TYPE_CHECKING:
     from udrl.rewards.base import Reward
@@ -127,7 +128,7 @@ def work(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     from udrl.student.beginning import begin, preset_of
     from udrl.student.engines.pytorch import pick_device, pick_dtype
     from udrl.student.examples import make_examples
-    from udrl.student.loop import STATE, batches, run_loop
+    from udrl.student.loop import batches, run_loop
     from udrl.student.options import LoopOptions
     from udrl.student.origin import find_origin
 
