@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -175,3 +176,20 @@ def test_a_reward_that_fails_ends_no_training_and_spoils_no_calibration(
     measure = signs_of(student, {"t": ["a b c"]}, lambda: rewards, seed=0)  # type: ignore[arg-type]
     with pytest.warns(UserWarning, match="no signs of obedience this time: reward 'relevance'"):
         assert measure() == {}
+
+
+def test_calibrating_takes_less_at_once_where_the_memory_does_not_suffice(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+
+    def short(*given: Any, batch_size: int, **more: Any) -> Calibration:
+        sizes.append(batch_size)
+        if batch_size > 64:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory")
+        return calibrate(*given, batch_size=batch_size, **more)
+
+    monkeypatch.setattr("udrl.student.measure.calibrate", short)
+    shutil.copytree(small_run, tmp_path / "run")
+    assert recalibrate(tmp_path / "run", inputs=1).inputs == 1
+    assert sizes == [256, 64]

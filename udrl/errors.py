@@ -17,6 +17,7 @@ Each message is one sentence that says what was found, where, and what to do.
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib.util
 from collections.abc import Iterable
 
@@ -63,6 +64,20 @@ class Diverged(StudentError):
 
 class MissingDependency(UdrlError):
     """An optional package is not installed; the message names the command that installs it."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether memory did not suffice, of the processor or of a GPU.
+
+    torch's errors are told by name and text, so that torch need not be imported to report a wrong option.
+    """
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+        or "DefaultCPUAllocator" in str(error)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    )
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:

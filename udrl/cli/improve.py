@@ -114,7 +114,7 @@ COUNT = click.IntRange(min=1)
     "--learning-rate",
     metavar="X",
     type=click.FloatRange(min=0, min_open=True),
-    help="Highest learning rate. Default: half of the preset's.",
+    help="Highest learning rate. Default: a tenth of the preset's.",
 )
 @click.option(
     "--validation-inputs",

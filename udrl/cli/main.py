@@ -17,7 +17,7 @@ from typing import NoReturn
 import click
 
 from udrl import __version__
-from udrl.errors import UdrlError, unknown
+from udrl.errors import UdrlError, is_out_of_memory, unknown
 from udrl.ranks import give_way, silence
 
 COMMANDS = (
@@ -142,7 +142,7 @@ def explain(failure: Exception) -> tuple[str, int]:
         return f"{_one_line(failure.format_message())} (see {path} --help)", 2
     if isinstance(failure, click.ClickException):
         return _one_line(failure.format_message()), failure.exit_code
-    if _out_of_memory(failure):
+    if is_out_of_memory(failure):
         return (
             "out of memory: lower what is held at once (--batch-size of udrl train and udrl generate, "
             "--limit of udrl bench), or take a smaller --student",
@@ -158,16 +158,6 @@ def explain(failure: Exception) -> tuple[str, int]:
     return (
         f"{type(failure).__name__}{': ' + detail if detail else ''} (a defect of udrl; --debug shows where)",
         1,
-    )
-
-
-def _out_of_memory(failure: Exception) -> bool:
-    # torch's errors are told by name and text, so that torch need not be imported to report a wrong option
-    return (
-        isinstance(failure, MemoryError)
-        or type(failure).__name__ == "OutOfMemoryError"
-        or "DefaultCPUAllocator" in str(failure)
-        or (isinstance(failure, OSError) and failure.errno == errno.ENOMEM)
     )
 
 

@@ -38,7 +38,7 @@ from udrl.cli.common import common_options, emit, only_results_on_stdout
     "--learning-rate",
     metavar="X",
     type=click.FloatRange(min=0, min_open=True),
-    help="Default: a tenth of what the student would be trained on with.",
+    help="Default: half of what the student would be trained on with.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @common_options()

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     "--learning-rate",
     metavar="X",
     type=click.FloatRange(min=0, min_open=True),
-    help="Highest learning rate. Default: the preset's.",
+    help="Highest learning rate. Default: the preset's; with --from a tenth of it.",
 )
 @click.option(
     "--vocab-size",

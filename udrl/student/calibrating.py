@@ -12,7 +12,7 @@ from udrl.commands import LENGTH
 from udrl.data.answers import Answers
 from udrl.data.episodes import Episode
 from udrl.data.run import Run
-from udrl.errors import StudentError
+from udrl.errors import StudentError, is_out_of_memory
 from udrl.progress import track
 from udrl.student.origin import find_origin
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 INPUTS = 16
 """Validation inputs a task that calibration sweeps."""
+BATCH = 256
+"""Completions at once; where the memory does not suffice for them, a quarter, and so on."""
 
 
 @dataclass(frozen=True)
@@ -137,11 +139,20 @@ def calibrate_on(
         return 0
     rewards = rewards_of(student, encoder, facts, answers)
     cells = sum(len(texts) * student.space.bins * (1 + 4 * len(rewards)) for texts in chosen.values())
-    bar = track("calibrate", total=cells, unit="completions")
-    calibration = calibrate(student, chosen, rewards, seed=seed, progress=bar.update)
-    bar.close()
-    calibration.save(folder)
-    return cells
+    batch = BATCH
+    while True:  # what is written does not depend on how much of it at once
+        bar = track("calibrate", total=cells, unit="completions")
+        try:
+            calibration = calibrate(student, chosen, rewards, seed=seed, batch_size=batch, progress=bar.update)
+        except Exception as error:
+            if not is_out_of_memory(error) or batch == 1:
+                raise
+            batch //= 4
+        else:
+            calibration.save(folder)
+            return cells
+        finally:
+            bar.close()
 
 
 def first_inputs(held: Sequence[Episode], count: int) -> dict[str, list[str]]:

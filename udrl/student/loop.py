@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from udrl.commands import CommandSpace
-from udrl.errors import Diverged, StudentError, UsageError
+from udrl.errors import Diverged, StudentError, UsageError, is_out_of_memory
 from udrl.ranks import Rank
 from udrl.student.balance import balanced_order
 from udrl.student.cost import Meter
@@ -226,8 +226,8 @@ def memory(step: int, options: LoopOptions, examples: Examples, chosen: Indices,
     """Turn running out of memory into one sentence that names the setting to lower."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
         longest = max(len(examples.inputs[i]) + len(examples.completions[i]) for i in chosen)
         at_once = min(options.micro_batch, options.batch_size // group.count)

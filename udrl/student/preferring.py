@@ -26,7 +26,7 @@ from udrl.student.partial import publish
 
 FOLDER = "preference"
 """In the run folder: the reward model, which the reward ``preference:RUN/preference`` asks."""
-GENTLE = 0.1
+GENTLE = 0.5
 """Learning rate, as a share of what the student would be trained on with."""
 WARMUP = 0.1
 

@@ -130,9 +130,9 @@ class Grpo:
 
 Method = Udrl | Sft | Top | Weighted | Dpo | Grpo
 METHODS: Mapping[str, type[Method]] = {kind.name: kind for kind in (Udrl, Sft, Top, Weighted, Dpo, Grpo)}
-GENTLE = 0.02
-"""Learning rate of DPO and GRPO, as a share of what the same student would be fine-tuned with (SmolTulu and Tulu 3
-take a hundredth to a sixth)."""
+GENTLE = 0.2
+"""Learning rate of DPO and GRPO, as a share of that of the other methods for the same start (SmolTulu and Tulu 3 take a
+hundredth to a sixth)."""
 
 
 def method_of(name: str, options: Mapping[str, Any] | None = None) -> Method:
