@@ -37,7 +37,7 @@ def generate(small_run: Path, capsys: pytest.CaptureFixture[str]) -> Any:
     """Run ``udrl generate --json`` on the small run; returns the exit code, the objects and standard error."""
 
     def call(*arguments: str, task: str | None = "text-to-image") -> tuple[int, list[dict[str, Any]], str]:
-        chosen = ["--task", task] if task else []
+        chosen = ["--precision", "fp32", *(["--task", task] if task else [])]  # batches change nothing
         code = cli.run(["generate", "--run", str(small_run), "--json", *chosen, *arguments])
         out, err = capsys.readouterr()
         return code, [json.loads(line) for line in out.splitlines()], err
@@ -153,8 +153,8 @@ def test_generate_stream_prints_words_as_they_come(
     _, several, _ = generate("--num", "2", "a red fox")
     out = _Recorder()
     monkeypatch.setattr(sys, "stdout", out)
-    command = ["generate", "--run", str(small_run), "--task", "text-to-image", "--stream", "--num", "2", "a red fox"]
-    assert cli.run(command) == 0
+    command = ["generate", "--run", str(small_run), "--task", "text-to-image", "--precision", "fp32", "--stream"]
+    assert cli.run([*command, "--num", "2", "a red fox"]) == 0
     assert out.getvalue() == "".join(one["completion"] + "\n" for one in several)
     assert len([part for part in out.parts if part.strip()]) > 4
 

@@ -15,6 +15,7 @@ import udrl.cli.main as cli
 from udrl.commands import LENGTH, Command, CommandSpace
 from udrl.data.episodes import read_episodes, write_episodes
 from udrl.errors import StudentError, UsageError
+from udrl.rewards import load_reward
 from udrl.rewards.scoring import score
 from udrl.student.calibrating import recalibrate
 from udrl.student.examples import make_examples
@@ -81,12 +82,19 @@ def loss_and_gap(student: Student, run: Path) -> tuple[float, float]:
     return found.loss, found.gap
 
 
+THINGS = ("red fox", "harbour", "paper lantern", "glass tower", "old bridge", "market", "lighthouse", "kite")
+TEXTS = [f"a {thing} {place}" for thing in THINGS for place in ("at dawn", "in the snow")]
+
+
+def written(student: Student, task: str, attribute: str, level: float) -> list[str]:
+    """What is written for TEXTS under a commanded quantile of the attribute."""
+    command = Command(task, {attribute: student.space.quantile(task, attribute, level)})
+    return [one.completion for one in student.generate(TEXTS, [command] * len(TEXTS), calibrated=False)]
+
+
 def mean_words(student: Student, task: str, level: float) -> float:
     """The mean length of completions under a commanded quantile of length."""
-    texts = ["a red fox in the snow", "an old harbour at dawn", "a paper lantern festival", "a glass tower"] * 3
-    target = student.space.quantile(task, LENGTH, level)
-    written = student.generate(texts, [Command(task, {LENGTH: target})] * len(texts), calibrated=False)
-    return sum(count_words(one.completion) for one in written) / len(texts)
+    return sum(map(count_words, written(student, task, LENGTH, level))) / len(TEXTS)
 
 
 def test_from_keeps_what_is_known_and_adds_what_is_new(before: Path, after: Path, tiny: str) -> None:
@@ -111,12 +119,20 @@ def test_from_keeps_what_is_known_and_adds_what_is_new(before: Path, after: Path
 def test_from_obeys_in_the_old_tasks_as_in_the_new(before: Path, after: Path) -> None:
     old, new = udrl.load(before, device="cpu"), udrl.load(after, device="cpu")
     (was, gap), (loss, now) = loss_and_gap(old, before), loss_and_gap(new, before)
-    assert loss < was + 0.15, "replay keeps what was known"
-    assert now > 0.5 * gap > 0, "and obeyed"
+    assert loss < was + 0.3, "replay keeps what was known"
+    assert now > 0.3 * gap > 0, "and obeyed"
     long, short = (sum(mean_words(new, task, level) for task in (*OLD, NEW)) for level in (0.95, 0.05))
-    assert long > 1.2 * short, "and so is what is new"
+    assert long > short + 3, "and so is what is new"
     assert new.calibration is not None
     assert set(new.calibration.curves) == {*OLD, NEW}, "weights have changed: old tasks are measured again"
+
+
+def test_a_reward_is_obeyed(before: Path) -> None:
+    student, novelty = udrl.load(before, device="cpu"), load_reward("novelty")
+    low, high = (
+        sum(sum(novelty(TEXTS, written(student, task, "novelty", level))) for task in OLD) for level in (0.05, 0.95)
+    )
+    assert high > low
 
 
 def test_from_fits_the_bins_of_what_is_named_anew(before: Path, tmp_path: Path) -> None:
@@ -173,14 +189,14 @@ def spoken(episodes: Path, tiny: str, tmp_path_factory: pytest.TempPathFactory) 
     run = tmp_path_factory.mktemp("text") / "run"
     shutil.copytree(episodes, run)
     options = {**SMALL, "calibration_inputs": 1}
-    train(run, student=tiny, commands="text", balance=True, attributes=(LENGTH,), steps=300, **options)
+    train(run, student=tiny, commands="text", balance=True, attributes=(LENGTH,), steps=600, **options)
     return run
 
 
 def test_text_commands_are_obeyed_and_calibrated(spoken: Path) -> None:
     student = udrl.load(spoken, device="cpu")
     assert student.space.text is not None
-    assert mean_words(student, "text-to-image", 0.95) > 1.2 * mean_words(student, "text-to-image", 0.05)
+    assert mean_words(student, "text-to-image", 0.95) > mean_words(student, "text-to-image", 0.05) + 2
     assert student.calibration is not None
     assert set(student.calibration.curves) == set(OLD)
     assert "| search-query length=5 =>" in (spoken / "student" / "README.md").read_text()

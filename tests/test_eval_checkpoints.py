@@ -68,6 +68,7 @@ def runs(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 def summary(runs: tuple[Path, Path]) -> dict[str, Any]:
     first, second = runs
     options = ["--suite", str(first.parent / "tiny.yaml"), "--student", f"other={second}", "--device", "cpu"]
+    options += ["--precision", "fp32"]  # so that nothing depends on batches
     assert cli.run(["bench", "--run", str(first), *options]) == 0
     found: dict[str, Any] = json.loads((first / "bench" / "tiny" / "summary.json").read_text(encoding="utf-8"))
     return found
@@ -123,7 +124,7 @@ def test_bench_completions_and_scores_do_not_depend_on_batches(
     monkeypatch.setattr(systems, "BATCH_SIZE", 1)
     monkeypatch.setattr(systems, "CHUNK", 7)
     monkeypatch.setattr(scores_module, "TOGETHER", 3)
-    found = bench(run, suite=run.parent / "tiny.yaml", name="single", device="cpu")
+    found = bench(run, suite=run.parent / "tiny.yaml", name="single", device="cpu", precision="fp32")
     assert found.reused == 0
     assert found.summary["systems"]["student@open"]["batch_size"] == 1
     first = [row for row in rows_of(before) if not row["block"].startswith("other")]

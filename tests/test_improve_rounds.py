@@ -331,7 +331,7 @@ def test_command_explores_on_a_file_and_prints_the_rounds(
     file = tmp_path / "new.jsonl"
     texts = [f"how do I mend a broken {thing}" for thing in "chair lamp fence kettle clock bicycle".split()]
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts) + "{broken\n")
-    small = ["--num-inputs", "4", "--samples", "2", "--steps", "2", "--batch-size", "8", "--validation-inputs", "2",
+    small = ["--num-inputs", "8", "--samples", "4", "--steps", "2", "--batch-size", "8", "--validation-inputs", "2",
              "--sweep-inputs", "1", "--calibration-inputs", "1", "--diversity-floor", "0", "--device", "cpu",
              "--precision", "fp32"]  # fmt: skip
     arguments = ["improve", "--run", str(run), "--rounds", "1", "--inputs", str(file), *small]

@@ -142,7 +142,7 @@ def test_reasoning_is_trained_by_grpo_and_improved_on_what_is_known(run: Path, t
     paid = Grpo(reward="accuracy", group_size=4)
     assert train(other, method=paid, start_from=run, steps=1, **quick).steps == 1
     options = RoundOptions(
-        reward="accuracy", num_inputs=4, samples=2, steps=2, validation_inputs=2, sweep_inputs=1, calibration_inputs=1
+        reward="accuracy", num_inputs=16, samples=4, steps=2, validation_inputs=2, sweep_inputs=1, calibration_inputs=1
     )
     improve(own, rounds=1, options=options, device="cpu")
     new = read_episodes(own / "rounds" / "1" / "episodes", origins=("student",), kept=False)

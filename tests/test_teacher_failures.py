@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -77,19 +78,20 @@ def test_watchdog_names_a_silent_teacher_ever_more_rarely() -> None:
             dog.asked()
         time.sleep(1.2)
     assert own_threads() == []
-    assert 2 <= len(told) <= 3, "after 0.2, 0.4 and 0.8 s"
-    assert "teacher 'tiny' has not replied for 0 s, 3 requests are in flight: look at the server's log" in told[0][1]
+    assert 2 <= len(told) <= 4, "after 0.2, 0.4 and 0.8 s"
+    said = r"teacher 'tiny' has not replied for \d s, 3 requests are in flight: look at the server's log"
+    assert re.search(said, told[0][1])
 
 
 def test_watchdog_is_quiet_while_replies_come() -> None:
     told: list[str] = []
-    with Watchdog("tiny", "vllm", patience=0.3, tell=told.append) as dog:
-        for _ in range(10):
+    with Watchdog("tiny", "vllm", patience=1.0, tell=told.append) as dog:
+        for _ in range(8):
             dog.asked()
-        for _ in range(10):
-            time.sleep(0.1)
+        for _ in range(8):
+            time.sleep(0.2)
             dog.replied()
-        time.sleep(0.5)
+        time.sleep(1.2)
     assert told == []
 
 

@@ -18,7 +18,7 @@ from udrl.eval.bench import bench
 from udrl.resources import folder
 from udrl.teacher.builtin.phrases import content_words
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(10800)]
 
 
 @pytest.fixture(scope="module")
