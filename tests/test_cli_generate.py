@@ -174,7 +174,22 @@ def test_generate_stream_that_is_interrupted_ends_with_what_was_written(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Student, "stream", broken_off)
-    assert cli.run(["generate", "--run", str(small_run), "--task", "text-to-image", "--stream", "a red fox"]) == 130
+    assert (
+        cli.run(
+            [
+                "generate",
+                "--run",
+                str(small_run),
+                "--task",
+                "text-to-image",
+                "--precision",
+                "fp32",
+                "--stream",
+                "a red fox",
+            ]
+        )
+        == 130
+    )
     out, err = capsys.readouterr()
     assert out.endswith("\n")
     assert out.strip()
@@ -247,7 +262,7 @@ def test_generate_text_output_is_the_completion_alone(
     small_run: Path, capsys: pytest.CaptureFixture[str], generate: Any
 ) -> None:
     _, (one,), _ = generate("--score", "a red fox")
-    common = ["generate", "--run", str(small_run), "--task", "text-to-image", "a red fox"]
+    common = ["generate", "--run", str(small_run), "--task", "text-to-image", "--precision", "fp32", "a red fox"]
     assert cli.run(common) == 0
     assert capsys.readouterr().out == one["completion"] + "\n"
     assert cli.run([*common, "--score"]) == 0

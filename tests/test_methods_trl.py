@@ -190,7 +190,9 @@ def test_another_method_does_not_go_on_with_what_one_has_left(
     monkeypatch.setattr(Driver, "after", after)
     with pytest.raises(KeyboardInterrupt):
         train(run, method=Dpo(reward="brevity"), **given)
-    train(run, method=Dpo(reward="brevity", beta=0.2), **given)
+    with pytest.raises(StudentError, match="--restart"):
+        train(run, method=Dpo(reward="brevity", beta=0.2), **given)
+    train(run, method=Dpo(reward="brevity", beta=0.2), restart=True, **given)
     assert starts == [0] * 6  # two steps, then all four from the beginning
 
 
