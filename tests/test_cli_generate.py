@@ -174,22 +174,8 @@ def test_generate_stream_that_is_interrupted_ends_with_what_was_written(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Student, "stream", broken_off)
-    assert (
-        cli.run(
-            [
-                "generate",
-                "--run",
-                str(small_run),
-                "--task",
-                "text-to-image",
-                "--precision",
-                "fp32",
-                "--stream",
-                "a red fox",
-            ]
-        )
-        == 130
-    )
+    common = ["generate", "--run", str(small_run), "--task", "text-to-image", "--precision", "fp32"]
+    assert cli.run([*common, "--stream", "a red fox"]) == 130
     out, err = capsys.readouterr()
     assert out.endswith("\n")
     assert out.strip()
