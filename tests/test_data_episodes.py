@@ -20,7 +20,7 @@ import yaml
 
 from udrl.data.building import build_episodes
 from udrl.data.cleaning import first_words, is_loop
-from udrl.data.episodes import Episode, count_episodes, read_episodes, write_episodes
+from udrl.data.episodes import Episode, count_episodes, noted, read_episodes, write_episodes
 from udrl.data.inputs import input_id, split_of
 from udrl.data.ledger import Ledger, LedgerRecord
 from udrl.data.tasks import load_tasks
@@ -375,3 +375,9 @@ def test_episodes_missing_newer_or_strange_are_refused(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(RunError, match=r"train.parquet is missing"):
         read_episodes(folder)
+
+
+def test_what_cleaning_noted_is_told_from_a_column_of_the_same_name() -> None:
+    assert noted('{"repaired": "quoted, preamble"}', "repaired") == ["quoted", "preamble"]
+    assert noted('{"masked": 0.0}', "masked") == []
+    assert noted('{"style": "masked"}', "masked") == []

@@ -12,7 +12,7 @@ from fault_server import FaultServer
 
 from udrl.errors import RunError, UsageError
 from udrl.eval.bench import bench
-from udrl.eval.judging import FILE, read_points
+from udrl.eval.judging import FILE, _lines, read_points
 
 CARD = """
 schema: 1
@@ -113,3 +113,11 @@ def test_judge_needs_a_reference(tmp_path: Path) -> None:
     suite.write_text("schema: 1\nname: mine\ntitle: M\ndescription: d\ninputs: {recorded: true}\nsystems: [echo]\n")
     with pytest.raises(UsageError, match="unknown teacher 'nobody'"):
         bench(tmp_path / "run", suite=suite, recorded=[outputs(tmp_path / "o.jsonl")], judge="nobody")
+
+
+def test_judgements_survive_what_a_line_may_hold_and_what_a_kill_leaves(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    whole = json.dumps({"key": "a", "points": 1.0, "reply": "A\u2028because\u0085it is"}, ensure_ascii=False)
+    path.write_bytes(whole.encode() + b"\n" + '{"key": "b", "reply": "é'.encode()[:-1])
+    assert [line["key"] for line in _lines(path)] == ["a"]
+    assert path.read_bytes() == whole.encode() + b"\n"

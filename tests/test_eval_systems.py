@@ -3,18 +3,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from eval_fakes import FakeStudent, items
 
 from udrl.commands import Attribute, CommandSpace
 from udrl.data.episodes import Episode
+from udrl.data.ledger import Ledger
 from udrl.data.tasks import load_tasks
+from udrl.errors import TeacherError
 from udrl.eval import baselines, systems
 from udrl.eval.matching import mean_lengths
-from udrl.eval.records import Completion
+from udrl.eval.records import Block, Completion
 from udrl.teacher.base import Reply, Request
 from udrl.teacher.builtin import BuiltinTeacher
 from udrl.words import count_words
@@ -130,6 +134,43 @@ def test_systems_teacher_failures_are_rows_with_their_error() -> None:
     assert [row.error for row in block.rows] == [None, "out of memory", "the teacher did not answer"]
     assert block.facts.latency_ms is None
     assert block.facts.tokens_per_second is None
+
+
+class DyingTeacher(FailingTeacher):
+    """Answers so many requests and then dies; counts what it is asked for."""
+
+    def __init__(self, answers: int) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
+        for reply, request in zip(super().generate(given := list(requests)), given, strict=True):
+            if len(self.asked) == self.answers:
+                raise TeacherError("the server is gone")
+            self.asked.append(request.input)
+            yield replace(reply, completion=reply.completion and "half a character: \ud83d")
+
+
+def test_systems_teacher_is_asked_for_nothing_twice_but_what_failed(tmp_path: Path) -> None:
+    task = load_tasks(["text-to-image"])[0]
+
+    def ask(writer: DyingTeacher, *texts: str) -> Block:
+        with Ledger(tmp_path / "ledger") as ledger:
+            return systems.teacher_block(
+                writer, {task.name: task}, items(task.name, list(texts)), name="r", kind="reference", key="k",
+                samples=1, seed=0, latency_requests=0, ledger=ledger,
+            )  # fmt: skip
+
+    with pytest.raises(TeacherError, match="is gone"):
+        ask(DyingTeacher(2), "one", "bad", "two")
+    later = DyingTeacher(9)
+    block = ask(later, "one", "bad", "two")
+    assert later.asked == ["bad", "two"]
+    assert [row.completion for row in block.rows] == ["half a character: ?", None, "half a character: ?"]
+    fewer = DyingTeacher(9)
+    ask(fewer, "two")
+    ask(fewer, "one", "two", "three")
+    assert fewer.asked == ["three"]
 
 
 def test_systems_mean_lengths_leave_failures_out() -> None:

@@ -296,6 +296,12 @@ def test_teacher_openai_gives_up_a_server_that_fails_everything(tmp_path: Path) 
     assert len(server.bodies) < 400, "what was not asked stays to do"
 
 
+def test_teacher_openai_does_not_give_up_a_server_that_refuses_single_requests(tmp_path: Path) -> None:
+    with FaultServer(lambda number, body: "422" if number < 100 else "ok") as server:
+        replies = list(teacher_of(tmp_path, server).generate(requests(120)))
+    assert sum(reply.error is None for reply in replies) == 20
+
+
 @pytest.mark.parametrize("fault", ["refusal", "parts"])
 def test_teacher_openai_reads_variants_of_answers(tmp_path: Path, fault: str) -> None:
     with FaultServer(lambda number, body: fault if number else "ok") as server:

@@ -223,12 +223,17 @@ def _from_row(row: dict[str, Any]) -> Episode:
     return Episode(**row)
 
 
+def noted(sampling: str, name: str) -> list[str]:
+    """Return what cleaning (REPAIRED) or masking (MASKED) noted in an episode's column ``sampling``."""
+    found = json.loads(sampling).get(name) if f'"{name}"' in sampling else None
+    return found.split(", ") if isinstance(found, str) else []  # a number of that name is the user's own
+
+
 def _count(counts: Counter[str], split: str, origin: str, rejected_by: str | None, sampling: str) -> None:
     counts.update(("total", split, origin))
-    if origin == "teacher" and f'"{REPAIRED}"' in sampling:
-        counts.update(f"repaired:{rule}" for rule in json.loads(sampling).get(REPAIRED, "").split(", "))
-    if f'"{MASKED}"' in sampling:
-        counts.update(f"masked:{kind}" for kind in json.loads(sampling)[MASKED].split(", "))
+    if origin == "teacher":
+        counts.update(f"repaired:{rule}" for rule in noted(sampling, REPAIRED))
+    counts.update(f"masked:{kind}" for kind in noted(sampling, MASKED))
     if rejected_by is not None:
         counts[f"rejected:{rejected_by}"] += 1
 

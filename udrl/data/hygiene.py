@@ -6,7 +6,6 @@ when episodes are built: the ledger stays as it was written.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -126,10 +125,3 @@ def _inputs(ledger: Ledger) -> Iterator[tuple[str, str]]:
     for rows in index.groups():
         record = ledger.read(index.place(rows[0]))
         yield record.input_id, record.input
-
-
-def kinds_masked(sampling: str) -> list[str]:
-    """Return which kinds of personal data were masked in an episode, from its column ``sampling``."""
-    if f'"{pii.MASKED}"' not in sampling:
-        return []
-    return str(json.loads(sampling)[pii.MASKED]).split(", ")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import heapq
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from udrl.data.cleaning import REPAIRED, RULES
-from udrl.data.episodes import iterate_episodes
+from udrl.data.episodes import iterate_episodes, noted
 from udrl.data.hashing import hash_hex, hash_int
 from udrl.data.ledger import Ledger
 from udrl.data.run import Run
@@ -56,8 +55,7 @@ def rejected(run: Run, rule: str = ALL) -> RejectedReport:
     for number, episode in enumerate(iterate_episodes(run.episodes, kept=False, origins=("teacher",))):
         counts[""] += 1
         names = [] if episode.rejected_by is None else [episode.rejected_by]
-        if f'"{REPAIRED}"' in episode.sampling:
-            names += [f"{REPAIRED}:{name}" for name in json.loads(episode.sampling)[REPAIRED].split(", ")]
+        names += [f"{REPAIRED}:{name}" for name in noted(episode.sampling, REPAIRED)]
         for name in names:
             counts[name] += 1
             if rule in (ALL, name, name.partition(":")[0]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from udrl.data.answers import answers_of_file, read_answers
 from udrl.data.run import Run
 from udrl.data.tasks import Task, load_tasks, stored_tasks
-from udrl.errors import RewardError, TaskError
+from udrl.errors import RewardError, TaskError, UsageError
 from udrl.eval.entrants import Entrant, tasks_in_common
 from udrl.eval.recorded import recorded_items
 from udrl.eval.session import RunData
@@ -115,4 +116,11 @@ def contestants_of(
     def asked(name: str | Path) -> Contestant:
         return named_teacher(name, run, data.answers, kind="reference", base_url=base_url)
 
-    return ordered(suite.references, rows, asked, own=own, only_first=alone), notes
+    every = ordered(suite.references, rows, asked, own=own, only_first=alone)
+    names = Counter([one.name for one in every] + [name for name in suite.systems if name != TEACHER])
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise UsageError(
+            f"two rows would be called {', '.join(twice)}: a reference is called as the file of its card, give that "
+            "another name"
+        )
+    return every, notes

@@ -8,6 +8,7 @@ benchmark under a key of all that decided it, and is never paid for twice.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -120,7 +121,9 @@ def judge(folder: Path, writer: Teacher, pairs: Sequence[Pair], *, bar: Bar | No
                 "prompt_tokens": reply.prompt_tokens,
                 "completion_tokens": reply.completion_tokens,
             }
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(
+                json.dumps(line) + "\n"
+            )  # ASCII: half a character, which a broken server may send, has no other form
             file.flush()
             if bar is not None:
                 bar.update(1)
@@ -209,12 +212,12 @@ def _kept(folder: Path) -> dict[str, float]:
 def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
     if not path.exists():
         return
-    whole = path.read_text(encoding="utf-8")
-    if whole and not whole.endswith("\n"):  # a kill left half a line, which would spoil the next one
-        whole = whole[: whole.rfind("\n") + 1]
+    whole = path.read_bytes()
+    if not whole.endswith(b"\n"):  # a kill left half a line, which would spoil the next one
+        whole = whole[: whole.rfind(b"\n") + 1]
         with disk_errors(path):
-            path.write_text(whole, encoding="utf-8")
-    for number, line in enumerate(whole.splitlines(), start=1):
+            os.truncate(path, len(whole))
+    for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
         try:
             yield json.loads(line)
         except ValueError as error:

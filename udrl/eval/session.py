@@ -19,6 +19,7 @@ import numpy as np
 from udrl.commands import LENGTH
 from udrl.data.episodes import Episode, read_episodes
 from udrl.data.hashing import hash_hex
+from udrl.data.ledger import Ledger
 from udrl.data.run import Run
 from udrl.data.tasks import Task
 from udrl.encoder import load_encoder
@@ -35,6 +36,10 @@ from udrl.teacher import cards
 
 if TYPE_CHECKING:
     from udrl.teacher.base import Teacher
+
+
+ASKED = "ledger"
+"""Folder in the benchmark's own: every answer of a teacher that was asked for it, by what decided it."""
 
 
 @dataclass(frozen=True)
@@ -171,19 +176,21 @@ class Session:
             )
 
     def _ask(self, writer: Teacher, one: Asked, key: str) -> Block:
-        return systems.teacher_block(
-            writer,
-            self.tasks,
-            self.items.items,
-            name=one.name,
-            kind=one.kind,
-            key=key,
-            samples=self.suite.samples,
-            seed=self.seed,
-            latency_requests=self.suite.latency_requests,
-            prices=one.card.prices,
-            bar=self.bar,
-        )
+        with Ledger(self.folder / ASKED) as ledger:
+            return systems.teacher_block(
+                writer,
+                self.tasks,
+                self.items.items,
+                name=one.name,
+                kind=one.kind,
+                key=key,
+                samples=self.suite.samples,
+                seed=self.seed,
+                latency_requests=self.suite.latency_requests,
+                prices=one.card.prices,
+                ledger=ledger,
+                bar=self.bar,
+            )
 
     def _student(self, entrant: Entrant, references: Sequence[str]) -> None:
         """A student's rows: matched to the leading reference (one more row for each other), top, open."""
@@ -258,9 +265,12 @@ class Session:
         self._block(name, key, make)
 
     def _block(self, name: str, key: str, make: Callable[[], Block]) -> None:
-        """Take the stored block where it was made under the same key, else make it and keep it at once."""
+        """Take the stored block where it was made under the same key, else make it and keep it at once.
+
+        One that a teacher did not answer whole is made again: what it failed at is asked for once more.
+        """
         block = self.stored.pop(name, None)
-        if block is not None and block.key == key:
+        if block is not None and block.key == key and not any(row.error for row in block.rows):
             self.reused += len(block.rows)
             self.bar.update(len(block.rows) if block.facts.kind != "baseline" else 0)
         else:

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from udrl.commands import LENGTH, Command, CommandSpace
 from udrl.data.hashing import hash_int
+from udrl.data.ledger import Ledger, LedgerRecord, request_key
 from udrl.eval.records import Block, Completion, Kind, SystemFacts
 from udrl.eval.suites import Item
 from udrl.progress import Bar
+from udrl.teacher.asking import ledger_record
 from udrl.teacher.base import Reply, Request, Teacher
 
 if TYPE_CHECKING:
@@ -219,35 +221,46 @@ def teacher_block(
     seed: int,
     latency_requests: int,
     prices: Prices | None = None,
+    ledger: Ledger | None = None,
     bar: Bar | None = None,
 ) -> Block:
-    """Let ``teacher`` write ``samples`` fresh completions for every item under its careful setting.
+    """Let ``teacher`` write ``samples`` completions for every item under its careful setting.
 
     What the teacher fails at becomes a record with its error; it is counted, never scored and never replaced.
+    ledger: holds what was answered before, which is not asked for again, and gets every reply as it comes.
+    Speed and cost are those of what is asked for now.
     """
 
     def request(row: Completion) -> Request:
         task = tasks[row.task]
-        return Request(
-            key=f"{row.task}/{row.input_id}/{row.sample}",
-            task=row.task,
-            input_id=row.input_id,
-            input=row.input,
-            messages=({"role": "user", "content": task.request(row.input)},),
-            sampling=teacher.careful(task.min_words, task.max_words),
+        messages = ({"role": "user", "content": task.request(row.input)},)
+        sampling = teacher.careful(task.min_words, task.max_words)
+        key = request_key(
+            model=teacher.model,
+            revision=teacher.revision,
+            engine_arguments=teacher.engine_arguments,
+            messages=messages,
+            sampling=sampling,
             seed=row.seed,
-            sample=row.sample,
         )
+        return Request(key, row.task, row.input_id, row.input, messages, sampling, row.seed, row.sample)
 
     wanted = [wish(name, name, item, sample, seed) for item in items for sample in range(samples)]
+    keys = [request(row).key for row in wanted]
+    requests = {key: request(row) for key, row in zip(keys, wanted, strict=True)}
+    written = {one.key: one for one in ledger or () if one.status == "ok" and one.key in requests}
     replies: dict[str, Reply] = {}
+    if bar is not None:
+        bar.update(len(written))
     started = time.perf_counter()
-    for reply in teacher.generate(request(row) for row in wanted):
+    for reply in teacher.generate(one for key, one in requests.items() if key not in written):
         replies[reply.key] = reply
+        if ledger is not None:
+            ledger.append(ledger_record(requests[reply.key], reply, teacher))
         if bar is not None:
             bar.update(1)
     seconds = time.perf_counter() - started
-    rows = [_replied(row, replies.get(request(row).key)) for row in wanted]
+    rows = [_replied(row, written.get(key) or replies.get(key)) for row, key in zip(wanted, keys, strict=True)]
 
     def once(row: Completion) -> None:
         for _ in teacher.generate([request(row)]):
@@ -275,10 +288,11 @@ def _cost(prices: Prices | None, replies: Sequence[Reply], *, gpu_hours: float) 
     return 1000 * usd / len(replies), f"{read:,} tokens read and {written:,} written for {len(replies):,} calls"
 
 
-def _replied(row: Completion, reply: Reply | None) -> Completion:
+def _replied(row: Completion, reply: Reply | LedgerRecord | None) -> Completion:
     if reply is None or reply.completion is None:
         return replace(row, error=(reply.error if reply else None) or "the teacher did not answer")
-    return replace(row, completion=reply.completion, finish_reason=reply.finish_reason, tokens=reply.completion_tokens)
+    whole = reply.completion.encode("utf-8", "replace").decode()  # half a character, which a broken server may send
+    return replace(row, completion=whole, finish_reason=reply.finish_reason, tokens=reply.completion_tokens)
 
 
 # -- timing ---------------------------------------------------------------------------------------------

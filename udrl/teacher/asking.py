@@ -93,7 +93,7 @@ class Session:
                             f"teacher '{writer.name}' replied to a request that it was not given ({reply.key})"
                         )
                     watchdog.replied()
-                    record = _ledger_record(request, reply, writer)
+                    record = ledger_record(request, reply, writer)
                     ledger.append(record)
                     budget.settle(reply, prices)
                     tally.add(reply)
@@ -116,7 +116,8 @@ class Session:
             )
 
 
-def _ledger_record(request: Request, reply: Reply, writer: Teacher) -> LedgerRecord:
+def ledger_record(request: Request, reply: Reply, writer: Teacher) -> LedgerRecord:
+    """Return the line of a ledger for what ``writer`` replied."""
     return LedgerRecord(
         schema=SCHEMA,
         key=request.key,

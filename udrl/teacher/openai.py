@@ -53,6 +53,7 @@ HOPELESS = 64
 _BACKOFF = 0.5
 _LONGEST_BACKOFF = 30.0
 _REFUSING = ("http 401", "http 404", "http 405")
+_ABOUT_THE_REQUEST = ("filtered", "http 413", "http 422")
 
 
 class OpenAITeacher:
@@ -111,10 +112,13 @@ class OpenAITeacher:
                         more = len(asked) == room
                         worker.ask(asked)
                         waiting += len(asked)
+                    taken = []
                     for reply in worker.take() if waiting else ():
                         waiting -= 1
-                        verdict.look_at(reply)
+                        taken.append(reply)
                         yield reply
+                    for reply in taken:
+                        verdict.look_at(reply)
             finally:
                 self._running.discard(worker)
 
@@ -325,8 +329,11 @@ class _Verdict:
         if reply.error is None:
             self._answered, self._failed = True, 0
             return
-        self._failed += 1
         kind = reply.error.partition(":")[0]
+        if kind in _ABOUT_THE_REQUEST:  # a server that refuses this one is well
+            self._failed = 0
+            return
+        self._failed += 1
         if not self._answered and kind in _REFUSING:
             raise TeacherError(
                 f"{self._base_url} refuses ({reply.error}): check the address, the key in the environment and that "
