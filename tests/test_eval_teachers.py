@@ -18,6 +18,7 @@ from udrl.data.run import Run
 from udrl.errors import InputError, RunError, UsageError
 from udrl.eval.bench import BenchReport, bench_student
 from udrl.eval.suites import Suite, load_suite
+from udrl.eval.teachers import Asked, own_teacher
 from udrl.teacher.synthesis import synth
 
 TASKS = ("poem", "slogan")
@@ -257,3 +258,21 @@ def test_eval_teachers_inputs_of_a_suite_have_no_recorded_row(recorded: Run, sui
     assert list(found.summary["systems"]) == ["student@top", "echo"]
     assert any(note.startswith("There is no row teacher: nobody can be asked for it") for note in found.notes)
     assert any("--suite heldout" in note for note in found.notes)
+
+
+def test_eval_teachers_own_teacher_runs_by_what_wrote_the_run(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    with run.writing():
+        known = {"backend": "vllm", "engine_arguments": {"quantization": "fp8"}}
+        run.record("synth", teachers={"qwen2": known})
+    asked, _ = own_teacher(run, ())
+    assert isinstance(asked, Asked)
+    assert (asked.card.backend, asked.card.settings["vllm"]["quantization"]) == ("vllm", "fp8")
+    with run.writing():
+        run.record("synth", teachers={"qwen2": {"backend": "transformers"}})
+    asked, _ = own_teacher(run, ())
+    assert isinstance(asked, Asked)
+    assert asked.card.backend == "transformers"
+    asked, _ = own_teacher(run, (), base_url="http://127.0.0.1:1/v1")
+    assert isinstance(asked, Asked)
+    assert asked.card.backend == "openai"

@@ -99,7 +99,7 @@ def own_teacher(
     if len(known) > 1:
         notes.append(f"The run has several teachers ({', '.join(known)}); the row 'teacher' is {first}.")
     try:
-        card = _at(cards.load_card(facts.get("card", first)), base_url or facts.get("base_url"))
+        card = _as_before(cards.load_card(facts.get("card", first)), facts, base_url)
     except UdrlError as error:
         row = _written(TEACHER, "teacher", [first], answers, source)
         said = f"The row teacher is what {first} wrote for {source}, because its card cannot be read ({error})."
@@ -178,6 +178,14 @@ def _asked(name: str, kind: Kind, card: Card, run: Run, answers: Sequence[Episod
     style = card.mix[0].name if card.mix else None
     own = [e for e in answers if style is None or json.loads(e.sampling).get("style") == style]
     return Asked(name, kind, card, _written(name, kind, [card.name], own, f"the test inputs of {run.path}"))
+
+
+def _as_before(card: Card, facts: Mapping[str, Any], base_url: str | None) -> Card:
+    """Return ``card`` behind what answered for the run: its endpoint, or its backend and engine arguments."""
+    address = base_url or facts.get("base_url")
+    if address is None and card.backend != "builtin":
+        return cards.adjusted(card, backend=facts.get("backend"), engine_arguments=facts.get("engine_arguments"))
+    return _at(card, address)
 
 
 def _at(card: Card, base_url: str | None) -> Card:

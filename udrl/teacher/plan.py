@@ -42,11 +42,13 @@ class Share:
         """Return what run.json says of the teacher; cards of datasets and students name its licence, and a benchmark
         asks it again: by the card's file where it is the user's, at the endpoint where it had one."""
         card = self.card
-        facts = {"model": card.model, "licence": card.licence.name, "outputs": card.licence.outputs}
+        facts: dict[str, Any] = {"model": card.model, "licence": card.licence.name, "outputs": card.licence.outputs}
         if card.path != cards.shipped_cards().get(card.name):
             facts["card"] = str(card.path.absolute())
         if card.base_url is not None:
             facts["base_url"] = card.base_url
+        if card.backend in ("vllm", "ray") and card.settings.get("vllm"):
+            facts["engine_arguments"] = dict(card.settings["vllm"])
         return {**facts, "backend": card.backend, "revision": self.writer.revision, "weight": self.weight}
 
 
