@@ -121,9 +121,8 @@ def judge(folder: Path, writer: Teacher, pairs: Sequence[Pair], *, bar: Bar | No
                 "prompt_tokens": reply.prompt_tokens,
                 "completion_tokens": reply.completion_tokens,
             }
-            file.write(
-                json.dumps(line) + "\n"
-            )  # ASCII: half a character, which a broken server may send, has no other form
+            # in ASCII, which also has a form for half of a character, as a broken server may send it
+            file.write(json.dumps(line) + "\n")
             file.flush()
             if bar is not None:
                 bar.update(1)

@@ -239,7 +239,7 @@ class Session:
             self._block("echo", key, partial(baselines.echo_block, items, key=key))
         if "shuffled" in wanted and references:
             leading = self.done[references[0]]
-            key = self._key("shuffled", leading.key)
+            key = self._key("shuffled", leading.key, [row.completion for row in leading.rows])
             make = partial(baselines.shuffled_block, leading.rows, key=key, seed=self.seed)
             self._block("shuffled", key, make)
         if "nearest" in wanted and self.data.pool:

@@ -74,8 +74,8 @@ def recalibrate(
         measured = student.calibration.curves if student.calibration else {}
         if lost := sorted(measured.keys() - {episode.task for episode in held}):
             raise StudentError(
-                f"there are no validation episodes of {', '.join(lost)} any more, whose calibration would be lost: put "
-                "the run that the student was started from back where it was, or train again"
+                f"there are no validation episodes of {', '.join(lost)} any more, whose calibration would be lost: "
+                "synthesize them again, or put the run that the student was started from back where it was"
             )
         student.calibration = None
         if not calibrate_on(
