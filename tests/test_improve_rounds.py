@@ -80,6 +80,17 @@ def own(improved: tuple[Path, ImproveReport], tmp_path: Path) -> Path:
     return copy(improved[0], tmp_path)
 
 
+def in_the_second_round(run: Path) -> None:
+    """Make ``run``, whichever round it keeps, one that has round 0's student and is in the middle of its second round."""
+    shutil.rmtree(run / "rounds" / "2" / "student")
+    (run / "rounds" / "2" / "round.json").unlink()
+    shutil.rmtree(run / "student")
+    shutil.copytree(run / "rounds" / "0" / "student", run / "student")
+    state = json.loads((run / "rounds.json").read_text())
+    first = {**state, "rounds": state["rounds"][:2], "kept": 0, "head": 1, "misses": 0, "stopped": None}
+    (run / "rounds.json").write_text(json.dumps(first))
+
+
 def student_bytes(folder: Path) -> dict[str, bytes]:
     names = ("model.safetensors", "command_space.json", "calibration.json", "tokenizer.json")
     return {name: (folder / name).read_bytes() for name in names}
@@ -180,12 +191,7 @@ def test_bins_of_the_return_move_and_the_levels_that_are_measured_do_not(
 def test_encoder_and_inputs_stay_those_that_rounds_were_begun_with(own: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="measured with encoder=None, found encoder=lsa"):
         improve(own, rounds=3, options=replace(OPTIONS, encoder="lsa"), **HOW)
-    for name in ("student", "round.json"):
-        place = own / "rounds" / "2" / name
-        shutil.rmtree(place) if place.is_dir() else place.unlink()
-    state = json.loads((own / "rounds.json").read_text())
-    first = {**state, "rounds": state["rounds"][:2], "kept": 0, "head": 1, "misses": 0, "stopped": None}
-    (own / "rounds.json").write_text(json.dumps(first))
+    in_the_second_round(own)
     other = tmp_path / "other.txt"
     other.write_text("a bicycle by the river\n")
     with pytest.raises(UsageError, match=r"inputs None, now \w+.*--restart"):
@@ -268,11 +274,7 @@ def test_killed_before_any_publication_and_continued_equals_uninterrupted(
 
 
 def test_options_of_an_unfinished_round_hold_until_restart(own: Path) -> None:
-    shutil.rmtree(own / "rounds" / "2" / "student")
-    (own / "rounds" / "2" / "round.json").unlink()
-    state = json.loads((own / "rounds.json").read_text())
-    first = {**state, "rounds": state["rounds"][:2], "kept": 0, "head": 1, "misses": 0, "stopped": None}
-    (own / "rounds.json").write_text(json.dumps(first))
+    in_the_second_round(own)
     other = replace(OPTIONS, samples=1)
     with pytest.raises(UsageError, match=r"samples 3, now 1.*--restart"):
         improve(own, rounds=2, options=other, **HOW)

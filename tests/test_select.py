@@ -216,7 +216,9 @@ def test_a_training_on_another_selection_does_not_go_on_with_an_interrupted_one(
         with pytest.raises(TypeError):
             train(run, **options, selection="a")
     assert (run / ".student.partial" / "training_state.pt").exists()
-    train(run, **options, selection="b")
+    with pytest.raises(StudentError, match="--restart"):
+        train(run, **options, selection="b")
+    train(run, **options, selection="b", restart=True)
     assert (run / "student" / "model.safetensors").read_bytes() == whole
 
 

@@ -26,7 +26,7 @@ def trained_run(folders: pytest.TempPathFactory) -> Path:
     scratch_gpt2(vocab_size=500, layers=2, width=96, heads=3, context=256, eos=end, seed=0).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     train(
-        run, student=str(folder), steps=300, batch_size=16, learning_rate=4e-3, attributes=(LENGTH,), signs_inputs=0,
+        run, student=str(folder), steps=600, batch_size=16, learning_rate=4e-3, attributes=(LENGTH,), signs_inputs=0,
         calibration_inputs=2, device="cpu", precision="fp32",
     )  # fmt: skip
     return run
