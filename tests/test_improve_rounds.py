@@ -81,7 +81,7 @@ def own(improved: tuple[Path, ImproveReport], tmp_path: Path) -> Path:
 
 
 def in_the_second_round(run: Path) -> None:
-    """Make ``run``, whichever round it keeps, one that has round 0's student and is in the middle of its second round."""
+    """Put ``run``, whichever round it keeps, into the middle of its second round, with round 0's student."""
     shutil.rmtree(run / "rounds" / "2" / "student")
     (run / "rounds" / "2" / "round.json").unlink()
     shutil.rmtree(run / "student")
