@@ -106,6 +106,9 @@ class _Curves:
                 axes.plot([size, size], [low, high], color=MUTED, linewidth=2)
             axes.plot([size for size, _ in points], [value[0] for _, value in points], "o-", color=STUDENT)
             axes.set_xscale("log")
+            axes.minorticks_off()
+            places = [s["parameters"] for s in self.sizes]
+            axes.set_xticks(places, [f"{place / 1e6:.3g}M" for place in places])
             axes.set_title(title, fontsize=9)
             axes.set_xlabel("parameters")
             if all(low >= 0 for _, (_, low, _) in points):
