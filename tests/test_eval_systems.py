@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -151,7 +152,9 @@ class DyingTeacher(FailingTeacher):
             yield replace(reply, completion=reply.completion and "half a character: \ud83d")
 
 
-def test_systems_teacher_is_asked_for_nothing_twice_but_what_failed(tmp_path: Path) -> None:
+def test_systems_teacher_is_asked_for_nothing_twice_but_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = load_tasks(["text-to-image"])[0]
 
     def ask(writer: DyingTeacher, *texts: str) -> Block:
@@ -169,8 +172,10 @@ def test_systems_teacher_is_asked_for_nothing_twice_but_what_failed(tmp_path: Pa
     assert [row.completion for row in block.rows] == ["half a character: ?", None, "half a character: ?"]
     fewer = DyingTeacher(9)
     ask(fewer, "two")
-    ask(fewer, "one", "two", "three")
+    monkeypatch.setattr(systems.time, "perf_counter", itertools.count().__next__)
+    block = ask(fewer, "one", "two", "three")
     assert fewer.asked == ["three"]
+    assert block.facts.tokens_per_second == 1.0, "of the one that was asked for now"
 
 
 def test_systems_mean_lengths_leave_failures_out() -> None:

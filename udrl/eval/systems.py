@@ -246,8 +246,8 @@ def teacher_block(
         return Request(key, row.task, row.input_id, row.input, messages, sampling, row.seed, row.sample)
 
     wanted = [wish(name, name, item, sample, seed) for item in items for sample in range(samples)]
-    keys = [request(row).key for row in wanted]
-    requests = {key: request(row) for key, row in zip(keys, wanted, strict=True)}
+    asked = [request(row) for row in wanted]
+    requests = {one.key: one for one in asked}
     written = {one.key: one for one in ledger or () if one.status == "ok" and one.key in requests}
     replies: dict[str, Reply] = {}
     if bar is not None:
@@ -260,7 +260,7 @@ def teacher_block(
         if bar is not None:
             bar.update(1)
     seconds = time.perf_counter() - started
-    rows = [_replied(row, written.get(key) or replies.get(key)) for row, key in zip(wanted, keys, strict=True)]
+    rows = [_replied(row, written.get(one.key) or replies.get(one.key)) for row, one in zip(wanted, asked, strict=True)]
 
     def once(row: Completion) -> None:
         for _ in teacher.generate([request(row)]):
@@ -272,7 +272,9 @@ def teacher_block(
         kind=kind,
         engine=teacher.model,
         latency_ms=time_requests(once, wanted[::samples], latency_requests),
-        tokens_per_second=sum(row.tokens or 0 for row in rows) / seconds if counted and replies else None,
+        tokens_per_second=sum(reply.completion_tokens or 0 for reply in replies.values()) / seconds
+        if counted and replies
+        else None,
         cost=_cost(prices, list(replies.values()), gpu_hours=teacher.gpus * seconds / 3600),
     )
     return Block(name, key, facts, tuple(rows))
