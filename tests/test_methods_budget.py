@@ -254,9 +254,9 @@ def test_grpo_ends_after_the_step_that_reaches_its_budget_with_the_student_so_fa
     assert "ended by --max-samples 20" in said
     facts = facts_of(planned)
     assert (facts["steps"], facts["reward_calls"], facts["options"]["steps"]) == (4, 16, 4)
-    assert cli.run([*arguments, "--run", str(timed), "--max-minutes", "0.001"]) == 0
+    assert cli.run([*arguments, "--run", str(timed), "--max-minutes", "1e-5"]) == 0
     facts = facts_of(timed)
-    assert (facts["steps"], facts["kept_step"], facts["stopped"]) == (1, 1, "--max-minutes 0.001")
+    assert (facts["steps"], facts["kept_step"], facts["stopped"]) == (1, 1, "--max-minutes 1e-05")
     assert not (timed / "student" / cost.SPENT).exists()
     assert cli.run([*arguments, "--run", str(timed), "--max-usd", "1"]) == 2
     assert "give --machine-usd, too" in capsys.readouterr().err
@@ -277,11 +277,11 @@ def test_own_loop_ends_at_its_budget_and_goes_on_only_where_it_was_raised(
         with monkeypatch.context() as patch:
             patch.setattr("udrl.student.model.save_model", killed)
             with pytest.raises(KeyboardInterrupt):
-                train(run, **given, max_minutes=0.001)
+                train(run, **given, max_minutes=1e-5)
 
     interrupted()
-    report = train(run, **given, max_minutes=0.001)
-    assert (report.steps, report.kept_step, report.stopped) == (1, 1, "--max-minutes 0.001")
+    report = train(run, **given, max_minutes=1e-5)
+    assert (report.steps, report.kept_step, report.stopped) == (1, 1, "--max-minutes 1e-05")
     assert report.validation_loss is not None
     interrupted()
     report = train(run, **given, max_minutes=60)
