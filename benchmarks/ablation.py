@@ -1,8 +1,9 @@
 """What does each part of the command interface do? Students that differ in one part, on the same episodes.
 
-    python benchmarks/ablation.py [VARIANT ...] [--run runs/demo] [--steps 900] [--inputs 10] [--samples 2]
+    python benchmarks/ablation.py [VARIANT ...] [--run runs/demo] [--student gpt2-1m] [--steps 1500] [--inputs 10]
+        [--samples 2]
 
-Each variant trains ``gpt2-mini`` from scratch on the run's training episodes and is swept over validation inputs: the
+Each variant trains the student from scratch on the run's training episodes and is swept over validation inputs: the
 nine training deciles of relevance, then of length, the other attribute open, with the sampling that ships. One line a
 variant and attribute: within-input Spearman with its 95 % interval over inputs, the difference to ``base`` paired by
 input, the mean at the lowest and the highest level, and the mean distance of single completions from what was
@@ -11,6 +12,7 @@ commanded. Commands are positions, not calibrated targets, but for ``calibrated`
     base         what ships: 10 bins, command dropout, command after the input, interpolated levels
     bins-5       5 bins                              bins-20   20 bins
     no-dropout   commands are always complete in training
+    dropout-30   each attribute is left open three times as often
     command-first  the command before the input
     no-interpolation  every value stands at its bin's middle, in training and in use
     curriculum   the first 30 % of the steps on the upper half of relevance alone
@@ -89,6 +91,7 @@ VARIANTS = {
     "bins-5": Variant(replaced=(_bins(5),)),
     "bins-20": Variant(replaced=(_bins(20),)),
     "no-dropout": Variant({"open_each": 0.0, "open_all": 0.0}),
+    "dropout-30": Variant({"open_each": 0.3}),
     "command-first": Variant(replaced=(_command_first,)),
     "no-interpolation": Variant(replaced=(_rounded,)),
     "curriculum": Variant({"curriculum": 0.3}),
@@ -106,9 +109,9 @@ def validation_inputs(run: Path) -> dict[str, list[str]]:
     return {task: list(texts) for task, texts in found.items()}
 
 
-def trained(run: Path, name: str, *, steps: int, seed: int) -> Path:
+def trained(run: Path, name: str, *, student: str, steps: int, seed: int) -> Path:
     """Train the student of a variant in a run folder of its own beside the others, once; return the folder."""
-    folder = run / "ablation" / f"{name}-{steps}-{seed}"
+    folder = run / "ablation" / f"{name}-{student}-{steps}-{seed}"
     if not (folder / "student").is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(run / "run.json", folder)
@@ -116,7 +119,7 @@ def trained(run: Path, name: str, *, steps: int, seed: int) -> Path:
             (folder / "episodes").symlink_to((run / "episodes").resolve(), target_is_directory=True)
         options: dict[str, Any] = dict(VARIANTS[name].options)
         with VARIANTS[name].in_force():
-            train(folder, student="gpt2-mini", init="random", steps=steps, seed=seed, calibration_inputs=0,
+            train(folder, student=student, init="random", steps=steps, seed=seed, calibration_inputs=0,
                   signs_inputs=0, **options)  # fmt: skip
     return folder
 
@@ -154,7 +157,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help="default: all of them")
     parser.add_argument("--run", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--student", default="gpt2-1m", help="a preset that is trained from scratch")
+    parser.add_argument(
+        "--steps", type=int, default=1500, help="enough to have learned to copy: see docs/results.md, size"
+    )
     parser.add_argument("--inputs", type=int, default=10, help="a task")
     parser.add_argument("--samples", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
@@ -170,7 +176,10 @@ def main() -> None:
     base: dict[str, npt.NDArray[np.float64]] = {}
     for name in dict.fromkeys(["base", *(options.variants or VARIANTS)]):
         variant = VARIANTS[name]
-        student = load(trained(options.run, variant.trained_as or name, steps=options.steps, seed=options.seed))
+        made = trained(
+            options.run, variant.trained_as or name, student=options.student, steps=options.steps, seed=options.seed
+        )
+        student = load(made)
         student.sampling = replace(student.sampling, guidance=variant.guidance)
         if variant.calibrated:
             student.calibration = calibrate(student, fitted, {"relevance": Relevance()}, seed=options.seed)

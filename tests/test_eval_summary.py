@@ -184,6 +184,23 @@ def test_summary_names_the_tasks_in_which_lengths_differ() -> None:
     assert found["parity"]["s"]["teacher"]["caveats"] == ["lengths differ by more than 10 % in task0, task1"]
 
 
+def test_summary_compares_lengths_and_copy_rates_on_the_inputs_that_both_answered() -> None:
+    """The teacher's long answers, which copy nothing, are to inputs that the student did not answer."""
+    half = draws(0.6, 1)
+    half[200:] = np.nan
+    scores = scores_of({"s": half, "teacher": draws(0.6, 2)})
+    for i, row in enumerate(scores.rows):
+        if row.system == "teacher" and int(row.input_id[1:]) >= 200:
+            scores.columns["length"][i], scores.columns["copy_rate"][i] = 60.0, 0.0
+    found = build_summary(
+        scores, [facts(n) for n in ("s", "teacher")], references=["teacher"], about=ABOUT, command_following={}
+    )
+    entry = found["parity"]["s"]["teacher"]
+    assert entry["equal_length"]
+    assert entry["per_task"]["task0"]["equal_length"]
+    assert entry["caveats"] == ["it answered 67 % of the inputs", "it failed 300 times"]
+
+
 def test_summary_too_few_inputs_names_the_number_needed() -> None:
     systems = {"s": draws(0.585, 4, inputs=12, samples=1), "teacher": draws(0.6, 50, inputs=12, samples=1)}
     entry = summary_of(systems)["parity"]["s"]["teacher"]

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tiny import ROOM, card_file
+from tiny import ROOM, card_file, serving
 
 from udrl.data.ledger import Ledger
 
@@ -51,34 +46,8 @@ def offline(tmp_path_factory: pytest.TempPathFactory, model: Path) -> dict[str, 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[str]:
     """The address of vLLM's own server."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = ["--model", str(model), "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
-    options += ["--max-model-len", str(ROOM), "--enforce-eager", "--kv-cache-memory-bytes", str(64 << 20)]
-    options += ["--no-enable-chunked-prefill", "--max-num-seqs", "32"]
-    log = tmp_path_factory.mktemp("server") / "log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *options],
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-        )
-    try:
-        end = time.monotonic() + 500
-        while True:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-                    break
-            except OSError:
-                assert process.poll() is None, log.read_text()[-3000:]
-                assert time.monotonic() < end, log.read_text()[-3000:]
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with serving(model, tmp_path_factory.mktemp("server"), "--max-model-len", str(ROOM)) as address:
+        yield address
 
 
 def test_vllm_server_answers_synth_as_the_offline_engine_does(

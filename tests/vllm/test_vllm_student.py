@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import serving
 
 from udrl.commands import Attribute, Command, CommandSpace
 from udrl.student import load
@@ -105,3 +106,25 @@ def test_student_in_vllm_never_writes_a_control_id(engine: Any, student: Student
     assert max(ids) < base
     free = [token for one in ask(engine, student, COMMANDS, allowed_token_ids=None, **drawn) for token in one]
     assert max(free) >= base, "without the restriction they come: it is what keeps them away"
+
+
+def test_student_on_vllms_server_writes_what_udrl_writes(folder: Path, student: Student, tmp_path: Path) -> None:
+    """As docs/generating.md says, through OpenAI's client."""
+    from openai import OpenAI
+
+    sampling = replace(student.sampling, temperature=0, max_tokens=24, no_repeat=0)
+    own = student.generate(TEXTS, COMMANDS, sampling=sampling)
+    options = ["--served-model-name", "student", "--generation-config", "vllm", "--max-model-len", "128"]
+    with serving(folder, tmp_path, *options) as address:
+        client = OpenAI(base_url=address, api_key="none")
+        done = client.completions.create(
+            model="student",
+            prompt=student.prompt_ids(TEXTS, COMMANDS),
+            temperature=0.0,
+            max_tokens=24,
+            extra_body={"allowed_token_ids": list(range(student.space.base))},
+        )
+    assert len(done.choices) == len(own)
+    for choice, one in zip(done.choices, own, strict=True):
+        text = choice.text.removeprefix(" ")
+        assert (text if choice.finish_reason == "stop" else text.rstrip("\ufffd")) == one.completion

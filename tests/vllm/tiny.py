@@ -1,7 +1,16 @@
-"""A tiny Llama with the chat template of Llama 3, and a card for it."""
+"""A tiny Llama with the chat template of Llama 3, a card for it, and vLLM's own server."""
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +87,36 @@ def card_file(folder: Path, model: Path, **changes: Any) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(data | changes))
     return path
+
+
+@contextmanager
+def serving(model: Path, folder: Path, *options: str) -> Iterator[str]:
+    """Run vLLM's own server on ``model``, its log in ``folder``; yields its address when it is ready."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    given = ["--model", str(model), "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
+    given += ["--enforce-eager", "--kv-cache-memory-bytes", str(64 << 20), "--max-num-seqs", "32"]
+    given += ["--no-enable-chunked-prefill", *options]
+    log = folder / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *given],
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    try:
+        end = time.monotonic() + 500
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                    break
+            except OSError:
+                assert process.poll() is None, log.read_text()[-3000:]
+                assert time.monotonic() < end, log.read_text()[-3000:]
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,6 +1,7 @@
 """Parity of one system with a reference: the ratio of their relevance, and what speaks against it.
 
-Ratios are of means over items that both answered, with a paired bootstrap clustered by input.
+Ratios are of means over items that both answered, with a paired bootstrap clustered by input; so are the lengths and
+copy rates that are held against them.
 """
 
 from __future__ import annotations
@@ -43,17 +44,31 @@ def parity_of(
     parts = {task: ratios(systems, pairs, items, task) for task in (None, *tasks)}
     parity: dict[str, Any] = {}
     for name, ref in pairs:
-        ours, theirs = table[name], table[ref]
-        per_task = {
-            task: _judged(ours["per_task"][task], theirs["per_task"][task], parts[task][name, ref], ref)
-            for task in tasks
-        }
-        whole = _judged(ours, theirs, parts[None][name, ref], ref)
-        off = [task for task in tasks if lengths_differ(ours["per_task"][task], theirs["per_task"][task])]
+        shared = {task: _on_shared(systems[name], systems[ref], items, task) for task in parts}
+        judged = {}
+        for task in parts:
+            ours, theirs = (table[one] if task is None else table[one]["per_task"][task] for one in (name, ref))
+            mine, yours = shared[task]
+            judged[task] = _judged({**ours, **mine}, {**theirs, **yours}, parts[task][name, ref], ref)
+        off = [task for task in tasks if lengths_differ(*shared[task])]
+        whole = judged.pop(None)
         if off and whole["equal_length"]:
             whole["caveats"].append(f"lengths differ by more than 10 % in {', '.join(off)}")
-        parity.setdefault(name, {})[ref] = {**whole, "per_task": per_task}
+        parity.setdefault(name, {})[ref] = {**whole, "per_task": judged}
     return parity
+
+
+def _on_shared(
+    ours: PerItem, theirs: PerItem, items: Sequence[Item], task: str | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the mean length and copy rate of both systems over the items that both answered, as the ratio is."""
+    both = ~np.isnan(ours["relevance"] + theirs["relevance"]) & [task is None or of == task for of, _ in items]
+
+    def means(system: PerItem) -> dict[str, Any]:
+        of = {figure: system[figure][both] for figure in ("length", "copy_rate")}
+        return {figure: {"mean": float(np.nanmean(v))} if (~np.isnan(v)).any() else None for figure, v in of.items()}
+
+    return means(ours), means(theirs)
 
 
 def ratios(
@@ -120,11 +135,9 @@ def _caveats(ours: Mapping[str, Any], theirs: Mapping[str, Any], ratio: Mapping[
             f"lengths differ: {ours['length']['mean']:.1f} words against {theirs['length']['mean']:.1f}; "
             "shorter completions look more relevant"
         )
-    if ours["copy_rate"]["mean"] > theirs["copy_rate"]["mean"] + COPY_MARGIN:
-        found.append(
-            f"it copies more of the input: copy rate {ours['copy_rate']['mean']:.2f} "
-            f"against {theirs['copy_rate']['mean']:.2f}"
-        )
+    rates = ours["copy_rate"], theirs["copy_rate"]
+    if all(rates) and rates[0]["mean"] > rates[1]["mean"] + COPY_MARGIN:
+        found.append(f"it copies more of the input: copy rate {rates[0]['mean']:.2f} against {rates[1]['mean']:.2f}")
     second = ratio["second"]
     if second is not None and (second["ci95"][0] >= PARITY) != ratio["within_5_percent"]:
         found.append(
