@@ -12,7 +12,8 @@ commanded. Commands are positions, not calibrated targets, but for ``calibrated`
     base         what ships: 10 bins, command dropout, command after the input, interpolated levels
     bins-5       5 bins                              bins-20   20 bins
     no-dropout   commands are always complete in training
-    dropout-30   each attribute is left open three times as often
+    dropout-3    an attribute, or all of the command, is left open in 3 % of the steps instead of 10 %
+    dropout-30   an attribute is left open in 30 %
     command-first  the command before the input
     no-interpolation  every value stands at its bin's middle, in training and in use
     curriculum   the first 30 % of the steps on the upper half of relevance alone
@@ -91,6 +92,7 @@ VARIANTS = {
     "bins-5": Variant(replaced=(_bins(5),)),
     "bins-20": Variant(replaced=(_bins(20),)),
     "no-dropout": Variant({"open_each": 0.0, "open_all": 0.0}),
+    "dropout-3": Variant({"open_each": 0.03, "open_all": 0.03}),
     "dropout-30": Variant({"open_each": 0.3}),
     "command-first": Variant(replaced=(_command_first,)),
     "no-interpolation": Variant(replaced=(_rounded,)),

@@ -175,6 +175,7 @@ class FaultServer:
                 "error-200": json.dumps({"error": {"message": "engine is dead"}}),
                 "thinking": content.replace('"completion ', '"<think>\\nhm\\n</think>\\n\\ncompletion '),
                 "filtered": content.replace('"stop"', '"content_filter"'),
+                "thoughts": content.replace(json.dumps(text), "null").replace('"stop"', '"length"'),
                 "refusal": json.dumps({"choices": [{"message": {"content": None, "refusal": "no"}}]}),
                 "parts": content.replace(f'"{text}"', json.dumps([{"type": "text", "text": text}])),
             }[what]

@@ -265,6 +265,22 @@ def test_generate_takes_control_strings_as_text(generate: Any) -> None:
     assert one["task"] == "text-to-image"
 
 
+def test_generate_auto_is_the_highest_that_is_reached(generate: Any, small_run: Path) -> None:
+    import udrl
+
+    student = udrl.load(small_run, precision="fp32")
+    code, (one,), _ = generate("--target-relevance", "auto", "--length", "6", "a red fox")
+    assert code == 0
+    assert one["command"] == {"relevance": student.reachable("text-to-image", "relevance", length=6)[1], "length": 6}
+    code, (one,), _ = generate("--target", "relevance=auto", "a red fox")
+    assert one["command"] == {"relevance": student.reachable("text-to-image", "relevance")[1]}
+
+
+def test_generate_drops_the_byte_order_mark_of_standard_input(generate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _pipe(monkeypatch, b"\xef\xbb\xbfa red fox\n")
+    assert generate("-")[1][0]["input"] == "a red fox"
+
+
 def test_generate_warns_of_unreachable_targets_on_stderr_only(generate: Any) -> None:
     code, (one,), err = generate("--target-relevance", "1", "a red fox")
     assert code == 0
@@ -281,6 +297,10 @@ def test_generate_warns_of_unreachable_targets_on_stderr_only(generate: Any) -> 
         (["--target", "relevance=-0.1", "x"], 2, "relevance=-0.1 is outside its range [0, 1]"),
         (["--target", "relevnce=0.3", "x"], 2, "unknown attribute 'relevnce' (did you mean relevance?)"),
         (["--target", "relevance", "x"], 2, "'relevance' is not NAME=VALUE with a number"),
+        (["--target-relevance", "best", "x"], 2, "'best' is not a valid"),
+        (["--target", "length=auto", "x"], 2, "there is no best length: give a number of words"),
+        (["--input-field", "text", "x"], 2, "--input-field names a column of --input-file"),
+        (["caf\udce9"], 1, "TEXT: character 4 is not UTF-8"),
         (["--target", "length=5", "--length", "6", "x"], 2, "length is commanded twice"),
         (["--target", "length=5", "--target", "length=6", "x"], 2, "'length' is given twice"),
         (["--length", "0", "x"], 2, "0 is not in the range x>=1"),

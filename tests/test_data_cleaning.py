@@ -207,6 +207,12 @@ def test_cleaning_rules_can_be_allowed_by_a_task(tmp_path: Path) -> None:
         load_task(file)
 
 
+def test_cleaning_keeps_equal_completions_where_a_task_allows_them(tmp_path: Path) -> None:
+    run = run_with(tmp_path, [GOOD, GOOD])
+    found = list(build_episodes(Ledger(run.ledger), [replace(TASK, allow=("duplicate",))], mismatched=0, truncated=0))
+    assert [one.rejected_by for one in found] == [None, None]
+
+
 def test_cleaning_reads_quotes_in_pairs() -> None:
     assert is_quoted("'it's a fox, isn't it'")
     assert not is_quoted("'red' and 'blue'")

@@ -101,7 +101,8 @@ def test_decontamination_unknown_and_broken_suites_are_refused(tmp_path: Path) -
     assert suite_inputs([]) == {}
 
 
-def test_decontamination_and_personal_data_in_a_run(tmp_path: Path) -> None:
+def test_decontamination_and_personal_data_in_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     inputs = [trained_on(text) for text in ("a brass telescope", "a red fox", "mail jane@example.org")]
     file = tmp_path / "mine.jsonl"
     file.write_text(json.dumps({"text": inputs[0].upper()}) + "\n")
@@ -112,7 +113,7 @@ def test_decontamination_and_personal_data_in_a_run(tmp_path: Path) -> None:
     given = tmp_path / "inputs.txt"
     given.write_text("\n".join(inputs))
     place = Run(tmp_path / "run")
-    wanted = Hygiene(suites=[suite], pii="mask")
+    wanted = Hygiene(suites=["mine.yaml", "relevance"], pii="mask")
     report = synth(
         place, tasks=["text-to-image"], inputs=given, num_inputs=3, samples=2, rewards=("novelty",), hygiene=wanted
     )
@@ -129,9 +130,13 @@ def test_decontamination_and_personal_data_in_a_run(tmp_path: Path) -> None:
     assert (facts["pii"], facts["decontamination"]["contaminated"]) == ("mask", 1)
     card = (place.episodes / "README.md").read_text()
     assert "| contaminated inputs | 1 of 3 (1 by equal) |" in card
+    assert facts["decontamination"]["asked"] == [str(suite), "relevance"]
+    assert "| benchmark suites kept out of training | mine.yaml, relevance |" in card
 
-    score(place, rewards=("novelty",))  # what was asked for before still holds
+    monkeypatch.chdir(tmp_path / "run")
+    score(place, rewards=("novelty",))  # what was asked for before still holds, from another folder too
     assert read_episodes(place.episodes, kept=False) == episodes
+    assert "| benchmark suites kept out of training | mine.yaml, relevance |" in card, "no path of this machine"
     report_of_score = score(place, rewards=("novelty",), hygiene=Hygiene(suites=(), pii="reject"))
     assert f"rejected:{RULE}" not in report_of_score.episodes
     assert report_of_score.episodes["rejected:pii"] == 2

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,13 +19,17 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from udrl.commands import CommandSpace
 from udrl.data.building import build_episodes
 from udrl.data.cleaning import first_words, is_loop
-from udrl.data.episodes import Episode, count_episodes, noted, read_episodes, write_episodes
+from udrl.data.episodes import Episode, count_episodes, has_episodes, noted, read_episodes, write_episodes
 from udrl.data.inputs import input_id, split_of
 from udrl.data.ledger import Ledger, LedgerRecord
+from udrl.data.run import Run
 from udrl.data.tasks import load_tasks
 from udrl.errors import RewardError, RunError, UsageError
+from udrl.eval.entrants import _seen
+from udrl.student.origin import Origin, replayed
 from udrl.words import count_words
 
 TASKS = load_tasks(["text-to-image", "search-query"])
@@ -348,6 +353,22 @@ def test_episodes_stay_the_old_ones_until_all_new_ones_are_there(tmp_path: Path)
     write_episodes(folder, new, reward_names=("relevance",))
     assert read_episodes(folder) == new
     assert [path.name for path in tmp_path.iterdir()] == ["episodes"]
+
+
+def test_episodes_are_found_by_all_who_need_them_where_the_swap_was_cut_short(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    origin = Origin(run.student, run, "s", "w", 0, cast(CommandSpace, SimpleNamespace(tasks=("warm",))), {})
+    assert not has_episodes(run.episodes)
+    assert _seen(run) == frozenset()
+    old = [replace(e, task="warm") for e in map(episode, range(50)) if e.split == "train"]
+    write_episodes(run.episodes, old, reward_names=("relevance",))
+    kept = [e for e in old if e.rejected_by is None]
+    for _ in range(2):
+        assert has_episodes(run.episodes)
+        assert _seen(run) == {e.input_id for e in kept} != set()
+        assert replayed(origin, [], share=1, split="train", seed=0) == kept
+        if run.episodes.is_dir():
+            run.episodes.rename(tmp_path / ".episodes.old")
 
 
 def test_episodes_refuse_returns_that_would_not_be_written(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udrl.data.inputs import MAX_INPUT_WORDS, cut_input, input_id, normalise, read_inputs, split_of
+from udrl.data.inputs import MAX_INPUT_WORDS, cut_input, input_id, normalise, read_inputs, read_references, split_of
 from udrl.errors import InputError
 from udrl.words import count_words
 
@@ -97,6 +97,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "binary": ("a.txt", b"text\n\x00\x01\x02\n", "line 2: holds binary"),
     "utf16": ("a.txt", "a fox".encode("utf-16"), "UTF-16"),
     "latin1": ("a.jsonl", b'{"text": "fine"}\n{"text": "caf\xe9"}\n', "line 2: byte 14 is not UTF-8"),
+    "long_number": ("a.jsonl", b'{"text": "x", "n": ' + b"1" * 5000 + b"}\n", "line 1: holds a number of more digits"),
     "half_jsonl": ("a.jsonl", b'{"text": "fine"}\n{"text": "ha', "line 2: .*half-written"),
     "half_csv": ("a.csv", b'id,text\n1,fine\n2,"ha', "line 3: "),
     "short_csv": ("a.csv", b"id,text\n1,fine\n2\n", "line 3: has fewer cells"),
@@ -140,6 +141,15 @@ def test_inputs_suggests_the_field_that_was_meant(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("fox\n")
     with pytest.raises(InputError, match=r"a \.txt file has no fields"):
         list(read_inputs(tmp_path / "a.txt", field="caption"))
+
+
+def test_inputs_references_may_begin_after_the_first_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "fox"}\n{"text": "boat", "reference": "a boat at sea"}\n')
+    assert read_references(path) == {input_id("boat"): "a boat at sea"}
+    for suffix in (".csv", ".parquet"):
+        WRITERS[suffix](tmp_path / f"b{suffix}", "text")
+        assert read_references(tmp_path / f"b{suffix}") == {}
 
 
 def test_inputs_identity_ignores_case_width_and_spacing() -> None:

@@ -22,6 +22,8 @@ from udrl.commands import LENGTH, Command
 from udrl.errors import MissingDependency, StudentError, UsageError
 from udrl.student import verification
 from udrl.student.answers import answer
+from udrl.student.calibrating import recalibrate
+from udrl.student.calibration import Calibration
 from udrl.student.decoding import Sampling
 from udrl.student.engines import choice, graph
 from udrl.student.engines.exports import find_export
@@ -183,6 +185,29 @@ def test_engines_that_were_exported_from_other_weights_are_not_used(copy: Path) 
         udrl.load(copy, engine="onnx-int8")
 
 
+def test_engines_int8_is_verified_for_the_sampling_that_ships(copy: Path) -> None:
+    judge(copy, "onnx-int8", True)
+    judge(copy, "onnx-fp32", True)
+    recalibrate(copy, inputs=1, engine="onnx-int8")
+    assert udrl.load(copy, device="cpu").precision == "int8"
+    recalibrate(copy, inputs=1, temperature=0.9, engine="onnx-fp32")
+    with pytest.warns(UserWarning, match="verified with another sampling and is not used: run udrl export again"):
+        other = udrl.load(copy, device="cpu")
+    assert (other.engine, other.precision) == ("onnx", "fp32")
+    assert udrl.load(copy, engine="onnx-int8").precision == "int8"  # whoever asks for it gets it
+
+
+def test_engines_are_calibrated_alike(copy: Path) -> None:
+    found = []
+    for engine in ("torch", "onnx-fp32"):
+        recalibrate(copy, inputs=2, temperature=0.0, engine=engine)
+        calibration = Calibration.load(copy / "student")
+        assert calibration is not None
+        found.append(calibration.curves[TASK][LENGTH][0])
+    assert found[0] == found[1], "the same greedy completions, so the same curve"
+    assert found[0].achieved[0] < found[0].achieved[-1]
+
+
 def test_engines_that_cannot_be_used_are_named(copy: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="did you mean onnx-int8"):
         udrl.load(run, engine="onnx-int")
@@ -258,14 +283,14 @@ def test_engines_int8_obeys_the_same_rules(students: dict[str, Student]) -> None
 def test_engines_int8_keeps_rows_apart_within_a_tolerance(students: dict[str, Student]) -> None:
     """Activations share a scale over the batch, so that logits of a row move a little with its neighbours."""
     engine = students["onnx-int8"].computes
-    prompts = [[5, 6, 7] * k for k in range(1, 9)]
+    prompts = [[0, 5, 0, 7] * k for k in range(1, 9)]  # the id that pads is a token like any other
     together = engine.start(prompts)[1]
     alone = torch.cat([engine.start([prompt])[1] for prompt in prompts])
     assert float((together - alone).abs().mean() / alone.std()) < 0.1
 
 
 def test_engines_sessions_grow_and_keep_rows_as_torch_does(students: dict[str, Student]) -> None:
-    prompts = [[5, 6, 7] * k for k in range(1, 6)]
+    prompts = [[0, 5, 0, 7] * k for k in range(1, 6)]
     rng = np.random.default_rng(0)
     begun = [students[name].computes.start(prompts) for name in ("torch", "onnx-fp32")]
     for (session, logits), (other, others) in [(begun[0], begun[1])]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from methods_run import SMALL, brevity, import_trl, methods_run, started_run
 from safetensors.torch import load_file
+from tiny_students import new_student
 
 import udrl.cli.main as cli
 from udrl.cli.train_method import method_from
@@ -20,12 +21,15 @@ from udrl.ranks import Rank
 from udrl.rewards import load_reward
 from udrl.student import cost
 from udrl.student.cost import Limits, Meter
+from udrl.student.examples import Examples
 from udrl.student.methods import METHODS, Dpo, Grpo, method_of
+from udrl.student.methods.hosting import Driver
 from udrl.student.methods.payment import Payment, payment_of
 from udrl.student.methods.pool import affordable_steps
 from udrl.student.methods.published import TABLE, advice, published
 from udrl.student.methods.watch import WINDOW, Watch
 from udrl.student.methods.writing import Judge
+from udrl.student.options import LoopOptions
 from udrl.student.training import train
 
 GRPO: dict[str, Any] = {**SMALL, "replay": 0.0, "steps": 6, "batch_size": 8, "learning_rate": 2e-3}
@@ -262,6 +266,24 @@ def test_grpo_ends_after_the_step_that_reaches_its_budget_with_the_student_so_fa
     assert "give --machine-usd, too" in capsys.readouterr().err
     assert cli.run([*arguments[:2], str(started), "--method", "dpo", "--max-samples", "9", "--run", str(timed)]) == 2
     assert "is about completions that --method grpo writes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("samples", "ended_at"), [(16, 4), (20, 4), (12, 2)])
+def test_grpo_makes_every_update_on_what_it_has_written(tmp_path: Path, samples: int, ended_at: int) -> None:
+    """Two batches of 8 with two updates each; whether a third batch fits is asked where it would be written."""
+    student, options = new_student(), LoopOptions(steps=6, batch_size=8, save_every=99)
+    watch, meter = Watch(Grpo(updates=2)), Meter(Limits(samples=samples))
+    nothing = Examples((), [], [], [])
+    driver = Driver(
+        student, options, dtype=torch.float32, validation=nothing, watch=watch, log=lambda *_: None,
+        state_file=tmp_path / "state.pt", fingerprint="x", meter=meter,
+    )  # fmt: skip
+    for step in range(1, 5):
+        watch.scored = 8 * -(-step // 2)
+        driver.after(step, {"loss": 1.0}, takes_up=step % 2 == 0)
+        if meter.ended:
+            break
+    assert (meter.step, meter.ended) == (ended_at, f"--max-samples {samples}")
 
 
 def test_own_loop_ends_at_its_budget_and_goes_on_only_where_it_was_raised(

@@ -231,6 +231,11 @@ def test_grpo_replaces_groups_without_a_difference_where_asked_to(dynamic: bool)
     with hosted(student) as model:
         Trainer.model = model  # type: ignore[attr-defined]
         found = rollout(["0"] * 3 + ["1"] * 3, Trainer)
+        written, watch.scored, rollout.limit = watch.scored, 0, 8
+        limited = rollout(["0"] * 3 + ["1"] * 3, Trainer)
+        assert watch.scored == 6, "two more are allowed, and a group has three"
+        assert len(set(limited["paid"][:3])) == 1
+        watch.scored = written
     groups = [found["paid"][:3], found["paid"][3:]]
     assert found["flat"] == [0.5] * 6  # what was written first, not what stayed
     assert all(len(row) <= 6 and max(row) < BASE for row in found["completion_ids"])

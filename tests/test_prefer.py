@@ -15,6 +15,7 @@ from udrl.errors import RewardError, StudentError
 from udrl.rewards import load_reward
 from udrl.rewards.base import compute
 from udrl.rewards.preference import FILE, Preference, pair_ids
+from udrl.student import preferring
 from udrl.student.methods import Grpo
 from udrl.student.preferring import prefer
 from udrl.student.training import train
@@ -73,6 +74,24 @@ def test_prefer_is_a_reward_that_grpo_pays_by(learnt: tuple[Path, Path], tmp_pat
     lines = [json.loads(line) for line in (run / "student" / "training.jsonl").read_text().splitlines()]
     paid = next(line for line in lines if "reward" in line)
     assert paid["reward"] == pytest.approx(paid["reward_preference"] + 0.5 * paid["reward_brevity"], abs=1e-5)
+
+
+def test_prefer_keeps_a_model_that_was_finished_when_a_kill_came(
+    learnt: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two renames that put a new model in the place of an earlier one there is none."""
+    bare, started = learnt
+    run = shutil.copytree(bare, tmp_path / "killed")
+    (run / "preference").rename(run / ".preference.partial")
+    weights = (run / ".preference.partial" / "model.safetensors").read_bytes()
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preferring, "_train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prefer(run, start_from=started, by="brevity")
+    assert (run / "preference" / "model.safetensors").read_bytes() == weights
 
 
 def test_prefer_says_what_is_missing(learnt: tuple[Path, Path], tmp_path: Path) -> None:

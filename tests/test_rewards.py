@@ -10,7 +10,16 @@ from reward_module import own_rewards
 
 from udrl.encoder import SentenceEncoder, load_encoder
 from udrl.errors import RewardError, UsageError
-from udrl.rewards import BUILT_IN, canaries, computable, compute, gameable, load_reward, reward_names
+from udrl.rewards import (
+    BUILT_IN,
+    as_scored,
+    canaries,
+    canary_lines,
+    computable,
+    compute,
+    load_reward,
+    reward_names,
+)
 from udrl.rewards.relevance import Relevance
 
 
@@ -163,12 +172,28 @@ def test_compute_finds_the_pair_that_a_reward_fails_on(own_module: Path) -> None
         compute(reward, [""] * 40, completions, names=[f"episode {n}" for n in range(40)])
 
 
-def test_gameable_names_the_canaries_that_are_paid_like_the_teacher() -> None:
+def test_canary_lines_show_what_is_paid_and_warn_where_it_is_as_much_as_the_teacher_gets() -> None:
     paid = {"relevance": {"empty": 0.0, "echo": 1.0, "repetition": 0.3}, "good": {"empty": 0.0, "echo": 0.2}}
     means = {"relevance": {"teacher": 0.6, "mismatched": 0.1}, "good": {"teacher": 0.5}}
-    (line,) = gameable({"canaries": paid, "means": means})
-    assert "'relevance' can be gamed: it pays a copy of the input 1.00, and the teacher's completions 0.60" in line
-    assert gameable({}) == []
+    first, second = canary_lines({"canaries": paid, "means": means})
+    assert first.startswith(
+        "the reward 'relevance' pays an empty completion 0.00, a copy of the input 1.00, one word repeated 0.30, the "
+        "teacher's completions 0.60 in the mean; it can be gamed: "
+    )
+    assert second == (
+        "the reward 'good' pays an empty completion 0.00, a copy of the input 0.20, the teacher's completions 0.50 in "
+        "the mean"
+    )
+    assert canary_lines({}) == []
+
+
+def test_rewards_of_a_run_encode_as_the_run_was_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("udrl.encoder.load_encoder", lambda name, **options: asked.append((name, options["precision"])))
+    for precision in ("fp32", "bf16"):
+        as_scored(["relevance"], {"stages": {"score": {"encoder": {"name": "e", "precision": precision}}}})
+    as_scored(["relevance"], {"stages": {"score": {"encoder": {"name": "e", "precision": "fp32"}}}}, encoder="own")
+    assert asked == [("e", "fp32"), ("e", "auto"), ("own", "auto")]
 
 
 def test_canaries_show_what_a_reward_pays_for(encoder: SentenceEncoder) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from reward_module import episode
 
+from udrl.data.ledger import Ledger
 from udrl.errors import InputError, RewardError, UsageError
 from udrl.rewards import columns
 
@@ -40,7 +41,7 @@ def write_table(folder: Path, name: str) -> Path:
 @pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.gz", "t.csv", "t.parquet"])
 def test_columns_of_file_joins_by_input_and_completion(tmp_path: Path, name: str) -> None:
     fields = [columns.parse_field("clicks"), columns.parse_field("stars=0:5")]
-    clicks, stars = columns.columns_of_file(write_table(tmp_path, name), fields)
+    clicks, stars = columns.columns_of_file(write_table(tmp_path, name), fields, Ledger(tmp_path / "none"))
     assert (clicks.facts.low, clicks.facts.high) == (4.0, 10.0), "the mean of a pair that stands twice"
     assert (stars.facts.low, stars.facts.high, stars.facts.source) == (0.0, 5.0, "column")
     assert (clicks.facts.unit, columns.parse_field("clicks=0:99: per day").unit) == ("", "per day")
@@ -77,7 +78,23 @@ def test_columns_of_file_bad_input(
     if content is not None:
         path.write_text(content)
     with pytest.raises(error, match=message):
-        columns.columns_of_file(path, [columns.parse_field(field)])
+        columns.columns_of_file(path, [columns.parse_field(field)], Ledger(tmp_path / "none"))
+
+
+def test_columns_of_file_reads_any_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("input,completion,clicks\n3,7,1\n5,12,2\n")
+    [clicks] = columns.columns_of_file(path, [columns.parse_field("clicks")], Ledger(tmp_path / "none"))
+    assert clicks(episode("5", "12")) == 2.0, "numbers are texts here"
+    long = "word \n" * 400_000
+    path.write_text(f'input,completion,clicks\na,"{long}",1\nb,c,2\n')
+    [clicks] = columns.columns_of_file(path, [columns.parse_field("clicks")], Ledger(tmp_path / "none"))
+    assert clicks(episode("a", long)) == 1.0
+    monkeypatch.setattr(columns, "BLOCK", 1000)
+    rows = "".join(f'"a\n{n}","two\nlines, {n}",{n}\n' for n in range(2000))
+    path.write_text(f"input,completion,clicks\n{rows}")
+    [clicks] = columns.columns_of_file(path, [columns.parse_field("clicks")], Ledger(tmp_path / "none"))
+    assert clicks(episode("a\n1999", "two\nlines, 1999")) == 1999.0
 
 
 @pytest.mark.parametrize("text", ["click rate", "length", "clicks=5:0", "clicks=low:high", "clicks=0:inf", "clicks="])

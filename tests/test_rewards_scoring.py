@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 from reward_module import episode, own_rewards
 
+from udrl.data.answers import read_answers
 from udrl.data.episodes import Episode, read_episodes
+from udrl.data.hygiene import Hygiene
+from udrl.data.pii import PiiMode
 from udrl.data.run import Run
-from udrl.encoder import SentenceEncoder, load_encoder
+from udrl.encoder import MINILM, SentenceEncoder, load_encoder, loading
 from udrl.errors import RewardError, RunError, UsageError
 from udrl.rewards import base, load_reward, scoring
 from udrl.rewards.relevance import Relevance
@@ -151,6 +154,77 @@ def test_score_with_a_column_of_a_file(run: Run, tmp_path: Path) -> None:
     assert found == {one.episode_id: float(n) for n, one in enumerate(teachers[:20])}
 
 
+def test_score_with_a_column_of_a_file_finds_what_was_repaired_or_masked(tmp_path: Path) -> None:
+    fox = "a red fox asleep under an old apple tree in low morning sun"
+    rows = [
+        {"input": "a fox", "output": f'"{fox}"'},
+        {"input": "a call", "output": f"Here is your prompt: {fox}"},
+        {"input": "mail jane@example.org about it", "output": f"{fox}, call +49 30 901820"},
+        {"input": "a vixen", "output": f'"{fox}, and a vixen"'},
+    ]
+    outputs, table = tmp_path / "outputs.jsonl", tmp_path / "clicks.jsonl"
+    outputs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = Run(tmp_path / "run")
+    synth(run, teacher=f"recorded:{outputs}", score=False)
+    rows[3]["output"] = f"{fox}, and a vixen"  # as its episode has it
+    table.write_text(
+        "".join(
+            json.dumps({"input": row["input"], "completion": row["output"], "clicks": n}) + "\n"
+            for n, row in enumerate(rows)
+        )
+    )
+    wanted = Hygiene(pii="mask")
+    score(run, rewards=(), reward_fields=("clicks",), reward_file=table, hygiene=wanted)
+    teachers = [one for one in all_episodes(run) if one.origin == "teacher"]
+    assert {one.input: one.returns["clicks"] for one in teachers} == {
+        "a fox": 0.0,
+        "a call": 1.0,
+        "mail [EMAIL] about it": 2.0,
+        "a vixen": 3.0,
+    }
+    table.write_text('{"input": "a", "completion": "b", "clicks": 1}\n{"input": "c", "completion": "d", "clicks": 2}\n')
+    before = all_episodes(run)
+    with pytest.raises(RewardError, match=r"clicks.jsonl: no row with a value of 'clicks' has input and completion of"):
+        score(run, rewards=("novelty",), reward_fields=("clicks",), reward_file=table)
+    assert all_episodes(run) == before
+
+
+def test_score_knows_the_answers_of_masked_inputs(tmp_path: Path) -> None:
+    rows = [
+        {"input": "Call +49 30 901820 and say 3 and 4.", "output": "that makes 7", "answer": "7"},
+        {"input": "Whose is jane@example.org?", "output": "it is number 1", "answer": "1"},
+        {"input": "Whose is joan@example.org?", "output": "it is number 1", "answer": "2"},
+    ]
+    outputs = tmp_path / "outputs.jsonl"
+    outputs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = Run(tmp_path / "run")
+    synth(run, teacher=f"recorded:{outputs}", score=False)
+
+    def scored(pii: PiiMode) -> dict[str, float | None]:
+        score(run, rewards=("accuracy",), hygiene=Hygiene(pii=pii))
+        return {one.input: one.returns["accuracy"] for one in all_episodes(run) if one.origin == "teacher"}
+
+    assert scored("off") == {rows[0]["input"]: 1.0, rows[1]["input"]: 1.0, rows[2]["input"]: 0.0}
+    assert scored("mask") == {"Call [PHONE] and say 3 and 4.": 1.0, "Whose is [EMAIL]?": None}
+    reward = load_reward("accuracy", answers=read_answers(run.path))
+    known = base.covered(reward, ["Call [PHONE] and say 3 and 4.", "Whose is [EMAIL]?", rows[1]["input"]])
+    assert known == [True, False, True], "later commands ask about the texts of the episodes"
+
+
+def test_score_remembers_folders_by_their_absolute_paths(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own").symlink_to(loading.find(MINILM), target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    score(run, encoder="own", precision="fp32", device="cpu")
+    assert run.facts()["stages"]["score"]["encoder"]["name"] == str(tmp_path / "own")
+    assert "| encoder | own, weights 53aa51172d142c89, fp32 |" in (run.episodes / "README.md").read_text()
+    (tmp_path / "reward").mkdir()
+    assert scoring._lasting_reward("preference:reward") == f"preference:{tmp_path / 'reward'}"
+    assert scoring._lasting_reward("reward:reward") == "reward:reward"
+    assert scoring._shown(f"preference:{tmp_path / 'reward'}") == "preference:reward"
+
+
 def test_score_that_fails_leaves_the_episodes_there(run: Run, own_module: Path) -> None:
     score(run, rewards=("novelty",))
     before = {path.name: path.read_bytes() for path in run.episodes.iterdir()}
@@ -196,7 +270,12 @@ def test_score_holds_one_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"rewards": ("novelty",), "reward_fields": ("fidelty",)}, RewardError, r"did you mean fidelity\?"),
         ({"rewards": (), "reward_fields": ("fidelity", "fidelity")}, UsageError, "2 rewards have the name"),
         ({"reward_file": "clicks.csv"}, UsageError, "Name each with --reward-field"),
-        ({"encoder": "/nowhere/a/b", "rewards": ("novelty",), "mismatched": 2.0}, UsageError, "mismatched"),
+        ({"rewards": ("novelty",), "mismatched": 2.0}, UsageError, "mismatched"),
+        (
+            {"encoder": "a/b", "rewards": ("novelty",)},
+            UsageError,
+            r"encoder 'a/b' computes relevance.*\(novelty\): leave",
+        ),
     ],
 )
 def test_score_wrong_usage(run: Run, options: dict[str, object], error: type[Exception], message: str) -> None:

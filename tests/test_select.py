@@ -20,6 +20,9 @@ from udrl.data.episodes import Episode, read_episodes, write_episodes
 from udrl.data.run import Run
 from udrl.errors import RunError, StudentError, UsageError
 from udrl.student import probing
+from udrl.student.methods import Udrl
+from udrl.student.origin import find_origin
+from udrl.student.planning import gather
 from udrl.student.selection import CELL, alignment, best_share, cells_of, selected
 from udrl.student.training import train
 
@@ -135,6 +138,24 @@ def test_select_keeps_a_share_of_each_task_and_training_on_it_sees_nothing_else(
     train(run, **SMALL, student="gpt2-700k")
     assert "selection" not in json.loads((run / "run.json").read_text())["stages"]["train"]
     assert "selection" not in (run / "student" / "README.md").read_text()
+
+
+def test_selection_leaves_out_what_a_student_of_the_same_run_would_be_trained_on_again(
+    run: Path,
+) -> None:
+    udrl.select(run, by="random", share=0.4)
+    train(run, **SMALL, student="gpt2-700k")
+    origin = find_origin(run)
+    material = gather(Run(run), Udrl(), origin, selection="random-0.4", replay=1.0, seed=0)
+    assert {e.episode_id for e in material.pool.episodes} == kept_ids(run, "random-0.4")
+    assert material.replayed == 0
+    other = Run(run.with_name("other"))
+    rest = [replace(e, episode_id=f"other-{e.episode_id}") for e in read_episodes(run / "episodes", splits=SPLITS)]
+    with other.writing():
+        write_episodes(other.episodes, rest, reward_names=("brevity", "relevance"))
+    again = gather(Run(run), Udrl(), replace(origin, run=other), selection="random-0.4", replay=1.0, seed=0)
+    assert {e.episode_id for e in again.pool.episodes} == kept_ids(run, "random-0.4") | {e.episode_id for e in rest}
+    assert again.replayed == len(rest), "another run's are replayed"
 
 
 def test_a_finished_probe_serves_other_choices(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udrl.commands import LENGTH, Attribute, CommandSpace
+import udrl
+from udrl.commands import LENGTH, Attribute, Command, CommandSpace
 from udrl.errors import RewardError, StudentError, UsageError
 from udrl.rewards import computable
 from udrl.student.calibrating import recalibrate
@@ -173,7 +175,7 @@ def test_a_reward_that_fails_ends_no_training_and_spoils_no_calibration(
     rewards = computable(["relevance"], sources={"relevance": "never_a_number:relevance"})
     with pytest.raises(RewardError, match=r"'relevance' returned nan .*outside its declared range"):
         calibrate(student, {"t": ["a b c"]}, rewards)  # type: ignore[arg-type]
-    measure = signs_of(student, {"t": ["a b c"]}, lambda: rewards, seed=0)  # type: ignore[arg-type]
+    measure = signs_of(student, {"t": ["a b c"]}, rewards, seed=0)  # type: ignore[arg-type]
     with pytest.warns(UserWarning, match="no signs of obedience this time: reward 'relevance'"):
         assert measure() == {}
 
@@ -193,3 +195,67 @@ def test_calibrating_takes_less_at_once_where_the_memory_does_not_suffice(
     shutil.copytree(small_run, tmp_path / "run")
     assert recalibrate(tmp_path / "run", inputs=1).inputs == 1
     assert sizes == [256, 64]
+
+
+def test_signs_take_less_at_once_where_the_memory_does_not_suffice() -> None:
+    student, sizes = Mechanical(), []
+    write = student.generate_ids
+
+    def short(*given: Any, batch_size: int, **more: Any) -> Any:
+        sizes.append(batch_size)
+        if batch_size > 64:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return write(*given, **more)
+
+    student.generate_ids = short  # type: ignore[method-assign]
+    found = signs_of(student, {"t": ["a b c"]}, {"relevance": lambda texts, _: [0.5] * len(texts)}, seed=0)()  # type: ignore[arg-type]
+    assert found["completions"] > 0
+    assert sizes == [256, 64]
+
+
+def test_targets_beyond_the_training_are_told_where_nothing_was_calibrated(small_run: Path) -> None:
+    student = udrl.load(small_run, device="cpu")
+    student.calibration = None
+    wanted = Command("search-query", {"length": 900.0})
+    with pytest.warns(UserWarning, match=r"length=900 is beyond what this student was trained on in task 'search-quer"):
+        assert student.positions(wanted)["length"] == student.space.scales["search-query"][LENGTH].positions[-1]
+
+
+def test_auto_asks_for_the_highest_that_is_reached_at_that_length(small_run: Path) -> None:
+    student = udrl.load(small_run, device="cpu")
+    (low, high), open_length = (
+        student.reachable("search-query", "relevance", length=6),
+        student.reachable("search-query", "relevance"),
+    )
+    assert student.commanded("search-query", {"relevance": "auto"}).targets == {"relevance": open_length[1]}
+    assert student.commanded("search-query", {"relevance": "auto", "length": 6.0}).targets == {
+        "relevance": high,
+        "length": 6.0,
+    }
+    assert low <= high
+    with pytest.raises(UsageError, match="no best length: give a number of words"):
+        student.commanded("search-query", {"length": "auto"})
+    with pytest.raises(UsageError, match="did you mean relevance"):
+        student.commanded("search-query", {"relevnce": "auto"})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "calibration.json",
+            b'{"schema": 1, "curves": {',
+            "calibration.json is damaged .*: delete it and run udrl cal",
+        ),
+        ("calibration.json", b'{"schema": 1}', "calibration.json is damaged .*: delete it and run udrl calibrate"),
+        ("command_space.json", b'{"schema": 1, "fine": 8}', "command_space.json is damaged .*: restore it or train"),
+        ("model.safetensors", b"half", "cannot be loaded as a student .*: train again"),
+    ],
+)
+def test_a_damaged_student_is_one_clear_error(
+    small_run: Path, tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    shutil.copytree(small_run / "student", tmp_path / "student")
+    (tmp_path / "student" / name).write_bytes(content)
+    with pytest.raises(StudentError, match=message):
+        udrl.load(tmp_path / "student", device="cpu")

@@ -131,3 +131,15 @@ def test_guidance_is_its_formula(model: StudentModel, weight: float, packed: boo
         model.packed = True
     assert [ids for ids, _ in guided] == by_the_formula(model, weight)
     assert [ids for ids, _ in guided] != [ids for ids, _ in written(model, GREEDY)]
+
+
+def test_decoding_tells_padding_by_length_and_not_by_its_id(model: StudentModel) -> None:
+    """What pads is a token like any other (in GPT-2 it is "!"), also at the beginning of an input."""
+    texts = [[0, 0, 7, 0], [3], [0, 5, 0, 0, 9, 0, 4, 0]]
+    asked = [model.space.prompt(ids, model.space.render("t", {"relevance": 4.5})) for ids in texts]
+    options: dict[str, Any] = {"sampling": GREEDY, "end": BASE - 1}
+    together = decode_batch(TorchEngine(model), asked, [1, 2, 3], limits=[20] * 3, **options)
+    alone = [decode_batch(TorchEngine(model), [ids], [1], limits=[20], **options)[0] for ids in asked]
+    assert [one.ids for one in together] == [one.ids for one in alone]
+    other = model.space.prompt([7], model.space.render("t", {"relevance": 4.5}))
+    assert decode_batch(TorchEngine(model), [other], [1], limits=[20], **options)[0].ids != alone[0].ids

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -215,6 +215,30 @@ def test_monitor_tracker_that_is_not_installed_names_the_command(
     monkeypatch.setattr(sys, "path", [])
     with pytest.raises(MissingDependency, match="pip install trackio"):
         Monitor(tmp_path, name="a", steps=1, tracker="trackio")
+
+
+@pytest.mark.parametrize("tracker", ["trackio", "wandb"])
+def test_monitor_sends_everything_to_a_tracker_that_is_installed(
+    tracker: Literal["trackio", "wandb"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{tracker}.py").write_text(
+        "calls = []\n"
+        "def init(*, project, name, config): calls.append(('init', project, name, config))\n"
+        "def log(metrics, step=None): calls.append(('log', metrics, step))\n"
+        "def finish(): calls.append(('finish',))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, tracker, raising=False)
+    monitor = Monitor(tmp_path, name="gpt2-mini", steps=1, tracker=tracker, config={"seed": 3})
+    monitor.log(0, {"loss": 2.0, "tokens": 10, "seconds": 0.5})
+    monitor.log(0, {"validation_loss": 2.5})
+    monitor.close()
+    assert sys.modules.pop(tracker).calls == [
+        ("init", "udrl", "gpt2-mini", {"seed": 3}),
+        ("log", {"train/loss": 2.0, "train/tokens": 10, "train/seconds": 0.5}, 1),
+        ("log", {"validation/validation_loss": 2.5}, 1),
+        ("finish",),
+    ]
 
 
 def test_monitor_counts_what_an_interrupted_training_spent_once(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import torch
 import udrl
 from udrl.commands import LENGTH, Command
 from udrl.data.episodes import read_episodes
-from udrl.errors import RunError, StudentError, UsageError
+from udrl.errors import RunError, StudentError, UdrlError, UsageError
 from udrl.student.examples import draw_open, make_examples, training_order
 from udrl.student.render import render
 from udrl.student.student import Student
@@ -150,6 +151,56 @@ def test_training_from_a_local_pretrained_model_of_another_architecture(run: Pat
     assert made.space.base == 352  # the model's rows, of which the tokenizer uses fewer
     one = made.generate(["a red fox"], [Command("search-query", {LENGTH: 6})])
     assert isinstance(one[0].completion, str)
+
+
+def test_training_from_a_pretrained_model_whose_head_has_a_bias(run: Path, tmp_path: Path) -> None:
+    from transformers import PhiConfig, PhiForCausalLM
+
+    from udrl.student.tokenizer import train_tokenizer
+
+    tokenizer = train_tokenizer(["a red fox in the snow"] * 10, 320)
+    config = PhiConfig(
+        vocab_size=352, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=256, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    model = PhiForCausalLM(config)
+    torch.nn.init.normal_(model.lm_head.bias)
+    model.save_pretrained(tmp_path / "phi")
+    tokenizer.save_pretrained(tmp_path / "phi")
+    other = tmp_path / "run"
+    synth(other, teacher="builtin", tasks=("search-query",), num_inputs=60, samples=2)
+    train(other, student=str(tmp_path / "phi"), steps=1, learning_rate=1e-9, calibration_inputs=0, signs_inputs=0)
+    bias = weights(other / "student")["lm_head.bias"]
+    torch.testing.assert_close(bias[:352], model.lm_head.bias.detach())
+    assert not bias[352:].any()
+    assert udrl.load(other).generate(["a red fox"], [Command("search-query", {LENGTH: 6})])[0].tokens > 0
+
+
+def test_training_from_a_pretrained_gpt2_leaves_attention_dropout_out(run: Path, tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from udrl.student.beginning import _pretrained
+    from udrl.student.tokenizer import train_tokenizer
+
+    tokenizer = train_tokenizer(["a red fox in the snow"] * 10, 320)
+    config = GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=2, eos_token_id=tokenizer.eos_token_id)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    model, _ = _pretrained(str(tmp_path / "gpt2"))
+    assert [block.attn.attn_dropout.p for block in model.transformer.h] == [0.0, 0.0], "or a GPU takes padded groups"
+    assert model.config.resid_pdrop == 0.1
+
+
+def test_training_misses_a_reward_before_it_begins(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    facts = json.loads((tmp_path / "run/run.json").read_text())
+    facts["stages"]["score"]["rewards"] = [
+        {**reward, "source": "not_here:relevance"} for reward in facts["stages"]["score"]["rewards"]
+    ]
+    (tmp_path / "run/run.json").write_text(json.dumps(facts))
+    monkeypatch.setattr("udrl.student.loop.run_loop", lambda *_, **__: pytest.fail("it began"))
+    with pytest.raises(UdrlError, match="not_here"):
+        train(tmp_path / "run", student="gpt2-mini", vocab_size=400, steps=1)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,8 @@ def here(folder: Path, wanted: Any, **_: Any) -> dict[str, Any]:
         place = folder.absolute() / "cells" / cell.key
         if not (place / cells.RESULT).is_file():
             (place / cells.MADE).mkdir(parents=True, exist_ok=True)
-            (place / cells.SETTINGS).write_text(json.dumps({"work": cell.work, "settings": dict(cell.settings)}))
+            asked = {"work": cell.work, "settings": {**cell.settings, **cell.places}}
+            (place / cells.SETTINGS).write_text(json.dumps(asked))
             cells.compute(place)
         found[cell.name] = json.loads((place / cells.RESULT).read_text())
     return found

@@ -101,7 +101,9 @@ def test_one_student_for_all_tasks_beside_one_for_each(run: Path, monkeypatch: p
         """Compute a student of each task set once, in this process; the arms that differ in size alone share it."""
         for cell in cells:
             key = cell.settings.get("task", "all")
-            done[key] = done.get(key) or train_cell(folder / key, {**cell.settings, "student": "gpt2-700k"})
+            done[key] = done.get(key) or train_cell(
+                folder / key, {**cell.settings, **cell.places, "student": "gpt2-700k"}
+            )
         return {cell.name: {**done[cell.settings.get("task", "all")], "asked": cell.settings} for cell in cells}
 
     monkeypatch.setattr(multitask, "run_cells", here)

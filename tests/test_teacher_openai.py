@@ -279,6 +279,35 @@ def test_teacher_openai_keeps_the_key_to_itself(tmp_path: Path, monkeypatch: pyt
     assert "***" in str(caught.value)
 
 
+def test_teacher_openai_takes_the_line_end_off_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret\r\n")
+    with FaultServer() as server:
+        answers(teacher_of(tmp_path, server), 1)
+    assert server.headers[0]["authorization"] == "Bearer sk-secret"
+
+
+@pytest.mark.parametrize("key", ["“sk-secret”", "sk-sec\nret", "Bearer sk-secret", "sk-s\udce9cret"])
+def test_teacher_openai_refuses_a_key_that_cannot_be_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(UsageError, match="variable OPENAI_API_KEY cannot be sent") as caught:
+        cards.teacher(card_file(tmp_path), tasks=(), base_url="http://localhost:1/v1")
+    assert "cret" not in str(caught.value)
+
+
+def test_teacher_openai_masks_a_key_before_it_cuts_what_quotes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "long" * 100)
+    with FaultServer(lambda number, body: "auth") as server, pytest.raises(TeacherError, match="refuses") as caught:
+        list(teacher_of(tmp_path, server).generate(requests(1)))
+    assert "longlong" not in str(caught.value)
+    quoted = Problem("http 401", 'no "sk\\/a" ' + "x" * 900, passing=False).without("sk/a")
+    assert quoted.detail == 'no "***" ' + "x" * 291
+    assert str(Problem("http 401", "wrong", passing=False).without("1")) == "http 401: wrong", "its kind stays"
+
+
 def test_teacher_openai_says_when_nobody_listens(tmp_path: Path) -> None:
     with FaultServer() as server:
         url = server.url
@@ -296,6 +325,49 @@ def test_teacher_openai_gives_up_a_server_that_fails_everything(tmp_path: Path) 
     assert len(server.bodies) < 400, "what was not asked stays to do"
 
 
+def kept(teacher: OpenAITeacher, count: int) -> tuple[list[Reply], str]:
+    """Return the replies that came before the server was given up, and what was said then."""
+    replies: list[Reply] = []
+    with pytest.raises(TeacherError) as caught:
+        replies.extend(teacher.generate(requests(count)))
+    return replies, str(caught.value)
+
+
+@pytest.mark.parametrize("fault", ["401", "402", "403", "404", "400"])
+def test_teacher_openai_keeps_no_failure_of_a_server_that_it_gives_up(tmp_path: Path, fault: str) -> None:
+    with FaultServer(lambda number, body: fault) as server:
+        replies, said = kept(teacher_of(tmp_path, server), 200 if fault == "400" else 20)
+    assert replies == [], "all of it is asked for again"
+    assert f"http {fault}" in said
+
+
+def test_teacher_openai_keeps_no_failure_after_the_key_was_withdrawn(tmp_path: Path) -> None:
+    """Three requests that were let in before are answered among the refusals, and show nothing."""
+
+    def delay(body: dict[str, Any]) -> float:
+        return 0.1 * (body["seed"] - 9) if body["seed"] >= 10 else 0.0
+
+    with FaultServer(lambda number, body: "ok" if body["seed"] < 13 else "401", delay=delay) as server:
+        settings = {"openai": {"max_concurrency": 4, "timeout": 5.0}}
+        replies, said = kept(teacher_of(tmp_path, server, settings=settings), 40)
+    assert sorted(reply.key for reply in replies) == sorted(f"key-{n}" for n in range(13))
+    assert not [reply for reply in replies if reply.error]
+    assert "refuses (http 401" in said
+
+
+def test_teacher_openai_keeps_failures_once_the_server_is_well_again(tmp_path: Path) -> None:
+    with FaultServer(lambda number, body: "401" if body["seed"] == 5 else "ok") as server:
+        settings = {"openai": {"max_concurrency": 1}}
+        replies = answers(teacher_of(tmp_path, server, settings=settings), 20)
+    assert [key for key, reply in replies.items() if reply.error] == ["key-5"]
+
+
+def test_teacher_openai_keeps_the_last_refusal_of_a_server_that_answers(tmp_path: Path) -> None:
+    with FaultServer(lambda number, body: "403" if body["seed"] == 19 else "ok") as server:
+        replies = answers(teacher_of(tmp_path, server), 20)
+    assert (replies["key-19"].error or "").startswith("http 403"), "a filter, not the key"
+
+
 def test_teacher_openai_does_not_give_up_a_server_that_refuses_single_requests(tmp_path: Path) -> None:
     with FaultServer(lambda number, body: "422" if number < 100 else "ok") as server:
         replies = list(teacher_of(tmp_path, server).generate(requests(120)))
@@ -308,6 +380,28 @@ def test_teacher_openai_reads_variants_of_answers(tmp_path: Path, fault: str) ->
         replies = answers(teacher_of(tmp_path, server), 2)
     last = [reply for reply in replies.values() if reply.completion is None]
     assert [reply.error for reply in last] == (["filtered: refused: no"] if fault == "refusal" else [])
+
+
+def test_teacher_openai_does_not_pay_twice_for_thoughts_without_a_text(tmp_path: Path) -> None:
+    with FaultServer(lambda number, body: "thoughts" if body["seed"] == 1 else "ok") as server:
+        reply = answers(teacher_of(tmp_path, server), 2)["key-1"]
+    assert (reply.error or "").startswith("answer: has no text, because thoughts took all of its tokens")
+    assert (reply.attempts, reply.prompt_tokens, reply.completion_tokens) == (1, 7, 5)
+
+
+def test_teacher_openai_counts_what_failed_attempts_took(tmp_path: Path) -> None:
+    def plan(number: int, body: dict[str, Any]) -> str:
+        if body["seed"] == 1:
+            return "filtered"
+        return "number-content" if number < 2 else "ok"
+
+    with FaultServer(plan) as server:
+        filtered = answers(teacher_of(tmp_path, server), 2)["key-1"]
+    assert (filtered.prompt_tokens, filtered.completion_tokens) == (7, 5)
+    broken = FaultServer(lambda number, body: "ok" if body["seed"] else "empty", write=lambda body: "text")
+    found = read_answer(b'{"choices": [{"message": {}}], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}')
+    assert isinstance(found, Problem)
+    assert (found.passing, found.prompt_tokens, found.completion_tokens) == (True, 3, 4)
 
 
 @pytest.mark.parametrize("depth", [10, 100_000])

@@ -165,6 +165,7 @@ def test_teacher_recorded_knows_only_its_own_requests(tmp_path: Path) -> None:
         ([{"input": "a", "output": "b", "task": "My Task"}], "small letters"),
         ([{"input": "a", "output": "b", "task": None}], "the row has no task"),
         ([{"input": "", "output": "b"}], "holds no completions"),
+        ([{"input": "a", "output": "b", "n": 10**400}], r"own.jsonl, line 1: 'n' is beyond 1.8e308"),
     ],
 )
 def test_teacher_recorded_names_what_is_wrong(tmp_path: Path, data: list[dict[str, Any]], message: str) -> None:

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -46,6 +46,9 @@ MIN_PER_BIN = 50
 MIN_PER_TASK = 100
 LENGTH = "length"
 """The attribute whose achieved value is the horizon: the completion's length in words."""
+AUTO: Literal["auto"] = "auto"
+"""Instead of a value: the highest one that the student reaches, see `Student.commanded`."""
+Target = float | Literal["auto"]
 _QUANTILES = tuple(round(0.05 * k, 2) for k in range(21))
 
 
@@ -379,10 +382,13 @@ class CommandSpace:
                 f"{path} has schema {data.get('schema')} with {data.get('fine')} rows a bin, this version reads "
                 f"{SCHEMA} and {SCHEMA_TEXT} with {FINE}: use the version of udrl that wrote it (see the model card)"
             )
-        scales = {
-            task: {name: Scale(**{k: tuple(v) for k, v in s.items()}) for name, s in of_task.items()}
-            for task, of_task in data["scales"].items()
-        }
-        attributes = tuple(Attribute(**a) for a in data["attributes"])
-        text = TextCommands.from_json(data["text"]) if data["schema"] == SCHEMA_TEXT else None
-        return CommandSpace(data["base"], tuple(data["tasks"]), attributes, scales, data["bins"], text)
+        try:
+            scales = {
+                task: {name: Scale(**{k: tuple(v) for k, v in s.items()}) for name, s in of_task.items()}
+                for task, of_task in data["scales"].items()
+            }
+            attributes = tuple(Attribute(**a) for a in data["attributes"])
+            text = TextCommands.from_json(data["text"]) if data["schema"] == SCHEMA_TEXT else None
+            return CommandSpace(data["base"], tuple(data["tasks"]), attributes, scales, data["bins"], text)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StudentError(f"{path} is damaged ({error}): restore it or train again") from None

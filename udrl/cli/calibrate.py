@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from udrl.cli.common import common_options, emit, only_results_on_stdout
+from udrl.cli.common import common_options, emit, engine_option, only_results_on_stdout
 
 
 @click.command("calibrate", short_help="Measure again which command achieves what, without training.")
@@ -22,6 +22,7 @@ from udrl.cli.common import common_options, emit, only_results_on_stdout
 @click.option("--encoder", metavar="NAME|PATH", help="Of relevance. Default: the run's.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@engine_option
 @common_options()
 def command(
     *,
@@ -35,6 +36,7 @@ def command(
     encoder: str | None,
     device: str,
     precision: str,
+    engine: str,
     as_json: bool,
 ) -> None:
     """Sweep commands over validation inputs and store with the student what they achieve.
@@ -56,6 +58,7 @@ def command(
             seed=seed,
             device=device,
             precision=precision,
+            engine=engine,
         )
     lines = [
         f"{task}: " + ", ".join(f"{name} {low:.2f} to {high:.2f}" for name, (low, high) in found.items())

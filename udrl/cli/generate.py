@@ -15,7 +15,7 @@ from udrl.cli.common import common_options, engine_option, only_results_on_stdou
 from udrl.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from udrl.commands import Command
+    from udrl.commands import Command, Target
     from udrl.data.run import Run
     from udrl.student.answers import Answer, Score
     from udrl.student.decoding import Sampling
@@ -26,19 +26,26 @@ HELD_OUT = 3
 """Inputs of the run that are shown where no text is given."""
 
 
-def _targets(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
-    targets: dict[str, float] = {}
+class _Relevance(click.FloatRange):
+    """A number from 0 to 1, or "auto"."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
+def _targets(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, Target]:
+    targets: dict[str, Target] = {}
     for text in values:
         name, sign, value = text.partition("=")
         try:
-            number = float(value)
+            target: Target = "auto" if value == "auto" else float(value)
         except ValueError:
             sign = ""
         if not sign or not name:
-            raise click.BadParameter(f"'{text}' is not NAME=VALUE with a number, e.g. relevance=0.7")
+            raise click.BadParameter(f"'{text}' is not NAME=VALUE with a number or auto, e.g. relevance=0.7")
         if name in targets:
             raise click.BadParameter(f"'{name}' is given twice")
-        targets[name] = number
+        targets[name] = target
     return targets
 
 
@@ -47,8 +54,8 @@ def _targets(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> 
 @click.option(
     "--target-relevance",
     metavar="R",
-    type=click.FloatRange(0, 1),
-    help="How close to the input, 0 to 1 (the cosine of their embeddings).",
+    type=_Relevance(0, 1),
+    help="How close to the input, 0 to 1 (the cosine of their embeddings), or auto: as close as this student comes.",
 )
 @click.option("--length", metavar="N", type=click.IntRange(min=1), help="How long, in words.")
 @click.option(
@@ -57,7 +64,8 @@ def _targets(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> 
     metavar="NAME=VALUE",
     multiple=True,
     callback=_targets,
-    help="Repeatable: any attribute of the student. What is not commanded is left open.",
+    help="Repeatable: any attribute of the student; auto is the highest value that it reaches. What is not commanded "
+    "is left open.",
 )
 @click.option("--task", metavar="NAME", help="May be left out where the student knows one task.")
 @click.option("--input-file", metavar="FILE", type=click.Path(path_type=Path), help="As --inputs of udrl synth.")
@@ -112,9 +120,9 @@ def command(
     run: Path,
     seed: int,
     words: tuple[str, ...],
-    target_relevance: float | None,
+    target_relevance: Target | None,
     length: int | None,
-    targets: Mapping[str, float],
+    targets: Mapping[str, Target],
     task: str | None,
     input_file: Path | None,
     input_field: str | None,
@@ -150,21 +158,21 @@ def command(
     commanded = _merge(targets, {"relevance": target_relevance, "length": length})
     if words and input_file is not None:
         raise UsageError("both TEXT and --input-file are given: leave one of them out")
+    if input_field is not None and input_file is None:
+        raise UsageError("--input-field names a column of --input-file: give the file, too")
     if stream and (best_of > 1 or closest_of > 1 or score or as_json):
         raise UsageError(
             "--stream prints words before the rest is known: leave --best-of, --closest-of, --score and --json out"
         )
 
     with only_results_on_stdout():
-        from udrl.commands import Command
         from udrl.student import load
         from udrl.student.answers import answer
         from udrl.student.wording import Wording
 
         wording = Wording(require, ban, max_words)
         student = load(run, device=device, precision=precision, engine=engine)
-        wanted = Command(_task(task, student.tasks), commanded)
-        student.space.check(wanted)
+        wanted = student.commanded(_task(task, student.tasks), commanded)
         settings: dict[str, Any] = {
             "temperature": temperature,
             "top_p": top_p,
@@ -240,14 +248,14 @@ def _run_of(folder: Path) -> Run | None:
     return next((Run(place) for place in (folder, folder.parent) if (place / "run.json").exists()), None)
 
 
-def _merge(targets: Mapping[str, float], named: Mapping[str, float | None]) -> dict[str, float]:
+def _merge(targets: Mapping[str, Target], named: Mapping[str, Target | None]) -> dict[str, Target]:
     """Put --target-relevance and --length beside --target; UsageError where an attribute is given twice."""
     merged = dict(targets)
     for name, value in named.items():
         if value is not None:
             if name in merged:
-                raise UsageError(f"{name} is commanded twice: leave --target {name}={merged[name]:g} out")
-            merged[name] = float(value)
+                raise UsageError(f"{name} is commanded twice: leave --target {name}={merged[name]} out")
+            merged[name] = value
     return merged
 
 
@@ -262,27 +270,30 @@ def _task(task: str | None, known: tuple[str, ...]) -> str:
 def _rewards(run: Path, attributes: tuple[str, ...]) -> dict[str, Score]:
     """Return what achieved values are measured with: relevance and the student's other rewards."""
     from udrl.data.answers import read_answers
-    from udrl.rewards import computable
+    from udrl.rewards import as_scored
 
     place = _run_of(run)
-    scored = place.facts()["stages"].get("score", {}) if place is not None else {}
     names = dict.fromkeys(("relevance", *(name for name in attributes if name != "length")))
-    sources = {fact["name"]: fact["source"] for fact in scored.get("rewards", ())}
-    encoder = (scored.get("encoder") or {}).get("name")
-    return dict(computable(names, encoder=encoder, sources=sources, answers=read_answers(place.path if place else run)))
+    facts = place.facts() if place is not None else {}
+    return dict(as_scored(names, facts, answers=read_answers(place.path if place else run)))
 
 
 def _inputs(words: tuple[str, ...], file: Path | None, field: str | None, run: Path, task: str) -> Iterator[str]:
     """Yield the inputs from wherever they come; raises InputError or UsageError where there are none."""
-    from udrl.data.inputs import MAX_INPUT_WORDS, cut_input, read_inputs
+    from udrl.data.inputs import MAX_INPUT_WORDS, cut_input, read_inputs, text_lines
 
     if file is not None:
         yield from read_inputs(file, field=field)
         return
     if words and words != ("-",):
-        texts = iter([" ".join(words)])
+        text = " ".join(words)
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:  # a byte of the command line that is no text
+            raise InputError(f"TEXT: character {error.start + 1} is not UTF-8: convert it to UTF-8") from None
+        texts = iter([text])
     elif words or not sys.stdin.isatty():
-        texts = _standard_input()
+        texts = (line for _, line in text_lines("standard input", sys.stdin.buffer))
     else:
         texts = iter(_held_out(run, task))
     found = False
@@ -295,16 +306,6 @@ def _inputs(words: tuple[str, ...], file: Path | None, field: str | None, run: P
             yield shortened
     if not found:
         raise InputError("there is no input: give TEXT, --input-file, or lines on standard input")
-
-
-def _standard_input() -> Iterator[str]:
-    for number, line in enumerate(sys.stdin.buffer, start=1):
-        try:
-            yield line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"standard input, line {number}: byte {error.start + 1} is not UTF-8: convert it first"
-            ) from None
 
 
 def _held_out(run: Path, task: str) -> list[str]:

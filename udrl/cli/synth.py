@@ -121,7 +121,9 @@ if TYPE_CHECKING:
 )
 @hygiene_options
 @common_options()
+@click.pass_context
 def command(
+    context: click.Context,
     *,
     run: Path,
     seed: int,
@@ -164,6 +166,9 @@ def command(
     from udrl.teacher.synthesis import SynthInterrupted, TooManyFailed, synth
     from udrl.teacher.vllm.arguments import read_arguments
 
+    source, given = click.core.ParameterSource, context.get_parameter_source
+    if not score and given("score") is source.COMMANDLINE and given("rewards") is source.DEFAULT_MAP:
+        rewards = ()  # the configuration file's: what the command line says wins
     paid = False
     if not any(teacher.startswith(PREFIX) for teacher in teachers):
         for card, _ in read_teachers(teachers):
@@ -186,8 +191,8 @@ def command(
                 tasks=tasks,
                 inputs=inputs,
                 input_field=input_field,
-                num_inputs=num_inputs,
-                samples=samples,
+                num_inputs=None if given("num_inputs") is source.DEFAULT else num_inputs,
+                samples=None if given("samples") is source.DEFAULT else samples,
                 seed=seed,
                 invent=invent,
                 score=score,

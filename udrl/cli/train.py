@@ -218,11 +218,11 @@ def command(
     checkpoint in RUN/student; an earlier one stays until the new one is finished.
     """
     from udrl.data.run import Run
-    from udrl.rewards import gameable
+    from udrl.rewards import canary_lines
     from udrl.student.training import train
 
     if run.is_dir():
-        for line in gameable(Run(run).facts()["stages"].get("score", {})):
+        for line in canary_lines(Run(run).facts()["stages"].get("score", {})):
             click.echo(line, err=True)
     with only_results_on_stdout():
         report = train(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,13 @@ def read_answers(folder: Path) -> dict[str, str]:
         raise RunError(f"{file}: is damaged ({error!r}): restore it, or remove it and give --answers again") from error
 
 
-def store_answers(folder: Path, answers: Answers) -> None:
-    """Add ``answers`` to those of ``folder``; a newer answer of an input takes the place of the older."""
+def store_answers(folder: Path, answers: Answers, *, unknown: Collection[str] = ()) -> None:
+    """Add ``answers`` to those of ``folder``; a newer answer of an input takes the place of the older.
+
+    unknown: ids of inputs that have no answer any more.
+    """
     old = read_answers(folder)
-    new = {**old, **answers}
+    new = {identity: answer for identity, answer in {**old, **answers}.items() if identity not in unknown}
     if new != old:
         lines = (json.dumps({"input_id": identity, "answer": answer}) + "\n" for identity, answer in new.items())
         atomic_write(folder / FILE, "".join(lines))
@@ -66,27 +69,25 @@ def answers_of_file(path: Path | str, *, field: str | None = None, needed: bool 
     kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     if not needed and kind not in TABLES:
         return {}
-    found = _answers(path, read_rows(path), field=field, needed=needed)
+    found = _answers(path, read_rows(path), field=field, needed=needed, sparse=kind == ".jsonl")
     if needed and not found:
         raise InputError(f"{path}: holds no known answer: write one into the column '{ANSWER}'")
     return found
 
 
 def _answers(
-    path: Path, rows: Iterable[tuple[str, Mapping[str, Any]]], *, field: str | None, needed: bool
+    path: Path, rows: Iterable[tuple[str, Mapping[str, Any]]], *, field: str | None, needed: bool, sparse: bool
 ) -> dict[str, str]:
+    """sparse: a row may lack the column although others have it."""
     found: dict[str, str] = {}
     torn: set[str] = set()
+    lacking: tuple[str, Mapping[str, Any]] | None = None
     for place, row in rows:
         if ANSWER not in row:
-            if needed:
-                raise InputError(
-                    f"{path}{place}: has no column '{ANSWER}'{suggestion(ANSWER, map(str, row))}; found: "
-                    f"{', '.join(map(str, row)) or 'none'}"
-                )
-            if not found:
-                return {}
-            continue
+            lacking = lacking or (place, row)
+            if sparse:
+                continue
+            break
         text = row.get(_input_field(path, place, row, field))
         answer = _text(row[ANSWER])
         if not isinstance(text, str) or not text.strip() or answer is None:
@@ -95,6 +96,12 @@ def _answers(
         identity = input_id(cut_input(text.strip().encode("utf-8", "replace").decode("utf-8"))[0])
         if found.setdefault(identity, answer) != answer:
             torn.add(identity)
+    if needed and not found and lacking:
+        place, row = lacking
+        raise InputError(
+            f"{path}{place}: has no column '{ANSWER}'{suggestion(ANSWER, map(str, row))}; found: "
+            f"{', '.join(map(str, row)) or 'none'}"
+        )
     if torn:
         warnings.warn(f"{path}: {len(torn):,} inputs have answers that differ: none of them is taken", stacklevel=4)
     return {identity: answer for identity, answer in found.items() if identity not in torn}
@@ -114,6 +121,8 @@ def _input_field(path: Path, place: str, row: Mapping[str, Any], field: str | No
 def _text(value: object) -> str | None:
     if isinstance(value, bool) or value is None:
         return None
-    if isinstance(value, int | float):
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
         return f"{value!r}" if math.isfinite(value) else None
     return value.strip() or None if isinstance(value, str) else None

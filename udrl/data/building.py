@@ -69,7 +69,7 @@ def build_episodes(
             raw = ledger.read(index.place(row))
             task = known[raw.task]
             record, reason = screen(*clean(raw, task))
-            if reason is None and record.completion in seen:
+            if reason is None and record.completion in seen and "duplicate" not in task.allow:
                 reason = "duplicate"
             seen.add(record.completion or "")
             episode = episode_of(record, reason)

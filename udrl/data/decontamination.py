@@ -80,7 +80,7 @@ def suite_inputs(suites: Sequence[str | Path] | None = None) -> dict[str, list[s
     one on recorded outputs or a dataset of the hub: what training has seen is left out when they are benchmarked.
     Raises UsageError for an unknown name, TaskError and InputError for files that cannot be read.
     """
-    shipped = {path.stem: path for path in sorted(resources.folder("eval").glob("*.yaml"))}
+    shipped = _shipped()
     found: dict[str, list[str]] = {}
     for entry in shipped if suites is None else suites:
         text = str(entry)
@@ -97,6 +97,11 @@ def suite_inputs(suites: Sequence[str | Path] | None = None) -> dict[str, list[s
         texts = (text for file in files for text in read_inputs(file, field=source.get("field")))
         found[text] = list(dict.fromkeys(texts))
     return found
+
+
+def lasting_name(suite: str | Path) -> str:
+    """Return the name of a suite that ships, else its file's absolute path: right in whatever folder it is read."""
+    return str(suite) if str(suite) in _shipped() else str(Path(suite).absolute())
 
 
 def find_contaminated(
@@ -130,7 +135,7 @@ def find_contaminated(
 def facts(found: Contamination) -> dict[str, Any]:
     """Return what run.json and the dataset card say of it."""
     return {
-        "suites": list(found.suites),
+        "suites": [Path(suite).name for suite in found.suites],
         "held_out": found.held_out,
         "inputs": found.inputs,
         "contaminated": len(found.input_ids),
@@ -138,6 +143,10 @@ def facts(found: Contamination) -> dict[str, Any]:
         "ngram": NGRAM,
         "similarity": SIMILAR if found.similarity else None,
     }
+
+
+def _shipped() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(resources.folder("eval").glob("*.yaml"))}
 
 
 class _Index:

@@ -162,6 +162,11 @@ def iterate_episodes(
                 yield from map(_from_row, batch.to_pylist())
 
 
+def has_episodes(folder: Path) -> bool:
+    """Say whether there is a dataset in ``folder``, also where a crash left its replacement half done."""
+    return _current(folder) is not None
+
+
 def count_episodes(folder: Path) -> Counter[str]:
     """Return how many episodes there are: what ``write_episodes`` returned when it wrote them."""
 
@@ -249,7 +254,10 @@ def _open(folder: Path, split: str) -> pq.ParquetFile:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = _current(folder) / f"{split}.parquet"
+    current = _current(folder)
+    if current is None:
+        raise RunError(f"{folder} does not exist: make episodes with 'udrl synth' or 'udrl score' first")
+    path = current / f"{split}.parquet"
     try:
         file = pq.ParquetFile(path)
     except FileNotFoundError:
@@ -289,8 +297,5 @@ def _old(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.old")
 
 
-def _current(folder: Path) -> Path:
-    for candidate in (folder, _old(folder)):
-        if candidate.is_dir():
-            return candidate
-    raise RunError(f"{folder} does not exist: make episodes with 'udrl synth' or 'udrl score' first")
+def _current(folder: Path) -> Path | None:
+    return next((candidate for candidate in (folder, _old(folder)) if candidate.is_dir()), None)

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from udrl.data import decontamination, pii
+from udrl.data.answers import read_answers, store_answers
 from udrl.data.decontamination import Contamination
 from udrl.data.index import LedgerIndex
+from udrl.data.inputs import input_id
 from udrl.data.ledger import Ledger, LedgerRecord
 from udrl.data.pii import PiiMode
 from udrl.data.run import Run
@@ -98,13 +100,10 @@ def screen(run: Run, ledger: Ledger, wanted: Hygiene, *, encoder: Encoder | None
     encoder: compares meanings as well as words. Raises UsageError for an unknown suite or mode, TaskError and
     InputError for a suite's file that cannot be read.
     """
-    before = run.facts()["stages"].get(STAGE, {})
-    mode: PiiMode = wanted.pii or before.get("pii", "off")
-    if mode not in pii.MODES:
-        raise UsageError(f"personal data can be treated as {', '.join(pii.MODES)}, found '{mode}'")
+    mode = _mode(run, wanted)
     suites = wanted.suites
     if suites is None:
-        suites = before.get("decontamination", {}).get("asked")
+        suites = run.facts()["stages"].get(STAGE, {}).get("decontamination", {}).get("asked")
     texts = decontamination.suite_inputs(suites)
     found = decontamination.find_contaminated(_inputs(ledger), texts, encoder=encoder) if texts else Contamination()
     return Screen(found, mode)
@@ -113,10 +112,36 @@ def screen(run: Run, ledger: Ledger, wanted: Hygiene, *, encoder: Encoder | None
 def record(run: Run, wanted: Hygiene, used: Screen) -> None:
     """Put into run.json what was asked for and what was found; the next building of episodes does the same."""
     before = run.facts()["stages"].get(STAGE, {}).get("decontamination", {}).get("asked")
-    asked = before if wanted.suites is None else [str(suite) for suite in wanted.suites]
+    asked = before if wanted.suites is None else [decontamination.lasting_name(suite) for suite in wanted.suites]
     facts = used.facts()
     facts["decontamination"]["asked"] = asked
     run.record(STAGE, **facts)
+
+
+def store_masked_answers(run: Run, ledger: Ledger, wanted: Hygiene) -> None:
+    """Where texts are masked, add the run's known answers under the ids that its inputs have as episodes hold them.
+
+    Where masking makes one text of inputs whose answers differ, or are not all known, nobody knows that text's answer.
+    """
+    answers = read_answers(run.path)
+    if not answers or _mode(run, wanted) != "mask":
+        return
+    found: dict[str, str | None] = {}
+    for identity, text in _inputs(ledger):
+        masked, kinds = pii.mask(text)
+        if kinds:
+            answer = answers.get(identity)
+            if found.setdefault(input_id(masked), answer) != answer:
+                found[input_id(masked)] = None
+    known = {identity: answer for identity, answer in found.items() if answer is not None}
+    store_answers(run.path, known, unknown=found.keys() - known.keys())
+
+
+def _mode(run: Run, wanted: Hygiene) -> PiiMode:
+    mode: PiiMode = wanted.pii or run.facts()["stages"].get(STAGE, {}).get("pii", "off")
+    if mode not in pii.MODES:
+        raise UsageError(f"personal data can be treated as {', '.join(pii.MODES)}, found '{mode}'")
+    return mode
 
 
 def _inputs(ledger: Ledger) -> Iterator[tuple[str, str]]:

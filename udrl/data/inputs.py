@@ -112,7 +112,7 @@ def read_references(path: Path | str, *, field: str | None = None) -> dict[str, 
     for place, row in read_rows(path):
         reference = row.get(REFERENCE)
         if reference is None:
-            if REFERENCE not in row and not references:
+            if REFERENCE not in row and _kind(path) != ".jsonl":
                 return references
             continue
         text = _text_of(path, row.get(_field_of(path, row, field, place)), field or "", place).strip()
@@ -169,7 +169,7 @@ def _column(path: Path, kind: str, file: IO[bytes], field: str | None) -> Iterat
         yield _text_of(path, row[name], name, place)
 
 
-def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, str]]:
+def text_lines(path: Path | str, file: IO[bytes]) -> Iterator[tuple[int, str]]:
     """Yield (number, line) decoded from UTF-8; a byte-order mark is dropped."""
     number = 0
     try:
@@ -184,7 +184,7 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, str]]:
                 yield number, raw.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise InputError(
-                    f"{path}, line {number}: byte {error.start + 1} is not UTF-8: save the file as UTF-8"
+                    f"{path}, line {number}: byte {error.start + 1} is not UTF-8: convert it to UTF-8"
                 ) from error
     except (EOFError, zlib.error) as error:
         raise InputError(
@@ -195,12 +195,12 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, str]]:
 def _txt(path: Path, file: IO[bytes], field: str | None) -> Iterator[str]:
     if field is not None:
         raise InputError(f"{path}: a .txt file has no fields, found the field '{field}' asked for: leave it out")
-    for _, line in _lines(path, file):
+    for _, line in text_lines(path, file):
         yield line
 
 
 def _jsonl(path: Path, file: IO[bytes], _: Pick) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in _lines(path, file):
+    for number, line in text_lines(path, file):
         if not line.strip():
             continue
         try:
@@ -208,6 +208,10 @@ def _jsonl(path: Path, file: IO[bytes], _: Pick) -> Iterator[tuple[str, dict[str
         except (json.JSONDecodeError, RecursionError) as error:
             whole = "" if line.endswith("\n") else " (the file may be half-written)"
             raise InputError(f"{path}, line {number}: not a line of JSON{whole}: correct or remove it") from error
+        except ValueError as error:
+            raise InputError(
+                f"{path}, line {number}: holds a number of more digits than can be read: shorten it or write it as text"
+            ) from error
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {number}: a line must be a JSON object with fields, found {line[:40]!r}")
         yield f", line {number}", row
@@ -217,7 +221,7 @@ def _csv(path: Path, file: IO[bytes], pick: Pick) -> Iterator[tuple[str, dict[st
     # csv refuses cells of over 128 KiB; inputs longer than that are cut later, not refused.
     csv.field_size_limit(1 << 28)
     whole = 0  # the last line of the last whole row
-    reader = csv.DictReader((line for _, line in _lines(path, file)), strict=True)
+    reader = csv.DictReader((line for _, line in text_lines(path, file)), strict=True)
     try:
         if reader.fieldnames is None:
             return

@@ -9,7 +9,7 @@ from typing import Any
 
 from udrl.commands import LENGTH
 from udrl.data.answers import Answers
-from udrl.data.episodes import read_episodes
+from udrl.data.episodes import has_episodes, read_episodes
 from udrl.data.run import Run
 from udrl.errors import RunError, UsageError
 from udrl.eval.systems import RELEVANCE, Student, attribute_names
@@ -94,7 +94,7 @@ def entrant_of(
 
 def _seen(run: Run) -> frozenset[str]:
     """Return the ids of the inputs that a student of ``run`` was trained and chosen on."""
-    if not run.episodes.is_dir():
+    if not has_episodes(run.episodes):
         return frozenset()
     return frozenset(episode.input_id for episode in read_episodes(run.episodes, splits=("train", "validation")))
 

@@ -38,13 +38,14 @@ __all__ = [
     "BUILT_IN",
     "Reward",
     "RewardFacts",
+    "as_scored",
     "canaries",
+    "canary_lines",
     "computable",
     "compute",
     "compute_known",
     "covered",
     "default_rewards",
-    "gameable",
     "load_reward",
     "reward_names",
 ]
@@ -136,6 +137,7 @@ def computable(
     names: Iterable[str],
     *,
     encoder: Encoder | str | None = None,
+    exact: bool = False,
     sources: Mapping[str, str] | None = None,
     answers: Answers | None = None,
 ) -> dict[str, Reward]:
@@ -143,8 +145,8 @@ def computable(
 
     Left out are the columns of a user's own data, whose values nobody can compute. sources: where each name
     was loaded from when the episodes were scored (``RewardFacts.source`` in run.json); a name without one is
-    its own source. encoder: what relevance scores with, or its name; answers: what accuracy compares with.
-    Calling one raises what ``compute`` raises.
+    its own source. encoder: what relevance scores with, or its name, and ``exact`` whether in fp32 (`as_scored` knows
+    of a run); answers: what accuracy compares with. Calling one raises what ``compute`` raises.
     """
     found: dict[str, Reward] = {}
     for name in names:
@@ -154,10 +156,32 @@ def computable(
         if source == "relevance" and isinstance(encoder, str):
             from udrl.encoder import load_encoder
 
-            encoder = load_encoder(encoder)
+            encoder = load_encoder(encoder, precision="fp32" if exact else "auto")
         known = load_reward(source, encoder=None if isinstance(encoder, str) else encoder, answers=answers)
         found[name] = cast("Reward", Checked(known))
     return found
+
+
+def as_scored(
+    names: Iterable[str],
+    facts: Mapping[str, Any],
+    *,
+    encoder: str | None = None,
+    answers: Answers | None = None,
+) -> dict[str, Reward]:
+    """Return those of ``names`` that are `computable`, as the run was scored with them; ``facts``: its run.json.
+
+    encoder: the name of another one than the run's, whose vectors are fp32 where they were (``udrl score --exact``).
+    """
+    scored = facts.get("stages", {}).get("score", {})
+    own = scored.get("encoder") or {}
+    return computable(
+        names,
+        encoder=encoder or own.get("name"),
+        exact=encoder is None and own.get("precision") == "fp32",
+        sources={reward["name"]: reward["source"] for reward in scored.get("rewards", ()) if reward.get("source")},
+        answers=answers,
+    )
 
 
 def canaries(reward: Reward, inputs: Sequence[str]) -> dict[str, float]:
@@ -176,21 +200,24 @@ def canaries(reward: Reward, inputs: Sequence[str]) -> dict[str, float]:
     }
 
 
-def gameable(scored: Mapping[str, Any]) -> list[str]:
-    """Return a line for each reward that pays as much for what deserves nothing as for the teacher's completions.
+def canary_lines(scored: Mapping[str, Any]) -> list[str]:
+    """Return a line for each reward: what it pays for what deserves nothing, and whether it can be gamed.
 
-    scored: what run.json keeps of the scoring (its canaries, and the mean returns by origin).
+    It can where that is as much as for the teacher's completions. scored: what run.json keeps of the scoring (its
+    canaries, and the mean returns by origin).
     """
     lines = []
     for name, paid in scored.get("canaries", {}).items():
         mean = scored.get("means", {}).get(name, {}).get("teacher")
-        caught = {} if mean is None else {canary: value for canary, value in paid.items() if value >= mean}
-        if caught:
-            listed = " and ".join(f"{_CANARIES[canary]} {value:.2f}" for canary, value in caught.items())
-            lines.append(
-                f"the reward '{name}' can be gamed: it pays {listed}, and the teacher's completions {mean:.2f} in the "
-                "mean; command a second attribute with it and look at the copy rate, length and diversity in the report"
+        told = [f"{_CANARIES[canary]} {value:.2f}" for canary, value in paid.items()]
+        told += [] if mean is None else [f"the teacher's completions {mean:.2f} in the mean"]
+        line = f"the reward '{name}' pays {', '.join(told)}"
+        if mean is not None and any(value >= mean for value in paid.values()):
+            line += (
+                "; it can be gamed: command a second attribute with it and look at the copy rate, length and diversity "
+                "in the report"
             )
+        lines.append(line)
     return lines
 
 

@@ -6,17 +6,21 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from udrl.data.episodes import Episode
+from udrl.data.hashing import hash_hex
 from udrl.data.ledger import Ledger
 from udrl.errors import InputError, RewardError, UsageError, suggestion
 from udrl.rewards.base import RewardFacts
 
 SOURCE = "column"
 FORMATS = (".jsonl", ".csv", ".parquet")
+TEXTS = ("input", "completion")
+BLOCK = 64 << 20
+"""Bytes of a table that are parsed at a time; no row may be longer."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +38,23 @@ class Column:
 
     by_text: value by the digest of input and completion, where they come from a file; None: the value stands
     in the sampling settings of the ledger's response.
+    written: that digest by episode id, for responses that the file has as the ledger holds them: an episode may be
+    repaired or masked. place: the file or the ledger.
     """
 
     facts: RewardFacts
     by_text: Mapping[bytes, float] | None
+    place: Path
+    written: Mapping[str, bytes] = field(default_factory=dict)
 
     def __call__(self, episode: Episode) -> float | None:
         """Return the episode's value; None where the data holds none, and for derived episodes."""
         if episode.origin != "teacher":
             return None
         if self.by_text is not None:
-            return self.by_text.get(_digest(episode.input, episode.completion))
+            digest = self.written.get(episode.episode_id)
+            value = None if digest is None else self.by_text.get(digest)
+            return value if value is not None else self.by_text.get(_digest(episode.input, episode.completion))
         return _number(json.loads(episode.sampling).get(self.facts.name))
 
 
@@ -66,15 +76,16 @@ def parse_field(text: str) -> Field:
     return Field(name, limits, unit.strip())
 
 
-def columns_of_file(path: Path, fields: Sequence[Field]) -> list[Column]:
+def columns_of_file(path: Path, fields: Sequence[Field], ledger: Ledger) -> list[Column]:
     """Read ``fields`` from a table with the columns input, completion and each field's name.
 
     path: .jsonl, .csv or .parquet, the first two also .gz. An empty cell is "not scored"; where a pair stands
-    twice, its mean counts. Memory: about 150 bytes a row. Raises InputError for a file that cannot be read as
-    such, RewardError for a value that is no number or outside its declared range.
+    twice, its mean counts. A completion may stand there as in ``ledger`` or as in its episode; what the ledger holds
+    counts before. Memory: about 300 bytes a row. Raises InputError for a file that cannot be read as such, RewardError
+    for a value that is no number or outside its declared range.
     """
-    sums: dict[str, dict[bytes, list[float]]] = {field.name: {} for field in fields}
-    for number, row in enumerate(_rows(path, ["input", "completion", *sums]), start=1):
+    sums: dict[str, dict[bytes, list[float]]] = {wanted.name: {} for wanted in fields}
+    for number, row in enumerate(_rows(path, [*TEXTS, *sums]), start=1):
         if not isinstance(row["input"], str) or not isinstance(row["completion"], str):
             raise InputError(f"{path}, row {number}: input and completion must be texts")
         digest = _digest(row["input"], row["completion"])
@@ -86,9 +97,10 @@ def columns_of_file(path: Path, fields: Sequence[Field]) -> list[Column]:
                 raise RewardError(f"{path}, row {number}: '{name}' must be a number, found {row[name]!r}")
             values.setdefault(digest, []).append(value)
     columns = []
-    for field in fields:
-        means = {digest: sum(values) / len(values) for digest, values in sums[field.name].items()}
-        columns.append(Column(_facts(field, means.values(), str(path)), means))
+    written = _written(ledger, frozenset().union(*sums.values()))
+    for wanted in fields:
+        means = {digest: sum(values) / len(values) for digest, values in sums[wanted.name].items()}
+        columns.append(Column(_facts(wanted, means.values(), str(path)), means, path, written))
     return columns
 
 
@@ -107,14 +119,24 @@ def columns_of_ledger(ledger: Ledger, fields: Sequence[Field]) -> list[Column]:
                 continue
             limits = found.setdefault(name, [value, value])
             limits[:] = min(limits[0], value), max(limits[1], value)
-    for field in fields:
-        if field.name not in found:
+    for wanted in fields:
+        if wanted.name not in found:
             raise RewardError(
-                f"no response in {ledger.folder} carries the number '{field.name}'"
-                f"{suggestion(field.name, found)}; found: {', '.join(sorted(found)) or 'none'}; name a file "
+                f"no response in {ledger.folder} carries the number '{wanted.name}'"
+                f"{suggestion(wanted.name, found)}; found: {', '.join(sorted(found)) or 'none'}; name a file "
                 "that has it (--reward-file)"
             )
-    return [Column(_facts(field, found[field.name], str(ledger.folder)), None) for field in fields]
+    place = ledger.folder
+    return [Column(_facts(wanted, found[wanted.name], str(place)), None, place) for wanted in fields]
+
+
+def _written(ledger: Ledger, wanted: frozenset[bytes]) -> dict[str, bytes]:
+    """Return, by episode id, the digests of the ledger's responses that are among ``wanted``."""
+    found: dict[str, bytes] = {}
+    for _, row in ledger.rows():
+        if row["status"] == "ok" and (digest := _digest(row["input"], row["completion"])) in wanted:
+            found[hash_hex(row["key"], "teacher")] = digest
+    return found
 
 
 def _facts(field: Field, values: Any, place: str) -> RewardFacts:
@@ -160,9 +182,16 @@ def _rows(path: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
         if kind == ".parquet":
             table = pq.read_table(path)
         else:
-            read = pa_csv.read_csv if kind == ".csv" else pa_json.read_json
             with pa.input_stream(str(path), compression="detect") as stream:
-                table = read(stream)
+                if kind == ".csv":
+                    table = pa_csv.read_csv(
+                        stream,
+                        read_options=pa_csv.ReadOptions(block_size=BLOCK),
+                        parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+                        convert_options=pa_csv.ConvertOptions(column_types=dict.fromkeys(TEXTS, pa.string())),
+                    )
+                else:
+                    table = pa_json.read_json(stream, read_options=pa_json.ReadOptions(block_size=BLOCK))
     except FileNotFoundError:
         raise InputError(f"there is no file {path}: check the path") from None
     except (pa.ArrowInvalid, OSError) as error:

@@ -72,7 +72,7 @@ def score(
     reward_fields: Sequence[str] = (),
     reward_file: Path | str | None = None,
     answers: Path | str | None = None,
-    encoder: str = MINILM,
+    encoder: str | None = None,
     precision: str = "auto",
     device: str = "auto",
     seed: int | None = None,
@@ -89,7 +89,8 @@ def score(
         episodes have none.
     answers: a table with the columns input (or question) and answer, which is added to the answers of the run that
         accuracy compares with (``udrl.data.answers``).
-    encoder, precision, device: what relevance is computed with, see ``udrl.encoder.load_encoder``.
+    encoder, precision, device: what relevance is computed with, see ``udrl.encoder.load_encoder``; None:
+        all-MiniLM-L6-v2.
     seed: decides the derived episodes; None: the seed of the run's synthesis.
     mismatched, truncated: shares of derived episodes, see ``udrl.data.building``.
     hygiene: benchmark suites whose inputs are kept out of training, and personal data; None: as the last time.
@@ -114,20 +115,32 @@ def score(
             seed = int(run.facts()["stages"].get("synth", {}).get("seed", 0))
         tasks = stored_tasks(run)
         rewards = default_rewards(tasks) if rewards is None else rewards
+        rewards = [_lasting_reward(source) for source in rewards]
+        if encoder is not None and "relevance" not in rewards:
+            found = ", ".join([*rewards, *(one.name for one in fields)])
+            raise UsageError(
+                f"the encoder '{encoder}' computes relevance, which is not among the rewards ({found}): leave --encoder "
+                "out or add --reward relevance"
+            )
+        wanted = hygiene or Hygiene()
         if answers is not None:
             store_answers(run.path, answers_of_file(answers, needed=True))
         columns = (
-            columns_of_ledger(ledger, fields) if reward_file is None else columns_of_file(Path(reward_file), fields)
+            columns_of_ledger(ledger, fields)
+            if reward_file is None
+            else columns_of_file(Path(reward_file), fields, ledger)
         )
         eye = None
         if "relevance" in rewards:
-            eye = load_encoder(encoder, precision=precision, device=device, cache=run.path / "cache")
+            eye = load_encoder(
+                _lasting(encoder or MINILM), precision=precision, device=device, cache=run.path / "cache"
+            )
+        hygienic.store_masked_answers(run, ledger, wanted)
         known = read_answers(run.path)
         functions = {source: load_reward(source, encoder=eye, answers=known) for source in rewards}
         facts = _facts(functions, columns)
         scorer = _Scorer(tuple(functions.values()), columns)
         own = [reward for source, reward in functions.items() if source not in BUILT_IN]
-        wanted = hygiene or Hygiene()
         screen = hygienic.screen(run, ledger, wanted, encoder=eye)
         card = {**run_facts(run), **screen.card_facts()}
         built = build_episodes(ledger, tasks, seed=seed, mismatched=mismatched, truncated=truncated, screen=screen)
@@ -200,12 +213,20 @@ class _Scorer:
             bar.update(len(chunk))
 
     def check_known(self) -> None:
-        """Raise RewardError for a reward that knew the input of none of the episodes."""
+        """Raise RewardError for a reward that knew no input of the episodes, and a file that holds none of them."""
+        valued = {name for name, _ in self._sums}
         for reward in self._rewards:
-            if self.unscored[reward.name] and not any(name == reward.name for name, _ in self._sums):
+            if self.unscored[reward.name] and reward.name not in valued:
                 raise RewardError(
                     f"reward '{reward.name}' cannot be computed for any input of the run, such as {self._example!r}: "
                     f"{getattr(reward, 'needs', 'it knows none of them')}; the episodes stay as they were"
+                )
+        for column in self._columns:
+            name = column.facts.name
+            if column.by_text is not None and self.unscored[name] and name not in valued:
+                raise RewardError(
+                    f"{column.place}: no row with a value of '{name}' has input and completion of a kept episode, such "
+                    f"as one for {self._example!r}: write both as the ledger has them; the episodes stay as they were"
                 )
 
     def means(self) -> dict[str, dict[str, float]]:
@@ -274,12 +295,29 @@ def _identity(eye: SentenceEncoder | None) -> dict[str, str] | None:
     return {"name": eye.name, "revision": eye.revision, "precision": eye.precision}
 
 
+def _lasting(name: str) -> str:
+    """Return the name of an encoder as run.json keeps it: a folder's is its absolute path."""
+    return str(Path(name).absolute()) if Path(name).is_dir() else name
+
+
+def _lasting_reward(source: str) -> str:
+    kind, colon, folder = source.partition(":")
+    return f"preference:{_lasting(folder)}" if colon and kind == "preference" else source
+
+
+def _shown(name: str) -> str:
+    """Return the name of an encoder or reward as cards, which are published, show it: of an absolute path, its end."""
+    kind, colon, path = name.rpartition(":")
+    return f"{kind}{colon}{Path(path).name}" if Path(path).is_absolute() else name
+
+
 def _card_facts(facts: Sequence[RewardFacts], eye: SentenceEncoder | None) -> dict[str, object]:
     """Return what the dataset card says of the returns."""
     card: dict[str, object] = {
-        f"reward {fact.name}": f"{fact.source}, in [{fact.low:g}, {fact.high:g}] {fact.unit}".strip() for fact in facts
+        f"reward {fact.name}": f"{_shown(fact.source)}, in [{fact.low:g}, {fact.high:g}] {fact.unit}".strip()
+        for fact in facts
     }
     if eye is not None:
-        card["encoder"] = f"{eye.name}, weights {eye.revision}, {eye.precision}"
+        card["encoder"] = f"{_shown(eye.name)}, weights {eye.revision}, {eye.precision}"
         card["texts truncated by the encoder"] = eye.truncated
     return card

@@ -143,7 +143,8 @@ def write_wishes(path: Path, wishes: Sequence[Wish], about: Mapping[str, Any]) -
 def read_wishes(path: Path) -> tuple[dict[str, Any], list[Wish]]:
     """Return what `write_wishes` wrote; raises RunError where the file is damaged."""
     try:
-        about, *rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        lines = path.read_text(encoding="utf-8").split("\n")  # an input may hold what splitlines() also splits at
+        about, *rows = (json.loads(line) for line in lines if line)
         return about, [Wish(**row) for row in rows]
     except (ValueError, TypeError) as error:
         raise RunError(f"{path}: is damaged ({error}): start the round anew with --restart") from error

@@ -66,6 +66,8 @@ def improve(
     options = options or RoundOptions()
     if rounds < 1:
         raise UsageError(f"rounds start at 1, found {rounds}")
+    if input_field is not None and inputs is None:
+        raise UsageError(f"'{input_field}' names a column of a file of inputs: give --inputs, too, or leave it out")
     place = Run(run)
     place.check()
     with place.writing():
@@ -74,7 +76,7 @@ def improve(
         _check_judged(state, place, options)
         _install(place, state)
         if restart:
-            shutil.rmtree(folder_of(place, _next(state)), ignore_errors=True)
+            _forget(folder_of(place, _next(state)))
         made = []
         while state.stopped is None and _next(state) <= rounds:
             number = _next(state)
@@ -102,6 +104,15 @@ def keep(run: Path | str, number: int) -> ImproveReport:
         records.write_state(place, state)
         _install(place, state)
         return _report(place, state, [])
+
+
+def _forget(folder: Path) -> None:
+    """Remove an unfinished round, under another name: a kill must not leave its completions to a new plan."""
+    gone = folder.with_name(".forgotten")
+    shutil.rmtree(gone, ignore_errors=True)
+    if folder.is_dir():
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def _next(state: State) -> int:

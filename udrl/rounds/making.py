@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from udrl.rounds import records
 from udrl.rounds.building import build
 from udrl.rounds.exploring import aims_of, explore, make_wishes, read_wishes, write_wishes
 from udrl.rounds.inputs import Inputs, Source, chosen_tasks, given_inputs, own_inputs
-from udrl.rounds.measuring import TOP, Measured, measure
+from udrl.rounds.measuring import TOP, Measured, judged_items, measure
 from udrl.rounds.options import RoundOptions
 from udrl.rounds.records import KEPT, Round, State, folder_of
 from udrl.student.calibrating import calibrate_on, rewards_of
@@ -65,7 +65,9 @@ class Work:
             shutil.rmtree(partial, ignore_errors=True)
             shutil.copytree(self.place.student, partial)
             partial.rename(folder / "student")
-        (folder / records.MEASURED).unlink(missing_ok=True)  # an interrupted start may have had other options
+        # An interrupted start may have had other options, or another encoder.
+        (folder / records.MEASURED).unlink(missing_ok=True)
+        _begin_run(folder, self.facts, ("score",), anew=True)
         clock: dict[str, float] = {}
         found = self._measured(folder, clock)
         weights = find_origin(folder / "student").weights
@@ -80,9 +82,10 @@ class Work:
         """Make round ``number``, or what is left of it."""
         options, folder, parent = self.options, folder_of(self.place, number), folder_of(self.place, state.head)
         clock: dict[str, float] = {}
-        _begin_run(folder, self.facts, ("synth", "score", "hygiene"))
         student = self._load(parent)
         rewards = self._rewards_of(student)
+        self._check_comparable(student)
+        _begin_run(folder, self.facts, ("synth", "score", "hygiene"))
         originals = [e for e in read_episodes(self.place.episodes) if e.task in student.tasks]
         known = {episode.episode_id for episode in originals}  # a student may have written some of these, too
         written = read_episodes(parent / "episodes", origins=("student",)) if state.head else []
@@ -207,10 +210,8 @@ class Work:
             student,
             held,
             folder / "student",
+            self._rewards_of(student),
             count=self.options.calibration_inputs,
-            encoder=self._encoder_name,
-            facts=self.facts,
-            answers=self._answers,
             seed=self.options.seed,
         )
 
@@ -231,6 +232,25 @@ class Work:
                     seed=self.options.seed,
                 ).save(path)
         return Measured.load(path)
+
+    def _check_comparable(self, student: Student) -> None:
+        """Raise RunError where a round would be measured in another way, or on other inputs, than round 0 was."""
+        first, options = folder_of(self.place, 0), self.options
+        was, now = (_scoring(facts, self._rewards) for facts in (Run(first).facts(), self.facts))
+        changed = [f"{name}: {was[name]}, now {now[name]}" for name in now if was[name] != now[name]]
+        reward = self._rewards[options.reward]
+        items = judged_items(self._held(student), student.tasks, reward, options.validation_inputs)
+        keys = {f"{item.task}/{item.input_id}" for item in items}
+        known = Measured.load(first / records.MEASURED).values[TOP].keys()
+        if keys != known:
+            same = len(keys & known)
+            changed.append(f"validation inputs: {len(known)}, now {len(keys)}, of which {same} are the same")
+        if changed:
+            raise RunError(
+                f"{self.place.path} has changed since round 0 was measured, so that rounds cannot be compared "
+                f"({'; '.join(changed)}): bring back what was (udrl score, udrl synth), or move "
+                f"{self.place.path / 'rounds'} and {self.place.path / records.STATE} away to begin anew"
+            )
 
     def _held(self, student: Student) -> list[Episode]:
         held = read_episodes(self.place.episodes, splits=("validation",))
@@ -258,14 +278,25 @@ class Work:
         return self._encoder
 
 
-def _begin_run(folder: Path, facts: Mapping[str, Any], stages: Sequence[str]) -> None:
-    """Make the round's folder a run with what the run knows of its episodes: training and benchmarks read that."""
+def _begin_run(folder: Path, facts: Mapping[str, Any], stages: Sequence[str], *, anew: bool = False) -> None:
+    """Make the round's folder a run with what the run knows of its episodes: training and benchmarks read that.
+
+    anew: also where the folder knows something of a stage already.
+    """
     own = Run(folder)
     with own.writing():
         there = own.facts()["stages"]
         for stage in stages:
-            if stage in facts["stages"] and stage not in there:
+            if stage in facts["stages"] and (anew or stage not in there):
                 own.record(stage, **facts["stages"][stage])
+
+
+def _scoring(facts: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
+    """Return, for people, the encoder of a run and where each of its rewards ``names`` comes from."""
+    scored = facts["stages"].get("score", {})
+    sources = {reward["name"]: reward.get("source") for reward in scored.get("rewards", ())}
+    found = {f"reward '{name}'": sources.get(name) or name for name in names}
+    return {"encoder": " ".join((scored.get("encoder") or {}).values()) or "none", **found}
 
 
 def _check_begun(folder: Path, about: Mapping[str, Any], state: State, options: RoundOptions, source: Source) -> None:

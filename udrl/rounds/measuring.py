@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,12 @@ class Measured:
             raise RunError(f"{path}: cannot be read ({error}): restore it, or start the rounds anew") from error
 
 
+def judged_items(held: Sequence[Episode], tasks: Collection[str], reward: Reward, count: int) -> list[Item]:
+    """Return what rounds are judged on: of the first ``count`` inputs a task of ``held``, those ``reward`` knows."""
+    items = first_items(list(dict.fromkeys(Item(e.task, e.input_id, e.input) for e in held)), count)
+    return [item for item in items if item.task in tasks and covered(reward, [item.input])[0]]
+
+
 def measure(
     student: Student,
     held: Sequence[Episode],
@@ -89,8 +95,7 @@ def measure(
     completions; space: whose deciles are commanded to see whether they are followed. Every round is given the same
     inputs, levels and random streams. Raises StudentError without inputs.
     """
-    items = first_items(list(dict.fromkeys(Item(e.task, e.input_id, e.input) for e in held)), inputs)
-    items = [item for item in items if item.task in student.tasks and covered(rewards[reward], [item.input])[0]]
+    items = judged_items(held, student.tasks, rewards[reward], inputs)
     if not items:
         raise StudentError(
             "the rounds are judged on validation inputs, and the run has none: synthesize more inputs "

@@ -143,6 +143,10 @@ def _pretrained(source: str) -> tuple[Any, Any]:
         ) from error
     if tokenizer.eos_token_id is None:
         raise StudentError(f"the tokenizer of '{source}' has no end token: use another model")
+    if model.config.model_type == "gpt2":  # variable-length attention has no dropout, and every device trains alike
+        model.config.attn_pdrop = 0.0
+        for block in model.transformer.h:
+            block.attn.attn_dropout.p = 0.0
     return model, tokenizer
 
 

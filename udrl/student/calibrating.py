@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,18 +13,17 @@ from udrl.commands import LENGTH
 from udrl.data.answers import Answers
 from udrl.data.episodes import Episode
 from udrl.data.run import Run
-from udrl.errors import StudentError, is_out_of_memory
+from udrl.errors import StudentError
 from udrl.progress import track
 from udrl.student.origin import find_origin
 
 if TYPE_CHECKING:
+    from udrl.student.calibration import Calibration
     from udrl.student.measure import Score
     from udrl.student.student import Student
 
 INPUTS = 16
 """Validation inputs a task that calibration sweeps."""
-BATCH = 256
-"""Completions at once; where the memory does not suffice for them, a quarter, and so on."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,13 @@ def recalibrate(
     seed: int = 0,
     device: str = "auto",
     precision: str = "auto",
+    engine: str = "auto",
 ) -> CalibrateReport:
     """Measure on validation inputs what the run's student achieves under which command, and store it with the student.
 
     inputs: validation inputs a task. temperature, top_p, no_repeat, guidance: see `Sampling`; None keeps what the
-    student ships with, and what is given becomes that. encoder: of relevance; None is the run's.
+    student ships with, and what is given becomes that. encoder: of relevance; None is the run's. device, precision,
+    engine: what the student is loaded with.
 
     A student that was started from another one is measured on the tasks of both, as its training did. Raises
     StudentError where the run has no student or no validation episodes, or where a task would lose its calibration,
@@ -64,7 +66,7 @@ def recalibrate(
 
     place = Run(run)
     with place.writing():
-        student = load_student(place.path, device=device, precision=precision)
+        student = load_student(place.path, device=device, precision=precision, engine=engine)
         given = {"temperature": temperature, "top_p": top_p, "no_repeat": no_repeat, "guidance": guidance}
         changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         student.sampling = replace(student.sampling, **changed)
@@ -79,14 +81,7 @@ def recalibrate(
             )
         student.calibration = None
         if not calibrate_on(
-            student,
-            held,
-            place.student,
-            count=inputs,
-            encoder=encoder,
-            facts=facts,
-            answers=answers,
-            seed=seed,
+            student, held, place.student, rewards_of(student, encoder, facts, answers), count=inputs, seed=seed
         ):
             raise StudentError(
                 f"{place.episodes} holds no validation episodes to calibrate on: synthesize more inputs "
@@ -120,39 +115,29 @@ def calibrate_on(
     student: Student,
     held: Sequence[Episode],
     folder: Path,
+    rewards: Mapping[str, Score],
     *,
     count: int,
-    encoder: str | None,
-    facts: Mapping[str, Any],
-    answers: Answers,
     seed: int,
 ) -> int:
     """Sweep commands over ``count`` inputs a task of ``held`` and save the calibration in ``folder``.
 
-    The rewards are those of them that can be computed. Returns how many completions it scored: 0, and nothing is saved,
-    where there are no inputs.
+    rewards: see `rewards_of`. Returns how many completions it scored: 0, and nothing is saved, where there are no
+    inputs.
     """
-    from udrl.student.measure import calibrate
+    from udrl.student.measure import calibrate, with_less_at_once
 
     chosen = first_inputs([episode for episode in held if episode.task in student.tasks], count)
     if not any(chosen.values()):
         return 0
-    rewards = rewards_of(student, encoder, facts, answers)
     cells = sum(len(texts) * student.space.bins * (1 + 4 * len(rewards)) for texts in chosen.values())
-    batch = BATCH
-    while True:  # what is written does not depend on how much of it at once
-        bar = track("calibrate", total=cells, unit="completions")
-        try:
-            calibration = calibrate(student, chosen, rewards, seed=seed, batch_size=batch, progress=bar.update)
-        except Exception as error:
-            if not is_out_of_memory(error) or batch == 1:
-                raise
-            batch //= 4
-        else:
-            calibration.save(folder)
-            return cells
-        finally:
-            bar.close()
+
+    def swept(batch: int) -> Calibration:
+        with closing(track("calibrate", total=cells, unit="completions")) as bar:
+            return calibrate(student, chosen, rewards, seed=seed, batch_size=batch, progress=bar.update)
+
+    with_less_at_once(swept).save(folder)
+    return cells
 
 
 def first_inputs(held: Sequence[Episode], count: int) -> dict[str, list[str]]:
@@ -170,12 +155,6 @@ def rewards_of(
 
     encoder: another one than the run's; facts: the run's run.json; answers: the run's.
     """
-    from udrl.rewards import computable
+    from udrl.rewards import as_scored
 
-    scored = facts["stages"].get("score", {})
-    return computable(
-        [a for a in student.attributes if a != LENGTH],
-        encoder=encoder or (scored.get("encoder") or {}).get("name"),
-        sources={reward["name"]: reward["source"] for reward in scored.get("rewards", [])},
-        answers=answers,
-    )
+    return as_scored([a for a in student.attributes if a != LENGTH], facts, encoder=encoder, answers=answers)

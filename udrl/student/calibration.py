@@ -126,13 +126,17 @@ class Calibration:
         path = folder / FILE
         if not path.exists():
             return None
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data.get("schema") != SCHEMA:
-            raise StudentError(f"{path} has schema {data.get('schema')}, this version reads {SCHEMA}: update udrl")
-        curves = {
-            task: {name: tuple(_curve(c) for c in cs) for name, cs in of.items()} for task, of in data["curves"].items()
-        }
-        return Calibration(curves, data["sampling"], data["inputs"])
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data["schema"] != SCHEMA:
+                raise StudentError(f"{path} has schema {data['schema']}, this version reads {SCHEMA}: update udrl")
+            curves = {
+                task: {name: tuple(_curve(c) for c in cs) for name, cs in of.items()}
+                for task, of in data["curves"].items()
+            }
+            return Calibration(curves, data["sampling"], data["inputs"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StudentError(f"{path} is damaged ({error}): delete it and run udrl calibrate") from None
 
 
 def _curve(data: Mapping[str, Any]) -> Curve:

@@ -121,7 +121,9 @@ def _export(
             found = verify_obedience(student, sides, inputs, _rewards(place, student), seed=seed)
         else:
             found = verify_tokens(student, sides, inputs, seed=seed)
-        write_manifest(folder, **facts, verification={**asdict(found), "seed": seed})
+        write_manifest(
+            folder, **facts, verification={**asdict(found), "seed": seed, "sampling": asdict(student.sampling)}
+        )
     final = place.student / FOLDER / name
     return Exported(name, final, sum(file.stat().st_size for file in final.iterdir()), found)
 
@@ -195,13 +197,7 @@ def _validation_inputs(place: Run, tasks: Sequence[str]) -> dict[str, list[str]]
 
 def _rewards(place: Run, student: Student) -> Mapping[str, Score]:
     """Return relevance and those of the student's other rewards that can be computed, as the run was scored."""
-    from udrl.rewards import computable
+    from udrl.rewards import as_scored
 
-    scored = place.facts()["stages"].get("score", {})
     names = dict.fromkeys(("relevance", *(name for name in student.attributes if name != LENGTH)))
-    sources = {fact["name"]: fact["source"] for fact in scored.get("rewards", ())}
-    return dict(
-        computable(
-            names, encoder=(scored.get("encoder") or {}).get("name"), sources=sources, answers=read_answers(place.path)
-        )
-    )
+    return dict(as_scored(names, place.facts(), answers=read_answers(place.path)))

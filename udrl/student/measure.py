@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 from udrl.commands import LENGTH
-from udrl.errors import StudentError
+from udrl.errors import StudentError, is_out_of_memory
 from udrl.rewards.base import known_inputs
 from udrl.student.calibration import Calibration, Curve, length_knots, sweep_positions
 from udrl.student.student import Student
@@ -14,6 +15,23 @@ from udrl.words import count_words
 
 Score = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 """A reward as a plain function of inputs and completions."""
+BATCH = 256
+"""Completions at once; where the memory does not suffice for them, a quarter, and so on."""
+T = TypeVar("T")
+
+
+def with_less_at_once(write: Callable[[int], T], batch: int = BATCH) -> T:
+    """Return ``write(batch)``, with a quarter of the batch where memory does not suffice, and so on down to 1.
+
+    What is written must not depend on how much of it is written at once.
+    """
+    while True:
+        try:
+            return write(batch)
+        except Exception as error:
+            if not is_out_of_memory(error) or batch == 1:
+                raise
+            batch = max(1, batch // 4)
 
 
 @dataclass(frozen=True)
@@ -31,7 +49,7 @@ def calibrate(
     rewards: Mapping[str, Score],
     *,
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int = BATCH,
     progress: Callable[[int], object] | None = None,
 ) -> Calibration:
     """Sweep every bin of every attribute over ``inputs`` (by task) and fit achieved against commanded.

@@ -154,6 +154,9 @@ def save_model(student: StudentModel, folder: Path) -> None:
         wide = torch.zeros(padded, head.weight.shape[1], dtype=head.weight.dtype)
         wide[: space.base] = head.weight.detach().cpu()
         state[name] = wide
+    if getattr(head, "bias", None) is not None:
+        name = next(n for n, p in model.named_parameters() if p is head.bias)
+        state[name] = F.pad(head.bias.detach().cpu(), (0, padded - space.base))
     config, generation = model.config, model.generation_config
     before = config.vocab_size
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from udrl.commands import FILE, CommandSpace
-from udrl.data.episodes import Episode, read_episodes
+from udrl.data.episodes import Episode, has_episodes, read_episodes
 from udrl.data.hashing import hash_unit
 from udrl.data.inputs import Split
 from udrl.data.run import Run
@@ -75,7 +75,7 @@ def find_origin(source: Path | str) -> Origin:
 
 def replayed(origin: Origin, own: Sequence[Episode], *, share: float, split: Split, seed: int) -> list[Episode]:
     """Return a share of the origin's kept episodes of ``split`` that are not among ``own``, those of tasks it knows."""
-    if origin.run is None or not origin.run.episodes.is_dir():
+    if origin.run is None or not has_episodes(origin.run.episodes):
         return []
     there = {episode.episode_id for episode in own}
     return [
@@ -110,11 +110,12 @@ def joined_facts(own: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
     """
     stages, earlier = dict(own["stages"]), origin.facts["stages"]
     scores = [facts.get("score", {}) for facts in (earlier, stages)]
-    encoders = [(score.get("encoder") or {}).get("name") for score in scores]
-    if None not in encoders and encoders[0] != encoders[1]:
+    encoders = [score.get("encoder") or {} for score in scores]
+    names, weights = ([one.get(key) for one in encoders] for key in ("name", "revision"))
+    if None not in names and names[0] != names[1] and (None in weights or weights[0] != weights[1]):
         raise UsageError(
-            f"the student in {origin.folder} learned relevance by the encoder {encoders[0]}, and this run was scored "
-            f"with {encoders[1]}: score it again with udrl score --encoder {encoders[0]}"
+            f"the student in {origin.folder} learned relevance by the encoder {names[0]}, and this run was scored "
+            f"with {names[1]}: score it again with udrl score --encoder {names[0]}"
         )
     rewards = {reward["name"]: reward for score in scores for reward in score.get("rewards", ())}
     encoder = next((score["encoder"] for score in reversed(scores) if score.get("encoder")), None)

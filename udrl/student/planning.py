@@ -43,15 +43,15 @@ def gather(
 
     Raises StudentError where nothing is left to learn from.
     """
-    episodes = read_episodes(run.episodes, splits=("train",))
-    if not episodes:
+    every = read_episodes(run.episodes, splits=("train",))
+    if not every:
         raise StudentError(f"{run.episodes} holds no training episodes that were kept: run udrl synth first")
-    if selection is not None:
-        episodes = selected(run, selection, episodes)
+    episodes = every if selection is None else selected(run, selection, every)
     held, facts, answers = validation_of(run, origin)
     again = 0
     if origin is not None:
-        episodes, again = with_replay(origin, episodes, share=replay, seed=seed)
+        joined, again = with_replay(origin, every, share=replay, seed=seed)  # what was not selected is not replayed
+        episodes = episodes + joined[len(every) :]
     return Material(pool_of(method, episodes), held if isinstance(method, Udrl) else own(held), again, facts, answers)
 
 

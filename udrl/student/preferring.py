@@ -81,7 +81,9 @@ def prefer(
                 f"no input has two completions whose '{by}' is {gap:g} of its task's range apart: score the run with "
                 "it (udrl score), lower --gap, or ask the teacher for more completions an input (udrl synth --samples)"
             )
-        partial = place.path / f".{FOLDER}.partial"
+        folder, partial = place.path / FOLDER, place.path / f".{FOLDER}.partial"
+        if (partial / FILE).exists() and not folder.exists():  # killed while it took the place of an earlier one
+            partial.rename(folder)
         shutil.rmtree(partial, ignore_errors=True)
         count = steps or max(1, round(epochs * len(pairs) / batch_size))
         rate = learning_rate or preset_of("gpt2", "auto", origin).learning_rate * GENTLE
@@ -97,7 +99,6 @@ def prefer(
         tokenizer.save_pretrained(partial)
         facts = {"schema": SCHEMA, "mean": float(np.mean(said)), "deviation": max(float(np.std(said)), 1e-6), "by": by}
         atomic_write(partial / FILE, json.dumps(facts))
-        folder = place.path / FOLDER
         publish(partial, folder)
         seconds = round(time.monotonic() - started, 1)
         report = PreferReport(folder, f"preference:{folder}", len(pairs), len(unseen), right, count, seconds)

@@ -18,7 +18,7 @@ from udrl.errors import RewardError
 from udrl.metrics import distinct_n, spearman_within
 from udrl.rewards.base import known_inputs
 from udrl.student.calibration import sweep_positions
-from udrl.student.measure import Score
+from udrl.student.measure import BATCH, Score, with_less_at_once
 from udrl.student.student import Student
 from udrl.words import count_words
 
@@ -27,7 +27,12 @@ LEVELS = 4
 
 
 def measure_signs(
-    student: Student, inputs: Mapping[str, Sequence[str]], rewards: Mapping[str, Score], *, seed: int = 0
+    student: Student,
+    inputs: Mapping[str, Sequence[str]],
+    rewards: Mapping[str, Score],
+    *,
+    seed: int = 0,
+    batch_size: int = BATCH,
 ) -> dict[str, float]:
     """Sweep every attribute that can be computed over ``inputs`` (by task) and return what can be seen.
 
@@ -46,7 +51,7 @@ def measure_signs(
     ]
     texts = [text for task, name, _ in cells for text in known[task, name]]
     controls = [student.space.render(task, {name: level}) for task, name, level in cells for _ in known[task, name]]
-    written = student.generate_ids(texts, controls, seeds=seed)
+    written = student.generate_ids(texts, controls, seeds=seed, batch_size=batch_size)
     places = np.split(np.arange(len(texts)), np.cumsum([len(known[task, name]) for task, name, _ in cells])[:-1])
     follows: dict[str, list[float]] = defaultdict(list)
     for task in student.tasks:
@@ -72,21 +77,15 @@ def measure_signs(
 def signs_of(
     student: Student,
     inputs: Mapping[str, Sequence[str]],
-    load_rewards: Callable[[], Mapping[str, Score]],
+    rewards: Mapping[str, Score],
     *,
     seed: int,
 ) -> Callable[[], Mapping[str, float]]:
-    """Return `measure_signs` as the training loop calls it; the rewards are loaded when they are first needed.
-
-    Where a reward fails there are no signs, with a warning.
-    """
-    loaded: list[Mapping[str, Score]] = []
+    """Return `measure_signs` as the training loop calls it; where a reward fails there are no signs, with a warning."""
 
     def measure() -> Mapping[str, float]:
-        if not loaded:
-            loaded.append(load_rewards())
         try:
-            return measure_signs(student, inputs, loaded[0], seed=seed)
+            return with_less_at_once(lambda batch: measure_signs(student, inputs, rewards, seed=seed, batch_size=batch))
         except RewardError as error:  # no reason to end a training that does not need it
             warnings.warn(f"no signs of obedience this time: {error}", stacklevel=2)
             return {}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from udrl.commands import Command, CommandSpace
+from safetensors import SafetensorError
+
+from udrl.commands import AUTO, LENGTH, Command, CommandSpace, Target
 from udrl.errors import StudentError, UsageError
 from udrl.student.calibration import Calibration
 from udrl.student.decoding import Decoded, Sampling, decode_batch, decode_steps
@@ -101,6 +103,21 @@ class Student:
         if curve is not None:
             return curve.reachable
         return self.space.quantile(task, attribute, 0.05), self.space.quantile(task, attribute, 0.95)
+
+    def commanded(self, task: str, targets: Mapping[str, Target]) -> Command:
+        """Return the command of ``targets``, in which "auto" asks for the highest value of a reward that is reached.
+
+        That is the highest at the length that is asked for beside it. Raises UsageError for a length of "auto".
+        """
+        known = {name: target for name, target in targets.items() if target != AUTO}
+        self.space.check(Command(task, known))
+        if targets.get(LENGTH) == AUTO:
+            raise UsageError("there is no best length: give a number of words, or leave length open")
+        length = known.get(LENGTH)
+        return Command(
+            task,
+            {name: self.reachable(task, name, length=length)[1] if t == AUTO else t for name, t in targets.items()},
+        )
 
     def positions(self, command: Command, *, calibrated: bool = True) -> dict[str, float | None]:
         """Turn targets into positions of the command space, calibrated ones where known; see `positions_of`."""
@@ -283,15 +300,16 @@ def load_student(path: Path | str, *, device: str = "auto", precision: str = "au
     folder = path if (path / "command_space.json").exists() else path / "student"
     if not folder.is_dir():
         raise StudentError(f"there is no student at {path}: train one with udrl train --run {path}")
-    space = CommandSpace.load(folder)
+    space, calibration = CommandSpace.load(folder), Calibration.load(folder)
+    sampling = Sampling(**calibration.sampling) if calibration else SAMPLING
     try:
         tokenizer = load_tokenizer(folder, local_files_only=True)
-        computes = load_engine(folder, space, engine=engine, device=device, precision=precision)
-    except (OSError, ValueError) as error:
+        computes = load_engine(
+            folder, space, sampling=asdict(sampling), engine=engine, device=device, precision=precision
+        )
+    except (OSError, ValueError, SafetensorError) as error:
         raise StudentError(
             f"{folder} cannot be loaded as a student ({str(error).splitlines()[0]}): train again"
         ) from error
-    calibration = Calibration.load(folder)
-    sampling = Sampling(**calibration.sampling) if calibration else SAMPLING
     name = folder.parent.name if folder.name == "student" else folder.name
     return Student(computes, tokenizer, name=name, calibration=calibration, sampling=sampling)

@@ -267,6 +267,8 @@ def train(
         sampling = replace(SAMPLING, max_tokens=longest)
         trained = Student(TorchEngine(model, dtype), tokenizer, name=place.path.name, sampling=sampling)
         watched = first_inputs(held, signs_inputs)
+        needed = bool(held and space.attributes and (signs_inputs or calibration_inputs))
+        rewards = rewards_of(trained, encoder, facts, answers) if needed else {}  # what is missing is missed now
         watch = Watch(how, scored=pool.scored, learning_rate=options.learning_rate, max_tokens=longest)
         monitor = Monitor(partial, name=student, steps=options.steps, tracker=tracker, config=asdict(options))
 
@@ -290,16 +292,14 @@ def train(
             else:
                 validations = loop(
                     log=log,
-                    signs=signs_of(trained, watched, lambda: rewards_of(trained, encoder, facts, answers), seed=seed)
-                    if space.attributes and any(watched.values())
-                    else None,
+                    signs=signs_of(trained, watched, rewards, seed=seed) if needed and signs_inputs else None,
                 )
         finally:
             monitor.close()
         if lora:
             merge_lora(model)
         swept = calibration_inputs and calibrate_on(
-            trained, held, partial, count=calibration_inputs, encoder=encoder, facts=facts, answers=answers, seed=seed
+            trained, held, partial, rewards, count=calibration_inputs, seed=seed
         )
         save_model(model, partial)
         last = validations[-1] if validations else None

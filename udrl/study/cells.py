@@ -28,6 +28,7 @@ from udrl.data.hashing import hash_hex
 from udrl.data.run import atomic_write
 from udrl.errors import MissingDependency, StudentError, UdrlError, UsageError, is_installed
 from udrl.progress import note, track
+from udrl.student.partial import STATE
 
 SETTINGS, RESULT, LOG, MADE = "settings.json", "result.json", "log.txt", "made"
 PAUSE = 0.2
@@ -40,17 +41,23 @@ class Cell:
 
     name: for people, unique within the study; letters, digits, dots, underscores, hyphens. work: ``module:function``,
     which takes (folder, settings) and returns what JSON can hold. settings: what JSON can hold; with ``work`` they
-    decide whether a result still counts.
+    decide whether a result still counts. places: settings that do not, such as paths: a run may be moved.
     """
 
     name: str
     work: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    places: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
         """The name of the cell's folder."""
         return f"{self.name}-{hash_hex(self.work, json.dumps(self.settings, sort_keys=True), size=4)}"
+
+
+def place_in(folder: Path, cell: Cell) -> Path:
+    """Return where a cell of the study in ``folder`` stands."""
+    return folder.absolute() / "cells" / cell.key
 
 
 def run_cells(folder: Path, cells: Sequence[Cell], *, jobs: int = 1, ray: bool = False) -> dict[str, dict[str, Any]]:
@@ -67,12 +74,13 @@ def run_cells(folder: Path, cells: Sequence[Cell], *, jobs: int = 1, ray: bool =
         raise UsageError(f"jobs must be at least 1, found {jobs}")
     if len({cell.name for cell in cells}) < len(cells):
         raise UsageError("two cells of the study have one name")
-    places = {cell.name: folder.absolute() / "cells" / cell.key for cell in cells}
+    places = {cell.name: place_in(folder, cell) for cell in cells}
     missing = [cell for cell in cells if not (places[cell.name] / RESULT).is_file()]
     for cell in missing:
         place = places[cell.name]
         (place / MADE).mkdir(parents=True, exist_ok=True)
-        atomic_write(place / SETTINGS, json.dumps({"work": cell.work, "settings": dict(cell.settings)}, indent=1))
+        asked = {"work": cell.work, "settings": {**cell.settings, **cell.places}}
+        atomic_write(place / SETTINGS, json.dumps(asked, indent=1))
     if missing:
         todo = [places[cell.name] for cell in missing]
         done = _over_ray(todo, jobs) if ray else _processes(todo, jobs)
@@ -98,6 +106,7 @@ def compute(place: Path) -> None:
     module, _, function = asked["work"].partition(":")
     result = getattr(importlib.import_module(module), function)(place / MADE, asked["settings"])
     atomic_write(place / RESULT, json.dumps(result, indent=1, allow_nan=False))
+    (place / MADE / STATE).unlink(missing_ok=True)  # only now: without a result the cell goes on from it
 
 
 def threads(jobs: int) -> int:

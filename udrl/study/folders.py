@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from udrl.data.answers import FILE as ANSWERS
+from udrl.data.answers import read_answers
 from udrl.data.episodes import Episode, iterate_episodes, reward_names, write_episodes
 from udrl.data.run import Run, atomic_write
-from udrl.errors import RunError
-from udrl.student.partial import fingerprint
+from udrl.errors import RunError, StudentError
 
 BESIDE = ("tasks", ANSWERS)
 """What a run's episodes need beside them, where it is there."""
@@ -19,10 +24,40 @@ STAGES = ("synth", "score", "hygiene")
 
 
 def data_of(run: Path) -> dict[str, str]:
-    """Return what a cell's outcome depends on besides its settings, which it belongs to: the run and a hash of its
-    episodes with their returns. Raises RunError where there are none."""
+    """Return what a cell's outcome depends on besides its settings, which it belongs to: a hash of the run's episodes
+    with their returns, of its answers, and of what scored them. Raises RunError where there are no episodes."""
     source = _source(run)
-    return {"run": str(run.absolute()), "episodes": fingerprint(list(iterate_episodes(source.episodes)))}
+    scored = source.facts()["stages"].get("score", {})
+    begun = json.dumps([sorted(read_answers(run).items()), scored.get("rewards"), scored.get("encoder")])
+    digest = hashlib.blake2b(begun.encode(), digest_size=16)
+    for e in iterate_episodes(source.episodes):
+        returns = sorted(e.returns.items())
+        digest.update(repr((e.episode_id, e.task, e.split, e.input, e.completion, returns)).encode())
+    return {"episodes": digest.hexdigest()}
+
+
+@contextmanager
+def same_data(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Within: a cell in ``folder`` works on the data of the run that its ``settings`` name.
+
+    Raises StudentError where the run has other data by now, before or after the work, which is then thrown away.
+    """
+    _check_data(settings)
+    yield
+    try:
+        _check_data(settings)
+    except StudentError:
+        shutil.rmtree(folder)
+        folder.mkdir()
+        raise
+
+
+def _check_data(settings: Mapping[str, Any]) -> None:
+    if data_of(Path(settings["run"]))["episodes"] != settings["episodes"]:
+        raise StudentError(
+            f"the episodes, returns or answers of {settings['run']} have changed since the study began (udrl synth, "
+            "udrl score): start the same command again, for all cells on what there is now"
+        )
 
 
 def copy_of(run: Path, folder: Path, *, keep: Callable[[Episode], bool] | None = None) -> Path:
@@ -38,10 +73,10 @@ def copy_of(run: Path, folder: Path, *, keep: Callable[[Episode], bool] | None =
     folder.mkdir(parents=True, exist_ok=True)
     for name in BESIDE:
         if (run / name).exists() and not (folder / name).exists():
-            (folder / name).symlink_to((run / name).resolve())
+            (folder / name).symlink_to(_way(folder, run / name))
     if not (folder / "episodes").exists():
         if keep is None:
-            (folder / "episodes").symlink_to(source.episodes.resolve(), target_is_directory=True)
+            (folder / "episodes").symlink_to(_way(folder, source.episodes), target_is_directory=True)
         else:
             kept = [episode for episode in iterate_episodes(source.episodes) if keep(episode)]
             if not kept:
@@ -51,6 +86,11 @@ def copy_of(run: Path, folder: Path, *, keep: Callable[[Episode], bool] | None =
     facts["stages"] = {name: facts["stages"][name] for name in STAGES if name in facts["stages"]}
     atomic_write(folder / "run.json", json.dumps(facts, indent=1))
     return folder
+
+
+def _way(folder: Path, target: Path) -> str:
+    """Return ``target`` as seen from ``folder``, so that both can be moved together."""
+    return os.path.relpath(target.resolve(), folder.resolve())
 
 
 def is_trained(run: Path) -> bool:

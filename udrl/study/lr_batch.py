@@ -21,7 +21,8 @@ from udrl.errors import StudentError, UsageError, unknown
 from udrl.student.methods.pool import own
 from udrl.student.origin import Origin, find_origin
 from udrl.study.cells import Cell, run_cells
-from udrl.study.lr_batch_cell import CellSettings, Material, read_material, rewards_of_tasks
+from udrl.study.folders import data_of
+from udrl.study.lr_batch_cell import PLACES, CellSettings, Material, read_material, rewards_of_tasks
 from udrl.study.lr_batch_figures import Kind
 from udrl.study.lr_batch_report import Results
 from udrl.study.output import StudyReport, place_of, publish
@@ -113,10 +114,10 @@ def study_lr_batch(
     place = place_of(source.path, name)
     with place.writing() as folder:
         material = read_material(source, rewards, method=wanted.method, limit=wanted.limit)
-        data = data_hash(material, source)
+        data = data_of(source.path)["episodes"]
         rewards_of_tasks(rewards, source)  # before anything is trained: can they be computed?
         weights = "" if origin is None else origin.weights
-        prepared = folder / "tokenizers" / hash_hex(data, wanted.student, weights)
+        prepared = folder / "tokenizers" / hash_hex(data, wanted.student, wanted.method, weights)
         mean = _prepare(material, wanted, source, prepared, rewards, origin, seed=seed)
         largest = wanted.batch_sizes[-1]
         sequences = largest * wanted.steps if wanted.steps else wanted.tokens / mean
@@ -126,7 +127,7 @@ def study_lr_batch(
         common = CellSettings(
             run=str(source.path.absolute()),
             prepared=str(prepared.absolute()),
-            data=data,
+            episodes=data,
             student=wanted.student,
             method=wanted.method,
             rewards=rewards,
@@ -150,12 +151,7 @@ def study_lr_batch(
             for rate in wanted.learning_rates
             for batch in wanted.batch_sizes
         }
-        found = run_cells(
-            folder,
-            [Cell(cell.name, "udrl.study.lr_batch_cell:work", asdict(cell)) for cell in cells.values()],
-            jobs=jobs,
-            ray=ray,
-        )
+        found = run_cells(folder, [_cell(settings) for settings in cells.values()], jobs=jobs, ray=ray)
         kinds: dict[str, Kind] = {
             task: "reasoning" if reward in REASONING else "pattern" for task, reward in rewards.items()
         }
@@ -188,12 +184,10 @@ def scored_by(episodes: Sequence[Episode]) -> dict[str, str]:
     return {task: next((name for name in REWARDS if name in names), min(names)) for task, names in sorted(have.items())}
 
 
-def data_hash(material: Material, run: Run) -> str:
-    """Return a hash of what cells are trained on, of what they are read on, and of what scores them."""
-    scored = run.facts()["stages"].get("score", {})
-    texts = [part for e in (*material.train, *material.held) for part in (e.episode_id, e.completion)]
-    asked = [text for of_task in material.inputs.values() for text in of_task]
-    return hash_hex(*texts, *asked, scored.get("rewards"), scored.get("encoder"))
+def _cell(settings: CellSettings) -> Cell:
+    every = asdict(settings)
+    places = {name: every.pop(name) for name in PLACES}
+    return Cell(settings.name, "udrl.study.lr_batch_cell:work", every, places)
 
 
 def _make_run(run: Run, options: LrBatchOptions, *, seed: int) -> None:

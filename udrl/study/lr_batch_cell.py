@@ -8,6 +8,7 @@ order; only where that order is cut into batches differs.
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from udrl.errors import Diverged, StudentError, UsageError
 from udrl.student.calibrating import first_inputs
 from udrl.student.methods.pool import own
 from udrl.student.partial import STATE
+from udrl.study.folders import same_data
 
 if TYPE_CHECKING:
     from udrl.rewards.base import Reward
@@ -36,6 +38,8 @@ WEIGHT_DECAY, CLIP = 0.05, 1.0
 LOSSES = 128
 """Most held-out episodes a task whose loss is measured."""
 READ = "read-steps.json"
+PLACES = ("run", "prepared", "start_from")
+"""Settings that say where something is, and nothing of what is computed."""
 HIGH = 0.95
 """Quantile of the training episodes' reward that a student of upside-down RL is read at."""
 
@@ -44,15 +48,15 @@ HIGH = 0.95
 class CellSettings:
     """What a cell computes.
 
-    run, prepared: the run folder, and the folder of the tokenizer that all cells share; data: hash of what is trained
-    on. rewards: by task, the reward that is its score. sequences: episodes that are trained on in all; equal_steps:
+    run, prepared: the run folder, and the folder of the tokenizer that all cells share; episodes: hash of the run's
+    data. rewards: by task, the reward that is its score. sequences: episodes that are trained on in all; equal_steps:
     where the run is read first; warmup: steps. limit: held-out inputs a task. start_from: a run or checkpoint of a
     trained student to go on from, instead of ``student``, with the hash of its weights.
     """
 
     run: str
     prepared: str
-    data: str
+    episodes: str
     student: str
     method: str
     rewards: Mapping[str, str]
@@ -125,6 +129,11 @@ def work(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     loss was not finite any more. ``lowest``, ``know_nothing``: the lowest reward by task, and the loss of a uniform
     guess.
     """
+    with same_data(folder, settings):
+        return _read_twice(folder, CellSettings(**settings))
+
+
+def _read_twice(folder: Path, cell: CellSettings) -> dict[str, Any]:
     from udrl.student.beginning import begin, preset_of
     from udrl.student.engines.pytorch import pick_device, pick_dtype
     from udrl.student.examples import make_examples
@@ -132,7 +141,6 @@ def work(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     from udrl.student.options import LoopOptions
     from udrl.student.origin import find_origin
 
-    cell = CellSettings(**settings)
     place = Run(cell.run)
     facts = place.facts()
     material = read_material(place, cell.rewards, method=cell.method, limit=cell.limit)
@@ -188,36 +196,34 @@ def work(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         if step + 1 == cell.equal_steps < steps and not early.exists():
             atomic_write(early, json.dumps({**seen(step + 1), **reader.read(model, dtype)}))
 
-    diverged: list[str] = []
     try:
-        run_loop(model, train, options, dtype=dtype, state_file=folder / STATE, fingerprint=cell.data, log=log)
+        run_loop(model, train, options, dtype=dtype, state_file=folder / STATE, fingerprint=cell.episodes, log=log)
         reads[TOKENS] = {**seen(steps), **reader.read(model, dtype)}
     except Diverged:
-        diverged.append(TOKENS)
+        pass
     if cell.equal_steps == steps:
         reads |= {STEPS: reads[TOKENS]} if reads else {}
     elif early.exists():
         reads[STEPS] = json.loads(early.read_text())
-    if STEPS not in reads:
-        diverged.append(STEPS)
-    (folder / STATE).unlink(missing_ok=True)
+    reads = {name: read for name, read in reads.items() if _is_finite(read)}
     return {
         "reads": reads,
-        "diverged": diverged,
+        "diverged": [name for name in (TOKENS, STEPS) if name not in reads],
         "parameters": model.parameter_count,
         "lowest": reader.lowest,
         "know_nothing": float(np.log(space.base)),
     }
 
 
+def _is_finite(read: Mapping[str, Any]) -> bool:
+    return all(math.isfinite(v) for part in ("scores", "losses") for values in read[part].values() for v in values)
+
+
 def rewards_of_tasks(names: Mapping[str, str], run: Run) -> dict[str, Reward]:
     """Return each task's reward, as ``run`` was scored with it; UsageError for one that only a table knows."""
-    from udrl.rewards import computable
+    from udrl.rewards import as_scored
 
-    scored = run.facts()["stages"].get("score", {})
-    sources = {reward["name"]: reward["source"] for reward in scored.get("rewards", [])}
-    encoder = (scored.get("encoder") or {}).get("name")
-    found = computable(sorted(set(names.values())), encoder=encoder, sources=sources, answers=read_answers(run.path))
+    found = as_scored(sorted(set(names.values())), run.facts(), answers=read_answers(run.path))
     for task, name in names.items():
         if name not in found:
             raise UsageError(

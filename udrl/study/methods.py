@@ -22,15 +22,17 @@ from udrl.data.hashing import hash_int
 from udrl.data.run import Run, atomic_write
 from udrl.errors import MissingDependency, UsageError, is_installed
 from udrl.student.methods.pool import DERIVED
-from udrl.study.cells import Cell, run_cells
+from udrl.study.cells import MADE, Cell, place_in, run_cells
 from udrl.study.figures import Figure, Items, gain, over_inputs, over_seeds, shown
-from udrl.study.folders import copy_of, data_of, is_trained
+from udrl.study.folders import copy_of, data_of, is_trained, same_data
 from udrl.study.output import Bars, StudyReport, place_of, publish
 from udrl.study.training import Measure, facts_of, look_at
 
 METHODS = ("udrl", "sft", "top", "weighted", "dpo", "grpo")
 ARMS = ("time", "calls")
 START = "start"
+BATCH = 32
+"""Completions of a batch of GRPO, about: whole groups."""
 PILOT = 12
 """Steps of the training that times a method; its first third pays for what later steps find ready."""
 ROWS = {"student@open": "open", "student@matched": "matched", "student@top": "top"}
@@ -80,27 +82,20 @@ def study_methods(
         raise UsageError("seconds, calls, seeds and start-steps of the study must be above 0")
     run, look = Path(run), measure or Measure()
     place = place_of(run, name)
-    common = {**data_of(run), **look.settings}
+    common, places = {**data_of(run), **look.settings}, {"run": str(run.absolute())}
+    first = {**common, "student": student, "steps": start_steps}
+    starts = {k: Cell(f"{START}-{k}", f"{__name__}:begin", {**first, "seed": k}, places) for k in range(seed, seed + seeds)}
     with place.writing() as folder:
-        begun = run_cells(
-            folder,
-            [
-                Cell(
-                    f"{START}-{k}", f"{__name__}:begin", {**common, "student": student, "steps": start_steps, "seed": k}
-                )
-                for k in range(seed, seed + seeds)
-            ],
-            jobs=jobs,
-            ray=ray,
-        )
+        begun = run_cells(folder, list(starts.values()), jobs=jobs, ray=ray)
         cells = []
         for arm in arms:
             for method in methods:
                 for k in range(seed, seed + seeds):
-                    settings = {**common, "start": begun[f"{START}-{k}"]["student"], "method": method, "seed": k}
+                    settings = {**common, "begun": starts[k].key, "method": method, "seed": k}
                     settings |= {"options": dict((options or {}).get(method, {})), "rate": (rates or {}).get(method)}
                     settings |= {"seconds": seconds} if arm == "time" else {"calls": calls}
-                    cells.append(Cell(f"{method}-{arm}-{k}", f"{__name__}:train_by", settings))
+                    where = {**places, "start": str(place_in(folder, starts[k]) / MADE / "run" / "student")}
+                    cells.append(Cell(f"{method}-{arm}-{k}", f"{__name__}:train_by", settings, where))
         found = {**begun, **run_cells(folder, cells, jobs=jobs, ray=ray)}
         settings = {"methods": list(methods), "arms": list(arms), "student": student, "start_steps": start_steps,
                     "seconds": seconds, "calls": calls, "seeds": seeds, "seed": seed, "options": dict(options or {}),
@@ -124,35 +119,43 @@ def begin(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Train and measure the student that all methods go on from; a cell."""
     from udrl.student.training import train
 
-    run = copy_of(Path(settings["run"]), folder / "run")
-    if not is_trained(run):
-        train(run, method="sft", student=settings["student"], steps=settings["steps"], seed=settings["seed"])
-    return {**facts_of(run), **look_at(run, settings)}
+    with same_data(folder, settings):
+        run = copy_of(Path(settings["run"]), folder / "run")
+        if not is_trained(run):
+            train(run, method="sft", student=settings["student"], steps=settings["steps"], seed=settings["seed"])
+        return {**facts_of(run), **look_at(run, settings)}
 
 
 def train_by(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Train by one method in one arm, and measure the student; a cell."""
+    with same_data(folder, settings):
+        run = _trained_by(folder, settings)
+        return {**facts_of(run), **look_at(run, settings)}
+
+
+def _trained_by(folder: Path, settings: Mapping[str, Any]) -> Path:
     from udrl.student.methods import Grpo, Udrl, method_of
     from udrl.student.training import train
 
     source, method = Path(settings["run"]), method_of(settings["method"], settings["options"])
     options: dict[str, Any] = {"method": method, "start_from": settings["start"], "seed": settings["seed"]}
     options |= {"replay": 0.0, "learning_rate": settings["rate"]}  # replayed returns would be looked at, too
+    if isinstance(method, Grpo):
+        options["batch_size"] = batch = max(1, round(BATCH / method.group_size)) * method.group_size
     if "seconds" in settings:
         run = copy_of(source, folder / "run")
         if not is_trained(run):
             options["steps"] = _steps_for(source, folder, settings["seconds"], options)
     elif isinstance(method, Grpo):
         run = copy_of(source, folder / "run")
-        batch = max(1, round(32 / method.group_size)) * method.group_size
         steps = max(1, settings["calls"] * method.updates // batch)
-        options |= {"batch_size": batch, "steps": steps, "max_samples": max(batch, settings["calls"])}
+        options |= {"steps": steps, "max_samples": max(batch, settings["calls"])}
     else:
         chosen = first_inputs(source, settings["calls"], settings["seed"], derived=isinstance(method, Udrl))
         run = copy_of(source, folder / "run", keep=lambda e: e.split != "train" or e.input_id in chosen)
     if not is_trained(run):
         train(run, **options)
-    return {**facts_of(run), **look_at(run, settings)}
+    return run
 
 
 def first_inputs(run: Path, calls: int, seed: int, *, derived: bool) -> set[str]:

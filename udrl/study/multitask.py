@@ -67,14 +67,14 @@ def study_multitask(
     whole = preset_of(student, "random")
     part = _part(whole, len(tasks)) if part is None else preset_of(part, "random").name
     share = max(1, round(steps / len(tasks)))
-    common = {**data_of(run), **look.settings}
+    common, places = {**data_of(run), **look.settings}, {"run": str(run.absolute())}
     cells = []
     for k in range(seed, seed + seeds):
-        cells.append(Cell(f"{ALL}-{k}", train_one, {**common, "student": student, "steps": steps, "seed": k}))
+        cells.append(Cell(f"{ALL}-{k}", train_one, {**common, "student": student, "steps": steps, "seed": k}, places))
         for arm, size in ((EACH, student), (SMALL, part)):
             for task in tasks:
                 settings = {**common, "student": size, "steps": share, "seed": k, "task": task}
-                cells.append(Cell(f"{arm}-{task}-{k}", train_one, settings))
+                cells.append(Cell(f"{arm}-{task}-{k}", train_one, settings, places))
     with place.writing() as folder:
         found = run_cells(folder, cells, jobs=jobs, ray=ray)
         parts = {

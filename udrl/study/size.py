@@ -50,7 +50,7 @@ def study_size(
     place = place_of(run, name)
     common = {**data_of(run), **look.settings, "steps": steps}
     cells = [
-        Cell(f"{one}-{k}", train_one, {**common, "student": one, "seed": k})
+        Cell(f"{one}-{k}", train_one, {**common, "student": one, "seed": k}, {"run": str(run.absolute())})
         for one in dict.fromkeys(students)
         for k in range(seed, seed + seeds)
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 from udrl.data.run import Run
 from udrl.study.figures import measured
-from udrl.study.folders import copy_of, is_trained
+from udrl.study.folders import copy_of, is_trained, same_data
 
 train_one = f"{__name__}:train_cell"
 """The cell's name for `udrl.study.cells`."""
@@ -31,17 +31,18 @@ class Measure:
 def train_cell(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Train by upside-down RL, from scratch, and measure.
 
-    settings: run, student, steps, seed, limit, following; task, where it is trained on one alone.
+    settings: run, episodes, student, steps, seed, limit, following; task, where it is trained on one alone.
     """
     from udrl.student.training import train
 
     task = settings.get("task")
-    run = copy_of(
-        Path(settings["run"]), folder / "run", keep=None if task is None else lambda episode: episode.task == task
-    )
-    if not is_trained(run):
-        train(run, student=settings["student"], init="random", steps=settings["steps"], seed=settings["seed"])
-    return {**facts_of(run), **look_at(run, settings)}
+    with same_data(folder, settings):
+        run = copy_of(
+            Path(settings["run"]), folder / "run", keep=None if task is None else lambda episode: episode.task == task
+        )
+        if not is_trained(run):
+            train(run, student=settings["student"], init="random", steps=settings["steps"], seed=settings["seed"])
+        return {**facts_of(run), **look_at(run, settings)}
 
 
 def facts_of(run: Path) -> dict[str, Any]:

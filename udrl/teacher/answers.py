@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -34,7 +34,8 @@ class Problem:
     kind: ``http CODE``, ``timeout``, ``unreachable`` (no connection), ``connection`` (it broke), ``answer`` (not what
     the interface promises) or ``filtered``.
     passing: trying again may help. crowded: the server has too much to do. limits_rate: it counts requests.
-    wait: seconds that it asked to wait.
+    wait: seconds that it asked to wait. prompt_tokens, completion_tokens: what it took all the same, where the server
+    says so.
     """
 
     kind: str
@@ -43,15 +44,30 @@ class Problem:
     crowded: bool = False
     limits_rate: bool = False
     wait: float | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.detail}"
+
+    def without(self, secret: str | None) -> Problem:
+        """Return the problem with ``secret`` masked, also as JSON spells it, and then cut to what is worth keeping.
+
+        Servers and proxies quote what they were sent; of a secret that is cut first, most would be left to read.
+        """
+        detail = self.detail
+        if secret:
+            spelled = json.dumps(secret)[1:-1]
+            for form in (secret, spelled, spelled.replace("/", "\\/")):
+                detail = detail.replace(form, "***")
+        return replace(self, detail=detail[:_QUOTE])
 
 
 def read_answer(content: bytes, *, strip_thinking: bool = False) -> Answer | Problem:
     """Read the body of a 200; whatever is not as the interface promises is a problem, never an exception.
 
-    A broken answer is worth another try. A filter's or the model's refusal is final.
+    A broken answer is worth another try. A filter's or the model's refusal is final, and so are thoughts that left no
+    room for a text: the same seed would bring them again.
     """
     try:
         data = json.loads(content)
@@ -61,6 +77,16 @@ def read_answer(content: bytes, *, strip_thinking: bool = False) -> Answer | Pro
         return _broken(f"is no JSON object: {_quote(content)}")
     if data.get("error"):
         return _broken(f"is an error under status 200: {_message(data, content)}")
+    usage = data.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    return replace(
+        _read_choice(data, content, strip_thinking=strip_thinking),
+        prompt_tokens=_count(usage.get("prompt_tokens")),
+        completion_tokens=_count(usage.get("completion_tokens")),
+    )
+
+
+def _read_choice(data: Mapping[str, Any], content: bytes, *, strip_thinking: bool) -> Answer | Problem:
     choices = data.get("choices")
     if not isinstance(choices, list) or not choices:
         return _broken(f"has no choices: {_quote(content)}")
@@ -76,16 +102,16 @@ def read_answer(content: bytes, *, strip_thinking: bool = False) -> Answer | Pro
     completion = _text(message.get("content"))
     if completion is None:
         if isinstance(message.get("refusal"), str):
-            return Problem("filtered", f"refused: {message['refusal'][:_QUOTE]}", passing=False)
+            return Problem("filtered", f"refused: {message['refusal']}", passing=False)
+        if reason == "length":
+            return Problem(
+                "answer",
+                "has no text, because thoughts took all of its tokens: switch them off ('chat: template_arguments' in "
+                "the teacher's card)",
+                passing=False,
+            )
         return _broken(f"has no text: {_quote(content)}")
-    usage = data.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    return Answer(
-        completion=without_thinking(completion) if strip_thinking else completion,
-        finish_reason=reason,
-        prompt_tokens=_count(usage.get("prompt_tokens")),
-        completion_tokens=_count(usage.get("completion_tokens")),
-    )
+    return Answer(without_thinking(completion) if strip_thinking else completion, reason, None, None)
 
 
 def read_refusal(status: int, headers: Mapping[str, str], content: bytes) -> Problem:
@@ -136,8 +162,9 @@ def _text(content: Any) -> str | None:
     if isinstance(content, list):  # some servers send a list of parts, thoughts among them
         parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
         texts = [part for part in parts if isinstance(part, str)]
-        return "".join(texts) if texts else None
-    return content if isinstance(content, str) else None
+        content = "".join(texts) if texts else None
+    # JSON can spell half of a character, which the ledger could not hold: a next start would read another text there.
+    return content.encode("utf-8", "replace").decode("utf-8") if isinstance(content, str) else None
 
 
 def _count(value: Any) -> int | None:
@@ -145,13 +172,13 @@ def _count(value: Any) -> int | None:
 
 
 def _message(data: Any, content: bytes) -> str:
-    """Return the server's own words: OpenAI's ``error.message``, FastAPI's ``detail``, or the start of the body."""
+    """Return the server's own words: OpenAI's ``error.message``, FastAPI's ``detail``, or the body."""
     found: Any = data
     for _ in range(2):
         if isinstance(found, dict):
             found = next((found[key] for key in ("error", "message", "detail") if found.get(key)), found)
-    return found[:_QUOTE] if isinstance(found, str) else _quote(content)
+    return found if isinstance(found, str) else _quote(content)
 
 
 def _quote(content: bytes) -> str:
-    return " ".join(content[:_QUOTE].decode("utf-8", "replace").split())
+    return " ".join(content.decode("utf-8", "replace").split())

@@ -195,10 +195,11 @@ class Budget:
         return None
 
     def settle(self, reply: Reply, prices: Prices | None) -> None:
-        """Put what ``reply`` took in the place of what was expected; where the backend does not say, that stays."""
+        """Put what ``reply`` took in the place of what was expected; of a completion without counts that stays."""
         tokens, usd = self._flying.pop(reply.key)
         if reply.error is None and (reply.prompt_tokens is None or reply.completion_tokens is None):
             return
+        # A failure without counts gives all back: hosts bill what they answered, and mostly nothing came to an answer.
         took = Tokens(reply.prompt_tokens or 0, reply.completion_tokens or 0)
         self._tokens += sum(took) - sum(tokens)
         self._usd += (cost(prices, took) or 0.0) - usd

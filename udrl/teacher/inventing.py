@@ -62,7 +62,8 @@ Ask = Callable[[Ledger, Sequence[Request], Callable[[LedgerRecord], None]], None
 class Inventor:
     """Who invents. ask: see ``Ask``. engine: settings of the engine, of ``mixes.RANGES``.
 
-    retry_failed: ask again for what failed before; otherwise a failed request stays unanswered.
+    retry_failed: ask again for what failed before; otherwise a failed request stays unanswered, unless its
+    whole round failed.
     """
 
     teacher: Teacher
@@ -103,6 +104,8 @@ def fill(run: Run, inventions: Sequence[Invention], inventor: Inventor, *, num_i
         answers = _answers(ledger, inventor) if working else {}
         while working:
             rounds = [(item, _round(item, inventor, num_inputs=num_inputs, seed=seed)) for item in working]
+            for _, requests in rounds:
+                _forget_failed(answers, requests)
             wanted = [request for _, requests in rounds for request in requests if request.key not in answers]
             if wanted:
                 inventor.ask(ledger, wanted, lambda record: answers.update({record.key: record}))
@@ -120,6 +123,14 @@ def _answers(ledger: Ledger, inventor: Inventor) -> dict[str, LedgerRecord]:
         if record.status == "ok" or not (inventor.retry_failed or record.key in answers):
             answers[record.key] = record
     return answers
+
+
+def _forget_failed(answers: dict[str, LedgerRecord], requests: Sequence[Request]) -> None:
+    """Take a round that failed as a whole in an earlier start out of ``answers``: no input rests on it."""
+    found = [answers.get(request.key) for request in requests]
+    if all(record is not None and record.status == "failed" for record in found):
+        for request in requests:
+            del answers[request.key]
 
 
 def missing(invention: Invention, inventor: Inventor, num_inputs: int) -> int:
@@ -223,7 +234,7 @@ def _accept(item: Invention, records: Sequence[LedgerRecord]) -> None:
     if not answered:
         raise TeacherError(
             f"none of the {len(records)} requests for new inputs of task '{item.task.name}' was answered; the first: "
-            f"{records[0].error} (--retry-failed asks again, --no-invent does without)"
+            f"{records[0].error} (the same command asks again, --no-invent does without)"
         )
     before = len(item.inputs)
     words = input_lengths(item.given)

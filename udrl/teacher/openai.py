@@ -2,7 +2,8 @@
 
 The event loop runs in a thread of its own, so that ``generate`` is an ordinary iterator, in notebooks too. Requests
 are pulled, on the caller's thread, only as the server has room for them; every one ends as exactly one reply. What
-one attempt came to is decided in ``udrl.teacher.answers``, how many run at once in ``udrl.teacher.congestion``.
+one attempt came to is decided in ``udrl.teacher.answers``, how many run at once in ``udrl.teacher.congestion``, when
+the server is given up in ``udrl.teacher.verdict``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from udrl.teacher.answers import Answer, Problem, read_answer, read_refusal
 from udrl.teacher.base import Reply, Request
 from udrl.teacher.cards import Card, backend_settings
 from udrl.teacher.congestion import Congestion
+from udrl.teacher.verdict import Verdict
 
 if TYPE_CHECKING:
     import httpx2
@@ -47,13 +49,8 @@ MAX_ANSWER_BYTES = 8 << 20
 LONGEST_WAIT = 600.0
 """Seconds: a server that asks to wait for longer (a daily quota) is not waited for."""
 
-HOPELESS = 64
-"""After this many requests in a row have failed for good, the server is given up; what was not asked stays to do."""
-
 _BACKOFF = 0.5
 _LONGEST_BACKOFF = 30.0
-_REFUSING = ("http 401", "http 404", "http 405")
-_ABOUT_THE_REQUEST = ("filtered", "http 413", "http 422")
 
 
 class OpenAITeacher:
@@ -63,10 +60,10 @@ class OpenAITeacher:
     gpus = 0
 
     def __init__(self, card: Card) -> None:
-        """Check the settings; nothing is sent yet.
+        """Check the settings and the key; nothing is sent yet.
 
-        Raises UsageError where the card has no ``base_url`` or it is no address, TaskError for settings that do not
-        exist.
+        Raises UsageError where the card has no ``base_url``, it is no address, or the key cannot be sent, TaskError for
+        settings that do not exist.
         """
         self.name = card.name
         self.model = card.model
@@ -78,7 +75,7 @@ class OpenAITeacher:
         self._most = int(settings["max_concurrency"])
         self._timeout = float(settings["timeout"])
         self._attempts = int(settings["attempts"])
-        self._key_name = str(settings["api_key_env"])
+        self._key = _key(str(settings["api_key_env"]))
         self._running: set[_Worker] = set()
 
     def sampling(self, index: int, seed: int, min_words: int, max_words: int) -> Mapping[str, Any]:
@@ -92,15 +89,16 @@ class OpenAITeacher:
     def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """Yield one reply for every request, as they finish.
 
-        Failures are replies, of the kinds that ``udrl.teacher.answers.Problem`` lists.
-        Raises TeacherError where the server cannot be reached at all, refuses the key or does not know the model,
-        or has answered nothing for ``HOPELESS`` requests in a row: what was in flight then is asked for again by the
-        next start. Closing the iterator ends what is in flight at once.
+        Failures are replies, of the kinds that ``udrl.teacher.answers.Problem`` lists; one that may be the server's own
+        is held back until the server shows that it is well.
+        Raises TeacherError where the server cannot be reached, refuses the key or does not know the model, or has
+        answered nothing for ``verdict.HOPELESS`` requests in a row: what was in flight or held back then is asked for
+        again by the next start. Closing the iterator ends what is in flight at once.
         """
         congestion = Congestion(most=self._most)
         worker = _Worker(self, congestion)
         self._running.add(worker)
-        verdict = _Verdict(self.base_url)
+        verdict = Verdict(self.base_url)
         with closing(worker):
             try:
                 todo = iter(requests)
@@ -112,13 +110,11 @@ class OpenAITeacher:
                         more = len(asked) == room
                         worker.ask(asked)
                         waiting += len(asked)
-                    taken = []
                     for reply in worker.take() if waiting else ():
                         waiting -= 1
-                        taken.append(reply)
-                        yield reply
-                    for reply in taken:
-                        verdict.look_at(reply)
+                        yield from verdict.passed(reply)
+                    verdict.check()
+                yield from verdict.rest()
             finally:
                 self._running.discard(worker)
 
@@ -148,6 +144,7 @@ class OpenAITeacher:
     async def answer(self, client: httpx2.AsyncClient, request: Request, congestion: Congestion) -> Reply:
         """Try ``request`` until it is answered, refused, or has been tried often enough."""
         started, attempt = time.time(), 0
+        usage: tuple[int | None, int | None] = (None, None)
         clock = time.monotonic()
         rng = random.Random()  # jitter only: what is written does not depend on it
         body = json.dumps(self.body(request)).encode()  # all ASCII: lone surrogates have no other form
@@ -156,15 +153,17 @@ class OpenAITeacher:
             async with congestion.place() as place:
                 outcome = await self._attempt(client, body)
                 congestion.learn(place, outcome)
+            usage = _plus(usage[0], outcome.prompt_tokens), _plus(usage[1], outcome.completion_tokens)
             if isinstance(outcome, Answer):
-                return self._reply(request, started, clock, attempt, answer=outcome)
+                return _reply(request, started, clock, attempt, outcome, usage)
+            outcome = outcome.without(self._key)
             wait = outcome.wait
             if wait is None:
                 wait = rng.uniform(0.5, 1.0) * min(_LONGEST_BACKOFF, _BACKOFF * 2 ** (attempt - 1))
             if wait > LONGEST_WAIT:
                 outcome = replace(outcome, detail=f"{outcome.detail} (asks to wait {wait:,.0f} s)", passing=False)
             if not outcome.passing or attempt >= self._attempts:
-                return self._reply(request, started, clock, attempt, problem=outcome)
+                return _reply(request, started, clock, attempt, outcome, usage)
             with congestion.resting():
                 await asyncio.sleep(wait * rng.uniform(1.0, 1.1))
 
@@ -192,37 +191,11 @@ class OpenAITeacher:
             return read_answer(bytes(content), strip_thinking=self._card.chat.strip_thinking)
         return read_refusal(response.status_code, response.headers, bytes(content))
 
-    def _reply(
-        self,
-        request: Request,
-        started: float,
-        clock: float,
-        attempts: int,
-        *,
-        answer: Answer | None = None,
-        problem: Problem | None = None,
-    ) -> Reply:
-        error = None if problem is None else str(problem)
-        key = os.environ.get(self._key_name)
-        if error and key:
-            error = error.replace(key, "***")  # servers quote a wrong key
-        return Reply(
-            key=request.key,
-            completion=None if answer is None else answer.completion,
-            finish_reason=None if answer is None else answer.finish_reason,
-            prompt_tokens=None if answer is None else answer.prompt_tokens,
-            completion_tokens=None if answer is None else answer.completion_tokens,
-            started=started,
-            seconds=round(time.monotonic() - clock, 4),
-            attempts=attempts,
-            error=error,
-        )
-
     def client(self) -> httpx2.AsyncClient:
         """Return a client for this endpoint, with the key where the environment holds one."""
         import httpx2
 
-        key = os.environ.get(self._key_name)
+        key = self._key
         return httpx2.AsyncClient(
             base_url=self.base_url + "/",
             headers={"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {}),
@@ -316,36 +289,40 @@ class _Worker:
         self._done = []
 
 
-class _Verdict:
-    """Watches replies go by, and gives the server up where asking on makes no sense."""
+def _reply(
+    request: Request,
+    started: float,
+    clock: float,
+    attempts: int,
+    outcome: Answer | Problem,
+    usage: tuple[int | None, int | None],
+) -> Reply:
+    answer = outcome if isinstance(outcome, Answer) else None
+    return Reply(
+        key=request.key,
+        completion=None if answer is None else answer.completion,
+        finish_reason=None if answer is None else answer.finish_reason,
+        prompt_tokens=usage[0],
+        completion_tokens=usage[1],
+        started=started,
+        seconds=round(time.monotonic() - clock, 4),
+        attempts=attempts,
+        error=str(outcome) if answer is None else None,
+    )
 
-    def __init__(self, base_url: str) -> None:
-        self._base_url = base_url
-        self._answered = False
-        self._failed = 0
 
-    def look_at(self, reply: Reply) -> None:
-        """Raise TeacherError where nothing more is to be expected."""
-        if reply.error is None:
-            self._answered, self._failed = True, 0
-            return
-        kind = reply.error.partition(":")[0]
-        if kind in _ABOUT_THE_REQUEST:  # a server that refuses this one is well
-            self._failed = 0
-            return
-        self._failed += 1
-        if not self._answered and kind in _REFUSING:
-            raise TeacherError(
-                f"{self._base_url} refuses ({reply.error}): check the address, the key in the environment and that "
-                "'model' in the teacher's card is what the server calls it"
-            )
-        if not self._answered and kind == "unreachable":
-            raise TeacherError(f"{self._base_url} cannot be reached ({reply.error}): start the server or correct it")
-        if self._failed >= HOPELESS:
-            raise TeacherError(
-                f"{self._base_url} has failed {self._failed} requests in a row (last: {reply.error}): see to the "
-                "server and start again; what is finished is kept"
-            )
+def _plus(one: int | None, other: int | None) -> int | None:
+    return one if other is None else (one or 0) + other
+
+
+def _key(name: str) -> str | None:
+    key = os.environ.get(name, "").strip()  # a file with Windows line ends leaves a carriage return
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise UsageError(
+            f"the key in the environment variable {name} cannot be sent, because it holds other than printable ASCII "
+            "characters: set it again without spaces, line breaks and typographic quotation marks"
+        )
+    return key or None
 
 
 def _address(card: Card) -> str:

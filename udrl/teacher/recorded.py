@@ -192,7 +192,7 @@ class RecordedTeacher:
             counts.cut += was_cut
             model = _text(data, "model", where) or _UNNAMED
             licence = _text(data, "licence", where) or _text(data, "license", where)
-            numbers = _numbers(data, names.values())
+            numbers = _numbers(data, names.values(), where)
             for part, output in given:
                 yield Row(number, part, task, text, _clean(output), model, licence, numbers)
 
@@ -289,8 +289,11 @@ def _clean(text: str) -> str:
     return text.strip().encode("utf-8", "replace").decode("utf-8")
 
 
-def _numbers(data: Mapping[str, Any], taken: Collection[str]) -> dict[str, float]:
-    """Return the columns that hold numbers; a CSV file's cells are texts that read as numbers."""
+def _numbers(data: Mapping[str, Any], taken: Collection[str], where: str) -> dict[str, float]:
+    """Return the columns that hold numbers; a CSV file's cells are texts that read as numbers.
+
+    Raises InputError for a whole number beyond a float's range.
+    """
     numbers: dict[str, float] = {}
     for name, value in data.items():
         if name in taken or name in _NOT_NUMBERS:
@@ -300,6 +303,9 @@ def _numbers(data: Mapping[str, Any], taken: Collection[str]) -> dict[str, float
                 value = float(value)
             except ValueError:
                 continue
-        if isinstance(value, bool | int | float) and math.isfinite(value):
-            numbers[str(name)] = float(value)
+        try:
+            if isinstance(value, bool | int | float) and math.isfinite(value):
+                numbers[str(name)] = float(value)
+        except OverflowError:
+            raise InputError(f"{where}: '{name}' is beyond 1.8e308: write a smaller number or take it out") from None
     return numbers

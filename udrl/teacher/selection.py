@@ -172,6 +172,7 @@ def _walk(
         identity = input_id(text)
         if identity in passed_by:
             passed_by.remove(identity)
+            fruitless = 0  # as when it was new
             continue
         verdict = "new" if identity in taken_over else item.seen.add(text)
         taken_over.discard(identity)

@@ -36,6 +36,8 @@ from udrl.teacher.start import STAGE, Start
 
 __all__ = ["SynthInterrupted", "SynthReport", "TooManyFailed", "synth"]
 
+NUM_INPUTS = 2000
+SAMPLES = 4
 MAX_FAILURE_RATE = 0.05
 
 
@@ -46,8 +48,8 @@ def synth(
     tasks: Sequence[str | Path] = (),
     inputs: Path | str | None = None,
     input_field: str | None = None,
-    num_inputs: int = 2000,
-    samples: int = 4,
+    num_inputs: int | None = None,
+    samples: int | None = None,
     seed: int = 0,
     invent: bool | None = None,
     score: bool = True,
@@ -73,8 +75,8 @@ def synth(
     inputs: the user's file (None: the tasks' seeds), read as ``read_inputs`` does with ``input_field``; what stands in
     its column ``reference``, if it has one, is shown to teachers by settings that prime them with a reference; what
     stands in its column ``answer`` is kept as the right answer (``udrl.data.answers``), as it is of recorded outputs.
-    num_inputs: how many inputs each task gets; which of a larger source is decided by ``seed``.
-    samples: completions of each input, each with its own settings and seed; raising it later only adds.
+    num_inputs: how many inputs each task gets (None: NUM_INPUTS); which of a larger source is decided by ``seed``.
+    samples: completions of each input (None: SAMPLES), each with its own settings and seed; raising it later only adds.
     invent: fill up with invented inputs (None: only where no file is given).
     score: compute ``rewards`` (None: those of the tasks, else relevance); otherwise episodes are built without returns.
     retry_failed: ask again for what failed before. dry_run: count and estimate, but write nothing at all.
@@ -93,12 +95,14 @@ def synth(
     run = run if isinstance(run, Run) else Run(run)
     started = time.monotonic()
     for name, value in (("num_inputs", num_inputs), ("samples", samples)):
-        if value < 1:
+        if value is not None and value < 1:
             raise UsageError(f"{name} must be at least 1, found {value}")
     if not 0 <= max_failure_rate <= 1:
         raise UsageError(f"max_failure_rate must be within [0, 1], found {max_failure_rate}")
     limits = Limits(max_tokens, max_usd, max_minutes)
     named = [teacher] if isinstance(teacher, str | Path) else list(teacher)
+    if rewards and not score:
+        raise UsageError(f"{', '.join(rewards)}: nothing is scored with --no-score: leave it or --reward out")
     scored = rewards if score else ()
     for source in scored or ():
         if source not in BUILT_IN:
@@ -111,6 +115,9 @@ def synth(
             "engine_arguments": engine_arguments,
             "invent": invent,
             "limits": limits != Limits(),
+            "num_inputs": num_inputs,
+            "samples": samples,
+            "retry_failed": retry_failed,  # what is not good in the ledger is always taken
         }
         for option, given in own.items():
             if given:
@@ -129,6 +136,10 @@ def synth(
             started=started,
             hygiene=hygiene,
         )
+    if input_field is not None and inputs is None:
+        raise UsageError(f"input_field '{input_field}' is a column of --inputs, which is not given: name its file")
+    num_inputs = NUM_INPUTS if num_inputs is None else num_inputs
+    samples = SAMPLES if samples is None else samples
     weighted = read_teachers(named)
     if base_url is not None and backend is not None:
         raise UsageError(f"an endpoint is asked by the backend 'openai', not '{backend}': leave one of the two out")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from udrl.commands import CommandSpace
 from udrl.errors import MissingDependency, StudentError, UsageError, unknown
@@ -15,9 +17,17 @@ from udrl.student.model import load_model
 
 
 def load_engine(
-    folder: Path, space: CommandSpace, *, engine: str = "auto", device: str = "auto", precision: str = "auto"
+    folder: Path,
+    space: CommandSpace,
+    *,
+    sampling: Mapping[str, Any],
+    engine: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
 ) -> Engine:
     """Load what computes for the student in ``folder``; see `udrl.student.student.load_student`.
+
+    sampling: what the student ships with. An int8 export that was verified with another one is not chosen by itself.
 
     Raises UsageError for an unknown engine, and for a device or precision that contradicts it; StudentError and
     MissingDependency where an export that is named cannot be used.
@@ -27,7 +37,7 @@ def load_engine(
     if engine.startswith("onnx"):
         return OnnxEngine(_named(folder, engine, device, precision), space)
     where = pick_device(device)
-    found = _best(folder) if engine == "auto" and where.type == "cpu" and precision == "auto" else None
+    found = _best(folder, sampling) if engine == "auto" and where.type == "cpu" and precision == "auto" else None
     if found is not None:
         return OnnxEngine(found, space)
     return TorchEngine(load_model(folder, space).to(where), pick_dtype(precision, where))
@@ -46,7 +56,7 @@ def _named(folder: Path, engine: str, device: str, precision: str) -> Export:
     return found
 
 
-def _best(folder: Path) -> Export | None:
+def _best(folder: Path, sampling: Mapping[str, Any]) -> Export | None:
     """Return the fastest verified export, or None; one that cannot be used is told in a warning."""
     for name in ("onnx-int8", "onnx-fp32"):
         found = find_export(folder, name)
@@ -55,6 +65,11 @@ def _best(folder: Path) -> Export | None:
         if not found.is_current(folder):
             warnings.warn(
                 f"{found.folder} was exported from other weights and is not used: run udrl export again", stacklevel=5
+            )
+        elif not found.was_verified_as(sampling):
+            warnings.warn(
+                f"{found.folder} was verified with another sampling and is not used: run udrl export again",
+                stacklevel=5,
             )
         elif missing := missing_packages():
             warnings.warn(

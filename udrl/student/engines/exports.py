@@ -39,6 +39,10 @@ class Export:
         """Whether it wrote what torch writes, within the tolerance of its precision."""
         return bool(self.manifest["verification"]["passed"])
 
+    def was_verified_as(self, sampling: Mapping[str, Any]) -> bool:
+        """Say whether what was verified holds under this sampling: of float32 always, of int8 where it was used."""
+        return bool(self.manifest["precision"] == "fp32" or self.manifest["verification"]["sampling"] == dict(sampling))
+
     def is_current(self, student: Path) -> bool:
         """Say whether ``student`` still holds the files that this was exported from.
 

@@ -70,10 +70,11 @@ class Rollout:
         max_tokens: int,
         seed: int,
         start: int = 0,
+        limit: int | None = None,
     ) -> None:
-        """Write for ``prompts``; start: steps that were done before."""
+        """Write for ``prompts``; start: steps that were done before; limit: completions that may be written in all."""
         self.method, self.prompts, self.payment, self.tokenizer, self.watch = method, prompts, payment, tokenizer, watch
-        self.max_tokens, self.seed, self.start = max_tokens, seed, start
+        self.max_tokens, self.seed, self.start, self.limit = max_tokens, seed, start, limit
 
     def __call__(self, asked: list[str], trainer: Any) -> dict[str, Any]:
         """Return ids, log-probabilities (TRL computes them) and rewards; ``asked``: each prompt's number, repeated."""
@@ -86,6 +87,8 @@ class Rollout:
             rng = np.random.default_rng([self.seed, step])
             for _ in range(REDRAWS):
                 places = [place for place, group in enumerate(groups) if group.flat]
+                if self.limit is not None:
+                    places = places[: max(0, self.limit - self.watch.scored) // self.method.group_size]
                 if not places:
                     break
                 drawn = self.write(model, rng.integers(len(self.prompts), size=len(places)).tolist())
@@ -185,6 +188,7 @@ def run_grpo(
             max_tokens=max_tokens,
             seed=options.seed,
             start=driver.start,
+            limit=driver.meter.limits.samples,
         )
         trainer = GRPOTrainer(
             model,

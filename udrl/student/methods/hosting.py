@@ -139,7 +139,7 @@ class Driver:
                 group["lr"] = options.learning_rate
         self._kept = self.start
         # a training that a limit has ended is not gone on with, unless the limit was raised
-        self._over = saved is not None and bool(saved.get("ended")) and self.meter.ends(self.start, watch.scored)
+        self._over = saved is not None and bool(saved.get("ended")) and self._ends(self.start, takes_up=True)
         student.train()
 
     def optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
@@ -244,7 +244,7 @@ class Driver:
             )
         self.log(step - 1, figures)
         self.watch.take(figures)
-        last = step == self.options.steps or self.meter.ends(step, self.watch.scored)
+        last = step == self.options.steps or self._ends(step, takes_up=takes_up)
         if len(self.validation) and (step % self.options.validate_every == 0 or last):
             self._validate(step)
         if last or (takes_up and step - self._kept >= self.options.save_every):
@@ -261,6 +261,10 @@ class Driver:
                 "ended": self.meter.ended is not None,
             }
             save_state(self.state_file, state)
+
+    def _ends(self, step: int, *, takes_up: bool) -> bool:
+        """Say whether a limit ends the training: that of completions, where the next batch would go beyond it."""
+        return self.meter.ends(step, self.watch.scored + self.options.batch_size - 1 if takes_up else 0)
 
     def _validate(self, step: int) -> None:
         """Measure loss and, where there is a judge, payment after ``step`` steps; keep the best weights if asked to."""

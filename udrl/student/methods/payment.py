@@ -8,7 +8,7 @@ from typing import Any
 
 from udrl.data.answers import Answers
 from udrl.errors import UsageError
-from udrl.rewards import computable
+from udrl.rewards import as_scored
 from udrl.rewards.base import Reward, compute, covered
 
 
@@ -49,17 +49,14 @@ def payment_of(
     wanted: one name, or weights by name. encoder, facts: what the run was scored with; answers: the run's; needed_by:
     for the message.
     """
+    scored = [reward["name"] for reward in facts["stages"].get("score", {}).get("rewards", ())]
     weights = {wanted: 1.0} if isinstance(wanted, str) else wanted
-    scored = facts["stages"].get("score", {})
-    sources = {reward["name"]: reward["source"] for reward in scored.get("rewards", [])}
-    found = computable(
-        weights, encoder=encoder or (scored.get("encoder") or {}).get("name"), sources=sources, answers=answers
-    )
+    found = as_scored(weights, facts, encoder=encoder, answers=answers)
     for name in weights:
         if name not in found:
             raise UsageError(
                 f"the reward '{name}' cannot be computed for new completions, as {needed_by} needs it; the run was "
-                f"scored with: {', '.join(sources) or 'nothing'}"
+                f"scored with: {', '.join(scored) or 'nothing'}"
             )
     several = [reward.name for reward in found.values()]
     if len(set(several)) < len(several):
