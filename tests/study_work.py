@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from udrl.student.partial import STATE
+
 
 def square(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Square a number; leave a line for each call."""
@@ -23,6 +25,12 @@ def reluctant(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         begun.write_text("half")
         raise RuntimeError("the disk of the cell is upside down")
     return {"went on from": begun.read_text()}
+
+
+def resumable(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave what a training would go on from."""
+    (folder / STATE).write_text("half")
+    return dict(settings)
 
 
 def sleepy(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import udrl
 import udrl.cli.main as cli
 import udrl.encoder
 from udrl.data.episodes import read_episodes
+from udrl.data.run import Run
 from udrl.errors import RunError, StudentError, UsageError
 from udrl.rewards.reasoning import Accuracy
 from udrl.rounds import exploring, measuring, records
@@ -198,6 +199,12 @@ def test_encoder_and_inputs_stay_those_that_rounds_were_begun_with(own: Path, tm
         improve(own, rounds=2, options=OPTIONS, inputs=other, **HOW)
     with pytest.raises(UsageError, match=r"tasks \[\], now \['assistant'\]"):
         improve(own, rounds=2, options=OPTIONS, tasks=("assistant",), **HOW)
+    place = Run(own)
+    scored = place.facts()["stages"]["score"]
+    with place.writing():
+        place.record("score", **{**scored, "encoder": {**scored["encoder"], "revision": "other"}})
+    with pytest.raises(RunError, match=r"cannot be compared \(encoder: .*, now .* other .*rounds"):
+        improve(own, rounds=2, options=OPTIONS, **HOW)
 
 
 def test_answers_of_the_file_that_is_explored_are_known(tmp_path: Path) -> None:

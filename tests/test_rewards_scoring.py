@@ -6,10 +6,12 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from reward_module import episode, own_rewards
 
+from udrl.commands import CommandSpace
 from udrl.data.answers import read_answers
 from udrl.data.episodes import Episode, read_episodes
 from udrl.data.hygiene import Hygiene
@@ -20,6 +22,7 @@ from udrl.errors import RewardError, RunError, UsageError
 from udrl.rewards import base, load_reward, scoring
 from udrl.rewards.relevance import Relevance
 from udrl.rewards.scoring import score
+from udrl.student.origin import Origin, joined_facts
 from udrl.teacher.synthesis import synth
 
 SPLITS = ("train", "validation", "test")
@@ -223,6 +226,17 @@ def test_score_remembers_folders_by_their_absolute_paths(
     assert scoring._lasting_reward("preference:reward") == f"preference:{tmp_path / 'reward'}"
     assert scoring._lasting_reward("reward:reward") == "reward:reward"
     assert scoring._shown(f"preference:{tmp_path / 'reward'}") == "preference:reward"
+
+
+def test_score_with_one_encoder_under_two_names_can_be_trained_on_together() -> None:
+    def scored(name: str, revision: str) -> dict[str, dict[str, dict[str, object]]]:
+        return {"stages": {"score": {"encoder": {"name": name, "revision": revision}}}}
+
+    space = cast(CommandSpace, None)
+    origin = Origin(Path("student"), None, "s", "w", 0, space, scored("./own", "1"))
+    assert joined_facts(scored("/here/own", "1"), origin)["stages"]["score"]["encoder"]["name"] == "/here/own"
+    with pytest.raises(UsageError, match=r"learned relevance by the encoder \./own, and this run was scored with /here"):
+        joined_facts(scored("/here/own", "2"), origin)
 
 
 def test_score_that_fails_leaves_the_episodes_there(run: Run, own_module: Path) -> None:

@@ -70,5 +70,5 @@ def test_rewards_that_can_be_gamed_are_named_before_training(run: Path, capsys: 
     told = {line.split("'")[1]: line for line in err.splitlines() if line.startswith("the reward '")}
     assert "it can be gamed" in told["novelty"]
     assert "it can be gamed" in told["shouting"]
-    assert "pays an empty completion 0.00, a copy of the input 0.00, one word repeated 1.00, the teacher's" in told["novelty"]
+    assert "pays an empty completion 0.00, a copy of the input 0.00, one word repeated 1.00, " in told["novelty"]
     assert "fidelity" not in err, "what a column would pay for nothing, nobody knows"

@@ -43,7 +43,9 @@ def resynthesized(place: Run) -> None:
 
 
 def unchanged(place: Run) -> None:
-    rescored(place, seconds=9.0, rewards=[*place.facts()["stages"]["score"]["rewards"], {"name": "new", "source": "new"}])
+    rescored(
+        place, seconds=9.0, rewards=[*place.facts()["stages"]["score"]["rewards"], {"name": "new", "source": "new"}]
+    )
 
 
 def work_on(place: Run) -> Work:

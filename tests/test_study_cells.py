@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from udrl.errors import MissingDependency, StudentError, UsageError
+from udrl.student.partial import STATE
 from udrl.study import cells as cells_module
-from udrl.study.cells import Cell, run_cells
+from udrl.study.cells import MADE, SETTINGS, Cell, compute, place_in, run_cells
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +48,26 @@ def test_other_settings_are_another_cell(tmp_path: Path) -> None:
     assert run_cells(tmp_path, [Cell("one", "study_work:square", {"x": 5})])["one"]["square"] == 25
     assert run_cells(tmp_path, [Cell("one", "study_work:square", {"x": 2})])["one"]["square"] == 4
     assert calls(tmp_path) == 2
+
+
+def test_places_decide_nothing_but_reach_the_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, moved = (Cell("one", "study_work:resumable", {"x": 2}, {"run": run}) for run in ("/a", "/b"))
+    assert one.key == moved.key
+    monkeypatch.setattr(cells_module, "_processes", lambda places, _: [(p, compute(p)) for p in places])
+    assert run_cells(tmp_path, [moved])["one"] == run_cells(tmp_path, [one])["one"] == {"x": 2, "run": "/b"}
+
+
+def test_state_of_a_cell_stays_until_its_result_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = place_in(tmp_path, Cell("one", "study_work:resumable"))
+    (place / MADE).mkdir(parents=True)
+    (place / SETTINGS).write_text('{"work": "study_work:resumable", "settings": {}}')
+    with monkeypatch.context() as patch:
+        patch.setattr(cells_module, "atomic_write", None)
+        with pytest.raises(TypeError):
+            compute(place)
+    assert (place / MADE / STATE).is_file()
+    compute(place)
+    assert not (place / MADE / STATE).exists()
 
 
 def test_failed_cell_is_named_stops_no_other_and_goes_on_from_its_folder(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +20,9 @@ from methods_run import SMALL, methods_run
 from scipy.stats import spearmanr, ttest_1samp
 
 from udrl.cli.study import command
-from udrl.data.episodes import read_episodes
+from udrl.data.episodes import read_episodes, write_episodes
 from udrl.errors import UsageError
-from udrl.study import cells, lr_batch
+from udrl.study import cells, lr_batch, lr_batch_cell
 from udrl.study.figures import crossed_interval
 from udrl.study.lr_batch import LrBatchOptions, scored_by, study_lr_batch
 from udrl.study.lr_batch_cell import READ, good, work
@@ -130,6 +131,36 @@ def test_student_that_diverges_is_a_result(studied: tuple[StudyReport, LrBatchOp
     found = work(tmp_path, settings_of(studied[0], learning_rate=1e30))
     assert found["diverged"] == ["tokens", "steps"]
     assert not found["reads"]
+
+
+def test_student_whose_held_out_loss_is_not_finite_has_diverged(
+    studied: tuple[StudyReport, LrBatchOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lr_batch_cell._Reader, "_losses", lambda *_: {"poem": [1.0, float("nan")], "query": [1.0]})
+    found = work(tmp_path, settings_of(studied[0]))
+    assert (found["diverged"], found["reads"]) == (["tokens", "steps"], {})
+
+
+def test_cells_belong_to_the_returns_and_not_to_the_place_of_a_run(
+    studied: tuple[StudyReport, LrBatchOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, options = studied
+    asked: list[set[str]] = []
+
+    def noted(_: Path, wanted: list[cells.Cell], **__: Any) -> None:
+        asked.append({cell.key for cell in wanted})
+        raise UsageError("noted")
+
+    monkeypatch.setattr(lr_batch, "run_cells", noted)
+    moved = Path(shutil.copytree(run_of(report), tmp_path / "moved"))
+    for shift in (0.0, 0.01):
+        rows = read_episodes(moved / "episodes", splits=("train", "validation", "test"), kept=False)
+        other = [replace(e, returns={name: (v or 0) + shift for name, v in e.returns.items()}) for e in rows]
+        write_episodes(moved / "episodes", other, reward_names=("brevity", "relevance"))
+        with pytest.raises(UsageError, match="noted"):
+            study_lr_batch(moved, options)
+    assert asked[0] == {place.name for place in report.folder.glob("cells/*")}
+    assert not asked[0] & asked[1]
 
 
 def test_commanded_students_are_read_under_their_command(

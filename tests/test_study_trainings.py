@@ -13,19 +13,21 @@ import numpy as np
 import pytest
 
 import udrl.cli.main as cli
+from udrl.data.answers import store_answers
 from udrl.data.episodes import read_episodes, write_episodes
 from udrl.data.run import Run
-from udrl.errors import MissingDependency, UsageError
+from udrl.errors import MissingDependency, StudentError, UsageError
 from udrl.student.initialise import scratch_gpt2
 from udrl.student.methods import method_of
 from udrl.student.methods.pool import pool_of
 from udrl.student.presets import PRESETS
 from udrl.student.tokenizer import train_tokenizer
-from udrl.study import multitask
+from udrl.study import lr_batch_cell, multitask
+from udrl.study import methods as methods_study
 from udrl.study.cells import Cell
 from udrl.study.figures import gain, over_seeds, shown
-from udrl.study.folders import copy_of, data_of, is_trained
-from udrl.study.methods import first_inputs, study_methods
+from udrl.study.folders import copy_of, data_of, is_trained, same_data
+from udrl.study.methods import begin, first_inputs, study_methods, train_by
 from udrl.study.size import study_size
 from udrl.study.training import Measure, train_cell
 from udrl.teacher.synthesis import synth
@@ -196,7 +198,68 @@ def test_cells_belong_to_the_returns_that_they_were_made_from(run: Path, tmp_pat
     episodes = read_episodes(copy / "episodes", splits=("train", "validation", "test"), kept=False)
     other = [replace(e, returns={**e.returns, "relevance": 0.5}) if n == 0 else e for n, e in enumerate(episodes)]
     write_episodes(copy / "episodes", other, reward_names=("relevance",), card_facts={})
-    assert data_of(copy)["episodes"] != before["episodes"]
+    rescored = data_of(copy)
+    assert rescored != before
+    store_answers(copy, {"an input": "5"})
+    assert data_of(copy) not in (before, rescored)
+
+
+def test_cell_whose_run_changes_under_it_fails_and_keeps_nothing(run: Path, tmp_path: Path) -> None:
+    copy, made = Path(shutil.copytree(run, tmp_path / "run")), tmp_path / "made"
+    settings = {"run": str(copy), **data_of(copy)}
+    made.mkdir()
+
+    def disturbed() -> None:
+        with same_data(made, settings):
+            (made / "student").mkdir()
+            store_answers(copy, {"an input": "5"})
+
+    with pytest.raises(StudentError, match=r"have changed since the study began .*start the same command again"):
+        disturbed()
+    assert not list(made.iterdir())
+    for work in (train_cell, begin, train_by, lr_batch_cell.work):
+        with pytest.raises(StudentError, match="have changed since"):
+            work(made, settings)
+
+
+def test_links_of_a_copied_run_hold_where_the_run_is_moved_with_them(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    copy_of(copy, copy / "study" / "x" / "run")
+    moved = copy.rename(tmp_path / "moved")
+    assert data_of(moved / "study" / "x" / "run") == data_of(run)
+
+
+def test_methods_of_a_moved_run_are_the_same_cells(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[Cell]] = []
+
+    def noted(_: Path, cells: list[Cell], **__: Any) -> dict[str, Any]:
+        asked.append(cells)
+        if len(asked) % 2 == 0:
+            raise UsageError("noted")
+        return {}
+
+    monkeypatch.setattr(methods_study, "run_cells", noted)
+    for folder, steps in ((run, 5), (Path(shutil.copytree(run, tmp_path / "run")), 5), (run, 6)):
+        with pytest.raises(UsageError, match="noted"):
+            study_methods(folder, methods=["sft"], start_steps=steps, seeds=2)
+    keys = [[cell.key for cell in cells] for cells in asked]
+    assert keys[:2] == keys[2:4]
+    assert not set(keys[1]) & set(keys[5]), "another start makes other cells"
+    assert asked[3][0].places["start"] == str(
+        tmp_path / "run" / "study" / "methods" / "cells" / asked[2][0].key / "made" / "run" / "student"
+    )
+
+
+@pytest.mark.parametrize("arm", [{"seconds": 1.0}, {"calls": 64}])
+def test_batches_of_grpo_are_whole_groups_in_both_arms(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: dict[str, Any]
+) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("udrl.student.training.train", lambda _, **options: asked.append(options))
+    monkeypatch.setattr(methods_study, "_steps_for", lambda *_: 5)
+    settings = {"run": str(run), "start": "", "method": "grpo", "options": {"group_size": 6}, "rate": None, "seed": 0}
+    methods_study._trained_by(tmp_path, {**settings, **arm})
+    assert asked[0]["batch_size"] == 30
 
 
 def test_copied_run_knows_nothing_of_a_training(run: Path, tmp_path: Path) -> None:

@@ -233,3 +233,5 @@ def test_budget_expects_what_is_in_flight_to_cost_something() -> None:
     assert budget.allows(requests[3], Tokens(40, 20), prices) is None, "the first was cheaper than expected"
     budget.settle(Reply("k1", None, None, None, None, 0.0, 0.0, error="timeout: x"), prices)
     assert budget.allows(requests[0], Tokens(90, 10), prices) is None, "a failure gives back what was kept for it"
+    budget.settle(Reply("k2", None, None, 90, 10, 0.0, 0.0, error="filtered: x"), prices)
+    assert budget.allows(Request("k4", "t", "i", "x", (), {}, 0, 0), Tokens(1, 0), prices), "but not what it took"

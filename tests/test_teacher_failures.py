@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_server import FaultServer
 from paid_teacher import IMAGE, Maker, Paid, card_file, maker, start_paid, writers
 
+from udrl.data.ledger import Ledger
 from udrl.data.run import Run
 from udrl.errors import TeacherError
 from udrl.teacher import cards, watchdog
@@ -61,6 +63,21 @@ def test_failures_are_counted_by_kind_and_allowed_up_to_a_rate(
     assert make(max_failure_rate=0.2).already_failed == report.failed
     assert make(retry_failed=True).failure_rate == 0
     assert make().failure_rate == 0, "what failed first and was good later is good"
+
+
+def test_failures_of_a_withdrawn_key_are_asked_for_again_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    make = maker(tmp_path)
+    with FaultServer(lambda number, body: "ok" if number < 30 else "auth") as server:
+        with pytest.raises(TeacherError, match="in a row"):
+            make(base_url=server.url)
+        rows = list(Ledger(tmp_path / "run" / "ledger"))
+        assert (len(rows), {row.status for row in rows}) == (30, {"ok"})
+        server.plan = lambda number, body: "ok"
+        report = make(base_url=server.url)
+        assert (report.already, report.written, report.failed) == (30, 90, 0)
 
 
 # --- a silent teacher

@@ -286,14 +286,31 @@ def test_inventing_goes_on_without_what_failed_and_retries_when_told(task_file: 
 
 
 def test_inventing_fails_clearly_when_everything_failed(task_file: Path, tmp_path: Path) -> None:
-    with FaultServer(write=write, plan=failing(lambda number: True)) as server:
-        with pytest.raises(TeacherError, match="all 8 requests to teacher 'tiny' failed; the first: http 500"):
-            small(task_file, tmp_path, server)
-        with pytest.raises(TeacherError, match=r"none of the 8 requests for new inputs .*--retry-failed"):
-            small(task_file, tmp_path, server)
-        assert len(server.bodies) == 8
+    failed = "all 8 requests to teacher 'tiny' failed; the first: http 500"
+    with (
+        FaultServer(write=write, plan=failing(lambda number: True)) as server,
+        pytest.raises(TeacherError, match=failed),
+    ):
+        small(task_file, tmp_path, server)
     with FaultServer(write=write) as server:
-        assert small(task_file, tmp_path, server, retry_failed=True).inputs == {TASK: GIVEN + MORE}
+        assert small(task_file, tmp_path, server).inputs == {TASK: GIVEN + MORE}, "the same command goes on"
+        assert small(task_file, tmp_path, server, "calm").inputs == {TASK: GIVEN + MORE}
+    assert chosen(tmp_path / "run") == chosen(tmp_path / "calm")
+
+
+def test_inventing_reads_an_answer_as_its_ledger_does(task_file: Path, tmp_path: Path) -> None:
+    """A start that was killed before the inputs were stored finds in the ledger what it had read."""
+
+    def half(body: dict[str, Any]) -> str:
+        return "\n".join(f"{line}\ud800 please" for line in write(body).splitlines())
+
+    with FaultServer(write=half) as server:
+        small(task_file, tmp_path, server)
+        before, asked_before = chosen(tmp_path / "run"), len(server.bodies)
+        [path] = (tmp_path / "run" / "inputs").iterdir()
+        path.unlink()
+        small(task_file, tmp_path, server)
+        assert (chosen(tmp_path / "run"), len(server.bodies)) == (before, asked_before)
 
 
 def test_inventing_killed_at_any_moment_goes_on_and_ends_the_same(task_file: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from udrl.teacher.answers import Answer, Problem, read_answer, retry_after
 from udrl.teacher.base import Reply, Request
 from udrl.teacher.congestion import Congestion
 from udrl.teacher.openai import OpenAITeacher
+from udrl.teacher.verdict import HOPELESS
 
 
 @pytest.fixture(autouse=True)
@@ -390,18 +391,22 @@ def test_teacher_openai_does_not_pay_twice_for_thoughts_without_a_text(tmp_path:
 
 
 def test_teacher_openai_counts_what_failed_attempts_took(tmp_path: Path) -> None:
-    def plan(number: int, body: dict[str, Any]) -> str:
-        if body["seed"] == 1:
-            return "filtered"
-        return "number-content" if number < 2 else "ok"
+    nothing: Any = lambda body: None if len(server.bodies) < 3 else "text"  # noqa: E731
+    with FaultServer(write=nothing) as server:
+        (reply,) = teacher_of(tmp_path, server).generate(requests(1))
+    assert (reply.completion, reply.attempts) == ("text", 3)
+    assert (reply.prompt_tokens, reply.completion_tokens) == (3 * 7, 3 * 5)
+    with FaultServer(lambda number, body: "filtered") as server:
+        (reply,) = teacher_of(tmp_path, server).generate(requests(1))
+    assert (reply.prompt_tokens, reply.completion_tokens) == (7, 5)
 
-    with FaultServer(plan) as server:
-        filtered = answers(teacher_of(tmp_path, server), 2)["key-1"]
-    assert (filtered.prompt_tokens, filtered.completion_tokens) == (7, 5)
-    broken = FaultServer(lambda number, body: "ok" if body["seed"] else "empty", write=lambda body: "text")
-    found = read_answer(b'{"choices": [{"message": {}}], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}')
-    assert isinstance(found, Problem)
-    assert (found.passing, found.prompt_tokens, found.completion_tokens) == (True, 3, 4)
+
+def test_teacher_openai_keeps_failures_that_were_paid_for(tmp_path: Path) -> None:
+    with FaultServer(lambda number, body: "thoughts") as server:
+        replies, said = kept(teacher_of(tmp_path, server), 200)
+    assert len(replies) >= HOPELESS
+    assert {reply.completion_tokens for reply in replies} == {5}
+    assert "in a row" in said
 
 
 @pytest.mark.parametrize("depth", [10, 100_000])

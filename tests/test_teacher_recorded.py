@@ -176,8 +176,9 @@ def test_teacher_recorded_names_what_is_wrong(tmp_path: Path, data: list[dict[st
 
 def test_teacher_recorded_refuses_options_that_it_has_no_use_for(tmp_path: Path) -> None:
     file = jsonl(tmp_path / "own.jsonl", rows(2))
-    with pytest.raises(UsageError, match="leave inputs out"):
-        take(tmp_path / "run", file, inputs=file)
+    for option, value in {"inputs": file, "num_inputs": 2000, "samples": 4, "retry_failed": True}.items():
+        with pytest.raises(UsageError, match=f"leave {option} out"):
+            take(tmp_path / "run", file, **{option: value})
     with pytest.raises(InputError, match=r"did you mean poem"):
         take(tmp_path / "run", file, tasks=("poems",))
     with pytest.raises(InputError, match="no column input"):

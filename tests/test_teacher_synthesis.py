@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +12,14 @@ import pytest
 from echo_teacher import IMAGE, Echo, all_episodes, rows, small, start_echo, write_inputs
 
 from udrl.data.dedup import deduplicate
+from udrl.data.hashing import hash_hex
 from udrl.data.inputs import input_id
 from udrl.data.ledger import Ledger
 from udrl.data.run import Run
 from udrl.data.survey import survey
 from udrl.data.tasks import load_tasks, seeds
 from udrl.errors import InputError, RunError, TaskError, TeacherError, UsageError
+from udrl.teacher import selection
 from udrl.teacher.selection import choose_inputs
 from udrl.teacher.synthesis import TooManyFailed
 
@@ -200,6 +203,21 @@ def test_synthesis_inputs_are_distinct_and_stored(tmp_path: Path) -> None:
             choose_inputs(run, [task], **options)
 
 
+def test_synthesis_with_more_inputs_passes_over_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Duplicates between inputs that are there already say nothing about what comes behind them."""
+
+    def scattered(*_: object, **__: object) -> Iterator[str]:
+        for number in itertools.count():
+            yield from (f"heron {number:x} {hash_hex(number)}", "a blue jay", "a blue jay", "a blue jay")
+
+    monkeypatch.setattr("udrl.teacher.builtin.invent", scattered)
+    monkeypatch.setattr(selection, "PATIENCE", 20)
+    file = write_inputs(tmp_path, ["a blue jay"])
+    for count in (40, 60):
+        report = small(tmp_path / "run", inputs=file, invent=True, num_inputs=count, samples=1)
+        assert report.inputs == {IMAGE: count}
+
+
 def test_synthesis_second_source_drops_near_duplicates_of_the_first(tmp_path: Path, echo: Echo) -> None:
     long = "a red fox asleep under an old apple tree at dawn, soft morning light over the garden"
     small(tmp_path / "run", inputs=write_inputs(tmp_path, [long, "a blue jay"]))
@@ -239,6 +257,8 @@ def test_synthesis_of_a_users_task_without_lexicon_names_what_is_missing(tmp_pat
         ({"teacher": "bultin"}, UsageError, r"unknown teacher 'bultin' \(did you mean builtin\?\)"),
         ({"tasks": ["text-to-imag"]}, UsageError, r"did you mean text-to-image\?"),
         ({"inputs": "/no/such.jsonl"}, InputError, "there is no file"),
+        ({"input_field": "caption"}, UsageError, "input_field 'caption' is a column of --inputs, which is not given"),
+        ({"rewards": ["novelty"], "score": False}, UsageError, "novelty: nothing is scored with --no-score"),
     ],
 )
 def test_synthesis_refuses_wrong_calls_before_it_writes(

@@ -119,8 +119,8 @@ def score(
         if encoder is not None and "relevance" not in rewards:
             found = ", ".join([*rewards, *(one.name for one in fields)])
             raise UsageError(
-                f"the encoder '{encoder}' computes relevance, which is not among the rewards ({found}): leave --encoder "
-                "out or add --reward relevance"
+                f"the encoder '{encoder}' computes relevance, which is not among the rewards ({found}): leave "
+                "--encoder out or add --reward relevance"
             )
         wanted = hygiene or Hygiene()
         if answers is not None:

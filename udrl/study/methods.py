@@ -84,7 +84,9 @@ def study_methods(
     place = place_of(run, name)
     common, places = {**data_of(run), **look.settings}, {"run": str(run.absolute())}
     first = {**common, "student": student, "steps": start_steps}
-    starts = {k: Cell(f"{START}-{k}", f"{__name__}:begin", {**first, "seed": k}, places) for k in range(seed, seed + seeds)}
+    starts = {
+        k: Cell(f"{START}-{k}", f"{__name__}:begin", {**first, "seed": k}, places) for k in range(seed, seed + seeds)
+    }
     with place.writing() as folder:
         begun = run_cells(folder, list(starts.values()), jobs=jobs, ray=ray)
         cells = []
