@@ -235,7 +235,9 @@ def test_score_with_one_encoder_under_two_names_can_be_trained_on_together() -> 
     space = cast(CommandSpace, None)
     origin = Origin(Path("student"), None, "s", "w", 0, space, scored("./own", "1"))
     assert joined_facts(scored("/here/own", "1"), origin)["stages"]["score"]["encoder"]["name"] == "/here/own"
-    with pytest.raises(UsageError, match=r"learned relevance by the encoder \./own, and this run was scored with /here"):
+    with pytest.raises(
+        UsageError, match=r"learned relevance by the encoder \./own, and this run was scored with /here"
+    ):
         joined_facts(scored("/here/own", "2"), origin)
 
 

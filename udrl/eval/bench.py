@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from udrl.data.answers import Answers, store_answers
+from udrl.data.episodes import has_episodes
 from udrl.data.run import Run
 from udrl.data.tasks import Task
 from udrl.errors import RunError, UsageError
@@ -294,7 +295,7 @@ def _bench(
 
 
 def _usual_suite(run: Run, students: Sequence[str | Path]) -> str:
-    if students and not run.episodes.is_dir():
+    if students and not has_episodes(run.episodes):
         return "relevance"
     if any(task.generator for task in known_tasks(run).values()):
         return "heldout"  # the inputs of generated tasks are the run's own

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from udrl.data.answers import answers_of_file, read_answers
+from udrl.data.episodes import has_episodes
 from udrl.data.run import Run
 from udrl.data.tasks import Task, load_tasks, stored_tasks
 from udrl.errors import RewardError, TaskError, UsageError
@@ -30,7 +31,7 @@ def card_or_name(name: str | Path) -> str:
 
 def known_tasks(run: Run) -> dict[str, Task]:
     """Return the run's own tasks; without a run, those that ship."""
-    known = stored_tasks(run) if (run.path / "tasks").is_dir() or run.episodes.is_dir() else load_tasks()
+    known = stored_tasks(run) if (run.path / "tasks").is_dir() or has_episodes(run.episodes) else load_tasks()
     return {task.name: task for task in known}
 
 
@@ -101,7 +102,7 @@ def contestants_of(
     """Return the teachers and recorded rows, the leading reference first, and notes on them."""
     notes: list[str] = []
     own: Contestant | None = None
-    if TEACHER in suite.systems and (teacher is not None or run.episodes.is_dir()):
+    if TEACHER in suite.systems and (teacher is not None or has_episodes(run.episodes)):
         if teacher is not None:
             own = named_teacher(teacher, run, data.answers, kind="teacher", base_url=base_url)
         else:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from udrl.commands import LENGTH
-from udrl.data.episodes import Episode, read_episodes
+from udrl.data.episodes import Episode, has_episodes, read_episodes
 from udrl.data.hashing import hash_hex
 from udrl.data.ledger import Ledger
 from udrl.data.run import Run
@@ -75,7 +75,7 @@ def read_data(run: Run) -> RunData:
 
     Raises RunError where there is a student without episodes.
     """
-    if not run.episodes.is_dir() and not run.student.is_dir():
+    if not has_episodes(run.episodes) and not run.student.is_dir():
         return RunData((), frozenset(), ())
     shown = read_episodes(run.episodes, splits=("train", "validation"))
     return RunData(
