@@ -297,7 +297,7 @@ def test_generate_warns_of_unreachable_targets_on_stderr_only(generate: Any) -> 
         (["--target", "relevance=-0.1", "x"], 2, "relevance=-0.1 is outside its range [0, 1]"),
         (["--target", "relevnce=0.3", "x"], 2, "unknown attribute 'relevnce' (did you mean relevance?)"),
         (["--target", "relevance", "x"], 2, "'relevance' is not NAME=VALUE with a number"),
-        (["--target-relevance", "best", "x"], 2, "'best' is not a valid"),
+        (["--target-relevance", "best", "x"], 2, "'best' is not a valid number or auto"),
         (["--target", "length=auto", "x"], 2, "there is no best length: give a number of words"),
         (["--input-field", "text", "x"], 2, "--input-field names a column of --input-file"),
         (["caf\udce9"], 1, "TEXT: character 4 is not UTF-8"),

@@ -29,6 +29,8 @@ HELD_OUT = 3
 class _Relevance(click.FloatRange):
     """A number from 0 to 1, or "auto"."""
 
+    name = "number or auto"
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return value if value == "auto" else super().convert(value, param, ctx)
 

@@ -41,7 +41,8 @@ class Export:
 
     def was_verified_as(self, sampling: Mapping[str, Any]) -> bool:
         """Say whether what was verified holds under this sampling: of float32 always, of int8 where it was used."""
-        return bool(self.manifest["precision"] == "fp32" or self.manifest["verification"]["sampling"] == dict(sampling))
+        verified = self.manifest["verification"].get("sampling")
+        return bool(self.manifest["precision"] == "fp32" or verified == dict(sampling))
 
     def is_current(self, student: Path) -> bool:
         """Say whether ``student`` still holds the files that this was exported from.
