@@ -195,6 +195,7 @@ def test_engines_int8_is_verified_for_the_sampling_that_ships(copy: Path) -> Non
         other = udrl.load(copy, device="cpu")
     assert (other.engine, other.precision) == ("onnx", "fp32")
     assert udrl.load(copy, engine="onnx-int8").precision == "int8"  # whoever asks for it gets it
+    assert export(copy, precision="fp32").default == "onnx-fp32", "what is said to answer is what answers"
 
 
 def test_engines_are_calibrated_alike(copy: Path) -> None:

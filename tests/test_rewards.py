@@ -185,6 +185,7 @@ def test_canary_lines_show_what_is_paid_and_warn_where_it_is_as_much_as_the_teac
         "the mean"
     )
     assert canary_lines({}) == []
+    assert canary_lines({"canaries": {"accuracy": {}}}) == [], "tried on no input that it knows"
 
 
 def test_rewards_of_a_run_encode_as_the_run_was_scored(monkeypatch: pytest.MonkeyPatch) -> None:

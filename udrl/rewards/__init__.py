@@ -171,7 +171,8 @@ def as_scored(
 ) -> dict[str, Reward]:
     """Return those of ``names`` that are `computable`, as the run was scored with them; ``facts``: its run.json.
 
-    encoder: the name of another one than the run's, whose vectors are fp32 where they were (``udrl score --exact``).
+    encoder: another one than the run's, by name. The run's own computes in fp32 where the run was scored in fp32
+    (``udrl score --exact``).
     """
     scored = facts.get("stages", {}).get("score", {})
     own = scored.get("encoder") or {}
@@ -208,6 +209,8 @@ def canary_lines(scored: Mapping[str, Any]) -> list[str]:
     """
     lines = []
     for name, paid in scored.get("canaries", {}).items():
+        if not paid:  # the reward knew none of the inputs that it was tried on
+            continue
         mean = scored.get("means", {}).get(name, {}).get("teacher")
         told = [f"{_CANARIES[canary]} {value:.2f}" for canary, value in paid.items()]
         told += [] if mean is None else [f"the teacher's completions {mean:.2f} in the mean"]

@@ -83,7 +83,7 @@ def export(
         made = [_export(place, student, inputs, format, precision or "int8", seed)]
         if precision is None and not made[0].verification.passed:
             made.append(_export(place, student, inputs, format, "fp32", seed))
-        report = ExportReport(tuple(made), _default(place.student))
+        report = ExportReport(tuple(made), _default(place.student, asdict(student.sampling)))
         place.record("export", exports=[{**asdict(one), "folder": str(one.folder)} for one in made], seed=seed)
         return report
 
@@ -179,10 +179,11 @@ def _plain(student: Student) -> Student:
     return Student(student.computes, student.tokenizer, name=student.name, sampling=sampling)
 
 
-def _default(student: Path) -> str:
+def _default(student: Path, sampling: Mapping[str, Any]) -> str:
+    """Return which engine answers on CPUs: what `udrl.student.engines.choice` takes."""
     for name in ("onnx-int8", "onnx-fp32"):
         found = find_export(student, name)
-        if found is not None and found.verified and found.is_current(student):
+        if found and found.verified and found.is_current(student) and found.was_verified_as(sampling):
             return name
     return "torch"
 
