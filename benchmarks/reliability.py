@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 import time
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def main() -> None:
             figures = importlib.import_module(f"faults.{part}").run(work, scale=options.scale, seed=options.seed)
             figures |= {"seed": options.seed, "scale": options.scale, "seconds": round(time.perf_counter() - begun, 1)}
             result.with_suffix(".new").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-            os.replace(result.with_suffix(".new"), result)
+            result.with_suffix(".new").replace(result)
         print(part, json.dumps(json.loads(result.read_text(encoding="utf-8"))), flush=True)
 
 

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from report_fakes import inputs, made
 
-from udrl.eval.report import report
+from udrl.eval.pages.benchmark import report
 
 
 def main() -> None:

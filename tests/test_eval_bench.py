@@ -24,7 +24,7 @@ from udrl.errors import RunError, TaskError, UsageError
 from udrl.eval import bench as bench_module
 from udrl.eval.bench import BenchReport, bench, bench_student
 from udrl.eval.entrants import folder_key
-from udrl.eval.report import report
+from udrl.eval.pages.benchmark import report
 from udrl.eval.suites import Suite, load_suite
 from udrl.eval.summary import read_summary
 from udrl.rewards.relevance import Relevance

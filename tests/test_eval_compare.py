@@ -15,7 +15,7 @@ from udrl.cli.main import run as cli
 from udrl.data.run import Run
 from udrl.errors import RunError, UsageError
 from udrl.eval.compare import compared, differences, holm, obedience, sign_flip
-from udrl.eval.compare_page import compare_report
+from udrl.eval.pages.comparison import compare_report
 
 TASKS = ("alpha", "beta")
 ASKED = inputs(TASKS, 30)

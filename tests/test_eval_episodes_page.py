@@ -17,8 +17,8 @@ from udrl.data.hygiene import Hygiene
 from udrl.data.inputs import input_id, split_of
 from udrl.data.run import Run
 from udrl.errors import RunError
-from udrl.eval.episodes_look import BINS, EXAMPLES, look
-from udrl.eval.episodes_page import episodes_report
+from udrl.eval.pages.episodes import episodes_report
+from udrl.eval.pages.episodes_survey import BINS, EXAMPLES, look
 from udrl.teacher.synthesis import synth
 
 HOSTILE = '</h3><script>alert("{{title}}")</script><img src=x onerror=alert(1)> & \u202e "quoted"'

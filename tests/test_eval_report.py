@@ -12,9 +12,9 @@ import pytest
 from report_fakes import JUDGE, SYSTEMS, inputs, made
 
 from udrl.errors import RunError
-from udrl.eval.charts import Estimate, Point, forest_chart, pareto, scatter_chart
-from udrl.eval.examples import EXTREMES, Example, examples_section, sampled
-from udrl.eval.report import report
+from udrl.eval.pages.benchmark import report
+from udrl.eval.pages.charts import Estimate, Point, forest_chart, pareto, scatter_chart
+from udrl.eval.pages.example_browser import EXTREMES, Example, examples_section, sampled
 
 TASKS = ("alpha", "beta")
 

@@ -12,8 +12,8 @@ import pytest
 from report_fakes import JUDGE, SYSTEMS, inputs, made
 
 from udrl.data.run import Run
-from udrl.eval.compare_page import compare_report
-from udrl.eval.report import report
+from udrl.eval.pages.benchmark import report
+from udrl.eval.pages.comparison import compare_report
 
 HOSTILE = (
     "</script><script>alert(1)</script>",
@@ -64,7 +64,7 @@ def any_page(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="module")
 def episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from udrl.data.hygiene import Hygiene
-    from udrl.eval.episodes_page import episodes_report
+    from udrl.eval.pages.episodes import episodes_report
     from udrl.teacher.synthesis import synth
 
     folder = tmp_path_factory.mktemp("episodes")

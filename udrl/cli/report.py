@@ -10,7 +10,7 @@ import click
 from udrl.cli.common import common_options, emit
 
 if TYPE_CHECKING:
-    from udrl.eval.episodes_page import EpisodesReport
+    from udrl.eval.pages.episodes import EpisodesReport
 
 
 @click.command("report", short_help="Write a page about the episodes, two runs, or the benchmarks' reports anew.")
@@ -41,13 +41,13 @@ def command(
     if episodes and compare:
         raise click.UsageError("--episodes and --compare are two pages: give one of them")
     if episodes:
-        from udrl.eval.episodes_page import episodes_report
+        from udrl.eval.pages.episodes import episodes_report
 
         page = episodes_report(run, output=output)
         emit(page, as_json=as_json, text=describe(page))
         return
     if compare:
-        from udrl.eval.compare_page import compare_report
+        from udrl.eval.pages.comparison import compare_report
 
         found = compare_report(*compare, output=output)
         said = "\n".join([*(finding.sentence for finding in found.findings), f"page: {found.page}"])
@@ -57,7 +57,7 @@ def command(
         raise click.UsageError(
             "--output belongs to --episodes and --compare; a benchmark's report stands beside its files"
         )
-    from udrl.eval.report import reports
+    from udrl.eval.pages.benchmark import reports
 
     pages = reports(run)
     emit({"reports": pages}, as_json=as_json, text="\n".join(f"report: {path}" for path in pages))

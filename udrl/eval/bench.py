@@ -31,8 +31,8 @@ from udrl.eval.choosing import (
 from udrl.eval.entrants import STUDENT, Entrant, entrant_of, entrants_of
 from udrl.eval.measuring import Judge, Setting, describe_hardware, load_setting, measure, store
 from udrl.eval.notes import backend_notes, empty_notes, notes_of
+from udrl.eval.pages.benchmark import report
 from udrl.eval.records import FILE, Block, read_blocks
-from udrl.eval.report import report
 from udrl.eval.session import Session, planned_rows, read_data
 from udrl.eval.suites import Items, Suite, load_suite
 from udrl.eval.systems import Student

@@ -20,8 +20,7 @@ from udrl import metrics
 from udrl.bootstrap import mean_intervals
 from udrl.data.run import Run
 from udrl.errors import RunError, UsageError
-from udrl.eval.report import Row, benchmarks, read
-from udrl.eval.sections import leading_of, references_of
+from udrl.eval.benchmark_files import Row, benchmark_folders, leading_of, read_benchmark, references_of
 from udrl.eval.summary import FILE
 
 Floats = NDArray[np.float64]
@@ -102,7 +101,7 @@ def _pairs(first: Path, second: Path) -> dict[str, tuple[Path, Path]]:
     found = []
     for path in (first, second):
         Run(path).check()
-        found.append({folder.name: folder for folder in benchmarks(path)})
+        found.append({folder.name: folder for folder in benchmark_folders(path)})
     both = [name for name in found[0] if name in found[1]]
     if not both:
         lists = " and ".join(", ".join(own) or "none" for own in found)
@@ -116,7 +115,7 @@ def _pairs(first: Path, second: Path) -> dict[str, tuple[Path, Path]]:
 def _benchmark(name: str, first: Path, second: Path) -> Benchmark:
     summaries, rows = [], []
     for folder in (first, second):
-        found, own, _ = read(folder)
+        found, own, _ = read_benchmark(folder)
         summaries.append(found)
         rows.append([row for row in own if row["part"] in ("comparison", "following")])
     items = [{(row["task"], row["input_id"]): None for row in own if row["part"] == "comparison"} for own in rows]

@@ -70,10 +70,10 @@ def of_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
 def items_of(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
     """Return from a benchmark's folder, by input (`Items`): the relevance of each of the student's rows, and within-
     input Spearman of each attribute, as "relevance followed"."""
+    from udrl.eval.benchmark_files import read_benchmark
     from udrl.eval.compare import Figures, obedience
-    from udrl.eval.report import read
 
-    _, rows, _ = read(folder)
+    _, rows, _ = read_benchmark(folder)
     figures: Figures = {}
     for row in rows:
         if row["part"] == "comparison" and row["system"] != TEACHER and row["relevance"] is not None:

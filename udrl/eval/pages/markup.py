@@ -76,7 +76,7 @@ def filled(template: str, parts: Mapping[str, str]) -> str:
 
 def page_file(name: str) -> str:
     """Return a file that the pages are made of."""
-    return resources.files("udrl.eval").joinpath("templates", name).read_text(encoding="utf-8")
+    return resources.files("udrl.eval.pages").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def role(kind: str) -> str:

@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 from udrl.data.hashing import hash_int
-from udrl.eval.markup import filled, role
+from udrl.eval.pages.markup import filled, role
 
 MAX_CHARACTERS = 8_000_000
 """Of inputs and completions on one page; about as many bytes."""

@@ -10,26 +10,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from udrl.eval import glossary
-from udrl.eval.markup import ABSENT, below, definitions, estimate, number, percent, row_of, table_of
+from udrl.eval.benchmark_files import references_of
+from udrl.eval.pages import glossary
+from udrl.eval.pages.markup import ABSENT, below, definitions, estimate, number, percent, row_of, table_of
 
 Columns = Sequence[tuple[str, str, str]]
-
-
-def references_of(found: Mapping[str, Any]) -> list[str]:
-    """Return the references that systems are compared with; the first one leads."""
-    return list(found.get("references") or dict.fromkeys(ref for entry in found["parity"].values() for ref in entry))
-
-
-def leading_of(found: Mapping[str, Any]) -> str:
-    """Return the system that the page looks at first: the one to compare with the leading reference."""
-    for rows in (found.get("headline") or {}).values():
-        if rows:
-            return str(rows[0])
-    references = references_of(found)
-    others = [name for name in found["systems"] if name not in references[:1]]
-    students = [name for name in others if found["systems"][name]["kind"] == "student"]
-    return str(next(iter([*students, *others, *found["systems"]])))
 
 
 def systems_section(found: Mapping[str, Any]) -> str:

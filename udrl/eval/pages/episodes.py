@@ -11,10 +11,10 @@ from pathlib import Path
 
 from udrl import __version__
 from udrl.data.run import Run, atomic_write
-from udrl.eval import episodes_sections as sections
-from udrl.eval.episodes_checks import Check, checks
-from udrl.eval.episodes_look import Look, look
-from udrl.eval.markup import finding, page
+from udrl.eval.pages import episodes_sections as sections
+from udrl.eval.pages.episodes_checks import Check, checks
+from udrl.eval.pages.episodes_survey import Look, look
+from udrl.eval.pages.markup import finding, page
 
 FILE = "episodes.html"
 NAV = (

@@ -10,12 +10,12 @@ from typing import Any
 
 from udrl import __version__
 from udrl.data.run import atomic_write
-from udrl.eval import glossary
-from udrl.eval.charts import Estimate, forest_chart
 from udrl.eval.compare import Benchmark, Difference, compared
-from udrl.eval.examples import Example, examples_of, examples_section
-from udrl.eval.markup import ABSENT, below, estimate, finding, number, page, page_file, row_of, table_of
-from udrl.eval.sections import size
+from udrl.eval.pages import glossary
+from udrl.eval.pages.benchmark_systems import size
+from udrl.eval.pages.charts import Estimate, forest_chart
+from udrl.eval.pages.example_browser import Example, examples_of, examples_section
+from udrl.eval.pages.markup import ABSENT, below, estimate, finding, number, page, page_file, row_of, table_of
 
 NAV = (("compare-0", "Differences"), ("examples", "Examples"), ("how", "How it was compared"))
 _HEADLINE = "relevance"

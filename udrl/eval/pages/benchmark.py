@@ -14,19 +14,17 @@ from typing import Any
 from udrl import __version__
 from udrl.data.run import Run, atomic_write
 from udrl.errors import RunError
-from udrl.eval import records, scores, summary
-from udrl.eval.examples import examples_of, examples_section
-from udrl.eval.markup import finding, page, page_file
-from udrl.eval.sections import (
+from udrl.eval.benchmark_files import Row, benchmark_folders, leading_of, read_benchmark, references_of
+from udrl.eval.pages.benchmark_commands import commands_section
+from udrl.eval.pages.benchmark_parity import parity_section, pictures_section
+from udrl.eval.pages.benchmark_systems import (
     how_section,
     judge_section,
-    leading_of,
-    references_of,
     systems_section,
     tasks_section,
 )
-from udrl.eval.sections_commands import commands_section
-from udrl.eval.sections_parity import parity_section, pictures_section
+from udrl.eval.pages.example_browser import examples_of, examples_section
+from udrl.eval.pages.markup import finding, page, page_file
 from udrl.eval.verdict import verdicts
 
 FILE = "report.html"
@@ -41,15 +39,13 @@ NAV = (
     ("how", "How it was measured"),
 )
 
-Row = Mapping[str, Any]
-
 
 def report(folder: Path) -> Path:
     """Write ``report.html`` beside the files of the benchmark in ``folder`` and return its path.
 
     Raises RunError where one of the files is missing, damaged or of another schema.
     """
-    found, rows, about = read(folder)
+    found, rows, about = read_benchmark(folder)
     path = folder / FILE
     atomic_write(path, render(found, rows, about))
     return path
@@ -59,37 +55,16 @@ def reports(run: Run | Path | str) -> list[Path]:
     """Write the reports of all benchmarks of the run again and return their paths; raises RunError as ``report``."""
     run = run if isinstance(run, Run) else Run(run)
     run.check()
-    folders = benchmarks(run.path)
+    folders = benchmark_folders(run.path)
     if not folders:
         raise RunError(f"{run.path} holds no benchmark: run 'udrl bench --run {run.path}', or look at --episodes")
     return [report(folder) for folder in folders]
 
 
-def benchmarks(run: Path) -> list[Path]:
-    """Return the folders of the finished benchmarks of a run."""
-    return sorted(path.parent for path in (run / "bench").glob(f"*/{summary.FILE}"))
-
-
-def read(folder: Path) -> tuple[dict[str, Any], list[Row], dict[str, Any]]:
-    """Return a benchmark's summary, its completions with their scores, and what it says of itself.
-
-    The rows have the columns of completions.parquet and scores.parquet. Raises RunError as ``report``.
-    """
-    found = summary.read_summary(folder)
-    if "headline" not in found:
-        raise RunError(f"{folder} is of an earlier udrl: run udrl bench again, which keeps the completions")
-    table, about = _table(folder / records.FILE)
-    scored, _ = _table(folder / scores.FILE)
-    if table.num_rows != scored.num_rows:
-        raise RunError(f"{folder}: {records.FILE} and {scores.FILE} do not belong together: run udrl bench again")
-    rows: list[Row] = [{**score, **row} for row, score in zip(table.to_pylist(), scored.to_pylist(), strict=True)]
-    return found, rows, about
-
-
 def render(found: Mapping[str, Any], rows: Sequence[Row], about: Mapping[str, Any]) -> str:
     """Return the page.
 
-    found: summary.json; rows: as of ``read``; about: title, description and notes of the benchmark.
+    found: summary.json; rows: as of ``read_benchmark``; about: title, description and notes of the benchmark.
     """
     references = references_of(found)
     leading = leading_of(found)
@@ -130,9 +105,3 @@ def render(found: Mapping[str, Any], rows: Sequence[Row], about: Mapping[str, An
         data=data,
         script=page_file("examples.js"),
     )
-
-
-def _table(path: Path) -> tuple[Any, dict[str, Any]]:
-    if not path.exists():
-        raise RunError(f"there is no {path}: run udrl bench first")
-    return records.read_table(path)

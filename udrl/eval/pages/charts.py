@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from udrl.eval.drawing import ROLES, canvas, svg_of
-from udrl.eval.labels import place_labels
+from udrl.eval.pages.point_labels import place_labels
+from udrl.eval.pages.svg import ROLES, canvas, svg_of
 
 MAX_LABEL = 30
 """Characters of a name in a picture; the tables have all of it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from udrl.eval.episodes_look import Look, length_correlation
+from udrl.eval.pages.episodes_survey import Look, length_correlation
 from udrl.rewards.spread import ENOUGH, LEAST, advice
 
 MANY_REJECTED = 0.2

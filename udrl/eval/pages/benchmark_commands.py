@@ -11,9 +11,9 @@ from html import escape
 from typing import Any
 
 from udrl.commands import LENGTH
-from udrl.eval import glossary
-from udrl.eval.charts import curve_chart
-from udrl.eval.markup import definitions, number, row_of, table_of
+from udrl.eval.pages import glossary
+from udrl.eval.pages.charts import curve_chart
+from udrl.eval.pages.markup import definitions, number, row_of, table_of
 
 ONE_INPUT_LEVELS = (0, 4, 8)
 """Levels of the sweep that are shown with their completions: 10, 50 and 90 %."""

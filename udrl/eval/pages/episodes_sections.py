@@ -14,9 +14,9 @@ from udrl.data.episodes import Episode
 from udrl.data.hygiene import STAGE, said
 from udrl.data.rejected import RejectedExample
 from udrl.data.statistics import Values, quantiles
-from udrl.eval.charts import Bars, histogram_chart
-from udrl.eval.episodes_look import MAX_ROWS, MAX_TASKS, Bin, Look, length_correlation
-from udrl.eval.markup import ABSENT, definitions, legend, number, percent, row_of, table_of
+from udrl.eval.pages.charts import Bars, histogram_chart
+from udrl.eval.pages.episodes_survey import MAX_ROWS, MAX_TASKS, Bin, Look, length_correlation
+from udrl.eval.pages.markup import ABSENT, definitions, legend, number, percent, row_of, table_of
 
 ROLES = {"teacher": "student", "mismatched": "reference", "truncated": "baseline", "student": "good"}
 """Colour of each origin."""

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from udrl.eval import glossary
-from udrl.eval.charts import Estimate, Point, forest_chart, scatter_chart
-from udrl.eval.markup import estimate, legend, role, row_of, table_of
+from udrl.eval.benchmark_files import references_of
+from udrl.eval.pages import glossary
+from udrl.eval.pages.charts import Estimate, Point, forest_chart, scatter_chart
+from udrl.eval.pages.markup import estimate, legend, role, row_of, table_of
 from udrl.eval.parity import PARITY
-from udrl.eval.sections import references_of
 
 MAX_CHARTS = 12
 """Pictures by task against one reference: students first."""

@@ -1,0 +1,61 @@
+"""A finished benchmark read from its files: what the report, a comparison and a study are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from udrl.errors import RunError
+from udrl.eval import records, scores, summary
+
+Row = Mapping[str, Any]
+"""One completion: the columns of completions.parquet and scores.parquet."""
+
+
+def benchmark_folders(run: Path) -> list[Path]:
+    """Return the folders of the finished benchmarks of a run."""
+    return sorted(path.parent for path in (run / "bench").glob(f"*/{summary.FILE}"))
+
+
+def read_benchmark(folder: Path) -> tuple[dict[str, Any], list[Row], dict[str, Any]]:
+    """Return a benchmark's summary, its completions with their scores, and what it says of itself.
+
+    Raises RunError where one of the files is missing, damaged or of another schema.
+    """
+    figures = summary.read_summary(folder)
+    if "headline" not in figures:
+        raise RunError(f"{folder} is of an earlier udrl: run udrl bench again, which keeps the completions")
+    table, about = _table(folder / records.FILE)
+    scored, _ = _table(folder / scores.FILE)
+    if table.num_rows != scored.num_rows:
+        raise RunError(f"{folder}: {records.FILE} and {scores.FILE} do not belong together: run udrl bench again")
+    rows: list[Row] = [{**score, **row} for row, score in zip(table.to_pylist(), scored.to_pylist(), strict=True)]
+    return figures, rows, about
+
+
+def references_of(figures: Mapping[str, Any]) -> list[str]:
+    """Return the references that systems are compared with (figures: summary.json); the first one leads."""
+    return list(
+        figures.get("references") or dict.fromkeys(ref for entry in figures["parity"].values() for ref in entry)
+    )
+
+
+def leading_of(figures: Mapping[str, Any]) -> str:
+    """Return the system that is looked at first: the one to compare with the leading reference.
+
+    figures: summary.json.
+    """
+    for rows in (figures.get("headline") or {}).values():
+        if rows:
+            return str(rows[0])
+    references = references_of(figures)
+    others = [name for name in figures["systems"] if name not in references[:1]]
+    students = [name for name in others if figures["systems"][name]["kind"] == "student"]
+    return str(next(iter([*students, *others, *figures["systems"]])))
+
+
+def _table(path: Path) -> tuple[Any, dict[str, Any]]:
+    if not path.exists():
+        raise RunError(f"there is no {path}: run udrl bench first")
+    return records.read_table(path)
