@@ -43,9 +43,9 @@ from udrl.data.run import Run
 from udrl.metrics import mean_interval, spearman_within
 from udrl.rewards.relevance import Relevance
 from udrl.student import load
-from udrl.student.measure import calibrate
 from udrl.student.student import Student
-from udrl.student.training import train
+from udrl.training.sweep import calibrate
+from udrl.training.train import train
 from udrl.words import count_words
 
 CALIBRATION_INPUTS = 8

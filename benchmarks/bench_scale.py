@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from udrl.eval import bench as benchmark
-from udrl.eval import measuring
+from udrl.eval import measurement
 
 WORDS = 20_000
 DIMENSIONS = 384
@@ -100,9 +100,9 @@ def main() -> None:
         file = folder / "outputs.jsonl"
         write_outputs(file, systems=options.systems, inputs=options.inputs, words=options.words)
         encoders = [StoredVectors("stored", 1), StoredVectors("stored-2", 2)]
-        measuring.load_encoder = lambda name, **_: encoders[name == "stored-2"]  # type: ignore[assignment,return-value]
+        measurement.load_encoder = lambda name, **_: encoders[name == "stored-2"]  # type: ignore[assignment,return-value]
         seconds: Counter[str] = Counter()
-        for module, name in ((measuring, "score"), (measuring, "build_summary"), (benchmark, "report")):
+        for module, name in ((measurement, "score"), (measurement, "build_summary"), (benchmark, "report")):
             setattr(module, name, timed(seconds, name, getattr(module, name)))
         started = time.perf_counter()
         found = benchmark.bench(

@@ -26,7 +26,7 @@ from udrl import resources
 from udrl.data.decontamination import SIMILAR
 from udrl.data.inputs import read_inputs
 from udrl.encoder.loading import MINILM, ONNX, choose_arithmetic, find, open_model
-from udrl.eval.measuring import describe_hardware
+from udrl.eval.measurement import describe_hardware
 
 REFERENCE = "sentence-transformers fp32"
 

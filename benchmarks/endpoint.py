@@ -26,9 +26,9 @@ from tempfile import TemporaryDirectory
 
 import httpx2
 
-from udrl.teacher.base import Request
+from udrl.teacher.backends.openai import OpenAITeacher
 from udrl.teacher.cards import load_card
-from udrl.teacher.openai import OpenAITeacher
+from udrl.teacher.protocol import Request
 
 CARD = """
 schema: 1

@@ -24,19 +24,19 @@ import transformers
 
 from udrl.commands import LENGTH, Attribute, Command, CommandSpace
 from udrl.data.tasks import load_tasks, seeds
-from udrl.student.decoding import Sampling
-from udrl.student.engines.ctranslate2 import CTranslate2, write_ctranslate2
+from udrl.decoding.loop import Sampling
+from udrl.export.ctranslate2 import CTranslate2, write_ctranslate2
+from udrl.export.gguf import FILE, write_gguf
+from udrl.export.llamacpp import LlamaCpp
+from udrl.export.onnx import write_graph
 from udrl.student.engines.exports import Export
-from udrl.student.engines.gguf import FILE, write_gguf
-from udrl.student.engines.graph import write_graph
-from udrl.student.engines.llamacpp import LlamaCpp
 from udrl.student.engines.onnx import OnnxEngine
 from udrl.student.engines.pytorch import TorchEngine
-from udrl.student.initialise import scratch_gpt2
-from udrl.student.model import StudentModel, save_model
-from udrl.student.presets import PRESETS
+from udrl.student.network import StudentModel, save_model
 from udrl.student.student import Student
-from udrl.student.tokenizer import END, decode, encode, train_tokenizer
+from udrl.tokenizer import END, decode, encode, train_tokenizer
+from udrl.training.from_scratch import scratch_gpt2
+from udrl.training.presets import PRESETS
 
 PROMPT = 40
 Way = Callable[[list[str]], list[str]]

@@ -25,9 +25,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from udrl.cli.common import table
-from udrl.rounds.improving import ImproveReport, improve
+from udrl.rounds.history import Round
+from udrl.rounds.improve import ImproveReport, improve
 from udrl.rounds.options import RoundOptions
-from udrl.rounds.records import Round
 from udrl.study.folders import BESIDE
 
 ARMS = {"floor": 0.95, "no-floor": 0.0}

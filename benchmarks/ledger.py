@@ -28,17 +28,17 @@ from contextlib import closing
 from pathlib import Path
 
 from udrl.data import hygiene
-from udrl.data.building import build_episodes
+from udrl.data.episode_builder import build_episodes
 from udrl.data.episodes import Episode, write_episodes
 from udrl.data.hygiene import Hygiene
 from udrl.data.ledger import Ledger
 from udrl.data.run import Run
 from udrl.data.tasks import stored_tasks
 from udrl.progress import track
-from udrl.teacher import recorded
-from udrl.teacher.budget import Budget
-from udrl.teacher.outcome import SynthReport
-from udrl.teacher.start import Start
+from udrl.teacher.backends import recorded
+from udrl.teacher.synthesis.budget import Budget
+from udrl.teacher.synthesis.outcome import SynthReport
+from udrl.teacher.synthesis.start import Start
 
 TASKS = ("text-to-image", "text-to-video", "design-template", "assistant", "search-query")
 MODELS = ("gpt-4o", "llama-3-70b", "human")

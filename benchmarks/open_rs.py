@@ -38,17 +38,17 @@ from udrl.data.episodes import read_episodes
 from udrl.data.run import Run
 from udrl.metrics import mean_interval
 from udrl.rewards import load_reward
-from udrl.rewards.base import compute
-from udrl.rounds.improving import improve
+from udrl.rewards.protocol import compute
+from udrl.rounds.history import Round
+from udrl.rounds.improve import improve
 from udrl.rounds.options import RoundOptions
-from udrl.rounds.records import Round
-from udrl.student.methods import Grpo
-from udrl.student.methods.published import published
-from udrl.student.training import train
 from udrl.study.folders import copy_of
 from udrl.study.methods import first_inputs
-from udrl.teacher.builtin.arithmetic import invent
-from udrl.teacher.synthesis import synth
+from udrl.teacher.backends.builtin.arithmetic import invent
+from udrl.teacher.synthesis.synth import synth
+from udrl.training.methods import Grpo
+from udrl.training.methods.published import published
+from udrl.training.train import train
 
 TASK = "arithmetic"
 REWARDS = ("accuracy", "format", "cosine_length")

@@ -52,7 +52,7 @@ def main() -> None:
 
 def synthesise(run: Run, options: argparse.Namespace) -> None:
     """Make the run's episodes; what the ledger has is not written again."""
-    from udrl.teacher.synthesis import synth
+    from udrl.teacher.synthesis.synth import synth
 
     report = synth(run, tasks=[TASK], num_inputs=options.num_inputs, samples=options.samples, seed=options.seed)
     print(f"{report.inputs[TASK]:,} problems, {report.written:,} solutions written, episodes: {dict(report.episodes)}")
@@ -60,7 +60,7 @@ def synthesise(run: Run, options: argparse.Namespace) -> None:
 
 def trained(run: Run, options: argparse.Namespace) -> float:
     """Train the student unless there is one; return how long its training took, in seconds."""
-    from udrl.student.training import train
+    from udrl.training.train import train
 
     if not run.student.is_dir():
         train(

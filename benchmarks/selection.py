@@ -33,10 +33,10 @@ from udrl.data.episodes import read_episodes
 from udrl.data.run import Run
 from udrl.metrics import spearman_within
 from udrl.student import load
-from udrl.student.examples import achieved
-from udrl.student.selecting import BINS, select
-from udrl.student.training import train
 from udrl.study.figures import crossed_interval, shown
+from udrl.training.examples import achieved
+from udrl.training.selection.select import BINS, select
+from udrl.training.train import train
 
 KINDS = ("random", "limr", "inverse", "all", "limr-flat", "random-flat")
 ATTRIBUTES = ("relevance", LENGTH)

@@ -39,9 +39,9 @@ os.environ |= {
 }
 
 from udrl.errors import is_installed  # noqa: E402 - after the environment
-from udrl.teacher.base import Request  # noqa: E402
+from udrl.teacher.backends.vllm import VllmTeacher  # noqa: E402
 from udrl.teacher.cards import load_card  # noqa: E402
-from udrl.teacher.vllm import VllmTeacher  # noqa: E402
+from udrl.teacher.protocol import Request  # noqa: E402
 
 MAX_TOKENS = 96
 

@@ -30,13 +30,13 @@ import torch
 
 from udrl.commands import Attribute, CommandSpace
 from udrl.student.engines.pytorch import pick_dtype
-from udrl.student.examples import Examples
-from udrl.student.initialise import scratch_gpt2
-from udrl.student.loop import batches, run_loop
-from udrl.student.model import StudentModel
-from udrl.student.options import LoopOptions
-from udrl.student.tokenizer import train_tokenizer
+from udrl.student.network import StudentModel
 from udrl.text_commands import TextCommands
+from udrl.tokenizer import train_tokenizer
+from udrl.training.examples import Examples
+from udrl.training.from_scratch import scratch_gpt2
+from udrl.training.loop import batches, run_loop
+from udrl.training.options import LoopOptions
 
 SHAPES = {"14m": (6, 384, 6, 8192, 32), "124m": (12, 768, 12, 50257, 16), "tiny": (2, 32, 2, 512, 4)}
 """Layers, width, heads, vocabulary, batch size."""

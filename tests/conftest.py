@@ -38,8 +38,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with everything up to a student, of two tasks; for reading only. The student obeys nothing yet."""
-    from udrl.student.training import train
-    from udrl.teacher.synthesis import synth
+    from udrl.teacher.synthesis.synth import synth
+    from udrl.training.train import train
 
     run = tmp_path_factory.mktemp("small") / "run"
     synth(run, tasks=("search-query", "text-to-image"), num_inputs=60, samples=3, seed=1)

@@ -17,8 +17,8 @@ from udrl.data.episodes import SPLITS, read_episodes
 from udrl.data.run import Run
 from udrl.errors import UsageError
 from udrl.hub import TOKEN, HubError, limits, push
-from udrl.student.training import train
-from udrl.teacher.synthesis import synth
+from udrl.teacher.synthesis.synth import synth
+from udrl.training.train import train
 
 # The client's own way of sending a file is deprecated by the library beneath it.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

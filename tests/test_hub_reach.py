@@ -13,9 +13,9 @@ import torch
 
 from udrl.errors import StudentError
 from udrl.hub import is_reachable
-from udrl.student.beginning import _pretrained
-from udrl.student.initialise import scratch_gpt2
-from udrl.student.tokenizer import train_tokenizer
+from udrl.tokenizer import train_tokenizer
+from udrl.training.from_scratch import scratch_gpt2
+from udrl.training.starting_point import _pretrained
 
 
 class Refusing(BaseHTTPRequestHandler):

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from udrl.commands import Command as Command
     from udrl.eval.bench import bench as bench
     from udrl.rewards.scoring import score as score
-    from udrl.rounds.improving import improve as improve
+    from udrl.rounds.improve import improve as improve
     from udrl.rounds.options import RoundOptions as RoundOptions
     from udrl.student import load as load
-    from udrl.student.preferring import prefer as prefer
-    from udrl.student.render import render as render
-    from udrl.student.selecting import select as select
-    from udrl.student.training import train as train
-    from udrl.teacher.synthesis import synth as synth
+    from udrl.teacher.synthesis.synth import synth as synth
+    from udrl.training.render import render as render
+    from udrl.training.reward_model import prefer as prefer
+    from udrl.training.selection.select import select as select
+    from udrl.training.train import train as train
 
 __version__ = "0.1.0"
 
@@ -34,14 +34,14 @@ _HOMES = {
     "Command": "udrl.commands",
     "RoundOptions": "udrl.rounds.options",
     "bench": "udrl.eval.bench",
-    "improve": "udrl.rounds.improving",
+    "improve": "udrl.rounds.improve",
     "load": "udrl.student",
-    "prefer": "udrl.student.preferring",
-    "render": "udrl.student.render",
+    "prefer": "udrl.training.reward_model",
+    "render": "udrl.training.render",
     "score": "udrl.rewards.scoring",
-    "select": "udrl.student.selecting",
-    "synth": "udrl.teacher.synthesis",
-    "train": "udrl.student.training",
+    "select": "udrl.training.selection.select",
+    "synth": "udrl.teacher.synthesis.synth",
+    "train": "udrl.training.train",
 }
 
 

@@ -69,7 +69,7 @@ def demo(
     """
     from udrl.eval.bench import bench
     from udrl.student import load
-    from udrl.teacher.synthesis import synth
+    from udrl.teacher.synthesis.synth import synth
 
     started = time.monotonic()
     place = Run(run)
@@ -110,9 +110,9 @@ def show(student: Student, *, text: str = INPUT, task: str = TASK, seed: int = 0
 
 def _train(place: Run, *, fresh: bool, steps: int, seed: int) -> None:
     """Train and calibrate, unless the run has the student of exactly this training and nothing new to learn from."""
-    from udrl.student.calibrating import recalibrate
     from udrl.student.calibration import Calibration
-    from udrl.student.training import train
+    from udrl.training.calibrate import recalibrate
+    from udrl.training.train import train
 
     earlier = place.facts()["stages"].get("train", {})
     wanted = {"student": STUDENT, "steps": steps, "seed": seed}

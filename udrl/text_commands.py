@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
-"""Texts to ids, with a space put before each: `udrl.student.tokenizer.encode` of one tokenizer."""
+"""Texts to ids, with a space put before each: `udrl.tokenizer.encode` of one tokenizer."""
 
 END = "=>"
 

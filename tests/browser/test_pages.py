@@ -65,7 +65,7 @@ def any_page(request: pytest.FixtureRequest) -> Path:
 def episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from udrl.data.hygiene import Hygiene
     from udrl.eval.pages.episodes import episodes_report
-    from udrl.teacher.synthesis import synth
+    from udrl.teacher.synthesis.synth import synth
 
     folder = tmp_path_factory.mktemp("episodes")
     rows = [

@@ -16,7 +16,7 @@ from udrl.data.episodes import read_episodes
 from udrl.demo import demo
 from udrl.eval.bench import bench
 from udrl.resources import folder
-from udrl.teacher.builtin.phrases import content_words
+from udrl.teacher.backends.builtin.phrases import content_words
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(10800)]
 

@@ -24,8 +24,8 @@ from tiny import ROOM, card_file
 from udrl.data.ledger import Ledger
 from udrl.errors import TeacherError
 from udrl.teacher import cards
-from udrl.teacher.base import Reply, Request
-from udrl.teacher.vllm import VllmTeacher
+from udrl.teacher.backends.vllm import VllmTeacher
+from udrl.teacher.protocol import Reply, Request
 
 KILLS = 10
 TASK = "search-query"
@@ -198,7 +198,11 @@ def lines(run: Path) -> list[dict[str, Any]]:
 
 def engines_of(pid: int) -> list[int]:
     try:
-        return [child.pid for child in psutil.Process(pid).children() if "udrl.teacher.vllm.engine" in child.cmdline()]
+        return [
+            child.pid
+            for child in psutil.Process(pid).children()
+            if "udrl.teacher.backends.vllm.engine" in child.cmdline()
+        ]
     except psutil.NoSuchProcess:
         return []
 

@@ -14,7 +14,7 @@ from udrl.study.cells import Cell, run_cells
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the cluster's processes import the tests' own modules."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "support"))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 

@@ -44,7 +44,7 @@ def command(
     Training does this at its end. The sampling that is given here becomes what the student ships with: a stronger
     --guidance reaches further and obeys better, at twice the work.
     """
-    from udrl.student.calibrating import recalibrate
+    from udrl.training.calibrate import recalibrate
 
     with only_results_on_stdout():
         report = recalibrate(

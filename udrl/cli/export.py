@@ -10,7 +10,7 @@ import click
 from udrl.cli.common import common_options, emit, only_results_on_stdout
 
 if TYPE_CHECKING:
-    from udrl.student.export import ExportReport, Format, Precision
+    from udrl.export.export import ExportReport, Format, Precision
 
 
 @click.command("export", short_help="Export the student for a faster engine, verified; it then answers on CPUs.")
@@ -35,7 +35,7 @@ def command(*, run: Path, seed: int, format_: Format, precision: Precision | Non
     fp32 must write the same greedy tokens as torch. int8 must be as relevant (within 1 %) and as obedient. What
     passes in ONNX Runtime is used by udrl generate and udrl bench on CPUs, the fastest first; --engine chooses another.
     """
-    from udrl.student.export import export
+    from udrl.export.export import export
 
     with only_results_on_stdout():
         report = export(run, format=format_, precision=precision, seed=seed)

@@ -17,10 +17,10 @@ from udrl.errors import InputError, UsageError
 if TYPE_CHECKING:
     from udrl.commands import Command, Target
     from udrl.data.run import Run
+    from udrl.decoding.loop import Sampling
+    from udrl.decoding.wording import Wording
     from udrl.student.answers import Answer, Score
-    from udrl.student.decoding import Sampling
     from udrl.student.student import Student
-    from udrl.student.wording import Wording
 
 HELD_OUT = 3
 """Inputs of the run that are shown where no text is given."""
@@ -168,9 +168,9 @@ def command(
         )
 
     with only_results_on_stdout():
+        from udrl.decoding.wording import Wording
         from udrl.student import load
         from udrl.student.answers import answer
-        from udrl.student.wording import Wording
 
         wording = Wording(require, ban, max_words)
         student = load(run, device=device, precision=precision, engine=engine)
@@ -237,7 +237,7 @@ def _stream(student: Student, text: str, wanted: Command, *, seed: int, sampling
 
 def _check_guidable(run: Path) -> None:
     """Raise UsageError where it is known that the student was never trained without a command."""
-    from udrl.student.guidance import check_guidable
+    from udrl.decoding.guidance import check_guidable
 
     if (place := _run_of(run)) is not None:
         check_guidable(place)
@@ -271,7 +271,7 @@ def _task(task: str | None, known: tuple[str, ...]) -> str:
 
 def _rewards(run: Path, attributes: tuple[str, ...]) -> dict[str, Score]:
     """Return what achieved values are measured with: relevance and the student's other rewards."""
-    from udrl.data.answers import read_answers
+    from udrl.data.known_answers import read_answers
     from udrl.rewards import as_scored
 
     place = _run_of(run)

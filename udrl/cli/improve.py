@@ -10,7 +10,7 @@ import click
 from udrl.cli.common import common_options, emit, only_results_on_stdout, table
 
 if TYPE_CHECKING:
-    from udrl.rounds.improving import ImproveReport
+    from udrl.rounds.improve import ImproveReport
 
 SHARE = click.FloatRange(0, 1)
 COUNT = click.IntRange(min=1)
@@ -186,12 +186,12 @@ def command(
     RUN/student is then the best round's; every round stays in RUN/rounds and can be returned to with --keep. An
     interrupted call is continued by the same command.
     """
-    from udrl.rounds import improving
+    from udrl.rounds import improve
     from udrl.rounds.options import RoundOptions
 
     if keep is not None:
         _check_alone(click.get_current_context())
-        report = improving.keep(run, keep)
+        report = improve.keep(run, keep)
     else:
         options = RoundOptions(
             reward=reward,
@@ -218,7 +218,7 @@ def command(
             seed=seed,
         )
         with only_results_on_stdout():
-            report = improving.improve(
+            report = improve.improve(
                 run,
                 rounds=3 if rounds is None else rounds,
                 options=options,
@@ -243,7 +243,7 @@ def _check_alone(context: click.Context) -> None:
 
 def describe(report: ImproveReport) -> str:
     """Return the table of the rounds, what was rejected, and which student the run has, for people."""
-    from udrl.rounds.records import comparison
+    from udrl.rounds.history import comparison
 
     lines = [table(comparison(report.rounds)), ""]
     for one in report.rounds:

@@ -18,7 +18,7 @@ import click
 
 from udrl import __version__
 from udrl.errors import UdrlError, is_out_of_memory, unknown
-from udrl.ranks import give_way, silence
+from udrl.training.ranks import give_way, silence
 
 COMMANDS = (
     "demo",

@@ -60,7 +60,7 @@ def command(
 
     The pairs are those of udrl train --method dpo. TRL trains it (pip install 'udrl[study]').
     """
-    from udrl.student.preferring import prefer
+    from udrl.training.reward_model import prefer
 
     with only_results_on_stdout():
         report = prefer(

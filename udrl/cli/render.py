@@ -32,7 +32,7 @@ def command(*, run: Path, output: Path | None, splits: tuple[str, ...], as_json:
     One JSON object a line: prompt and completion, as text and as token ids. The tokenizer and the command
     space are those of the run's student.
     """
-    from udrl.student.render import render
+    from udrl.training.render import render
 
     target = output or run / "rendered.jsonl"
     with only_results_on_stdout():

@@ -10,7 +10,7 @@ import click
 from udrl.cli.common import common_options, emit, only_results_on_stdout, table
 
 if TYPE_CHECKING:
-    from udrl.student.selecting import SelectReport
+    from udrl.training.selection.select import SelectReport
 
 
 @click.command("select", short_help="Choose the training episodes that matter, for udrl train --selection.")
@@ -88,7 +88,7 @@ def command(
     An interrupted probe is gone on with by the same command, and a finished one is used again for another --share,
     --bins or --by.
     """
-    from udrl.student.selecting import select
+    from udrl.training.selection.select import select
 
     with only_results_on_stdout():
         report = select(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from udrl.cli.common import emit, table
 from udrl.data.cleaning import RULES
-from udrl.data.rejected import RejectedReport, rejected
+from udrl.data.rejections import RejectedReport, rejected
 from udrl.data.run import Run
 
 _WIDTH = 300

@@ -150,9 +150,9 @@ def methods_command(
 
     At equal training time and at equal reward calls; see docs/studies.md.
     """
-    from udrl.student.methods import method_of
     from udrl.study.methods import ARMS, METHODS, study_methods
     from udrl.study.training import Measure
+    from udrl.training.methods import method_of
 
     methods = methods or METHODS
     for name in methods:
@@ -287,7 +287,7 @@ def lr_batch_command(
     The learning rate is constant, so that each training is read twice: at equal tokens and at equal steps. A run
     without episodes gets some first, of the tasks arithmetic, instructions and text-to-image, by the built-in teacher.
     """
-    from udrl.study.lr_batch import PRESETS, LrBatchOptions, study_lr_batch
+    from udrl.study.lr_batch.study import PRESETS, LrBatchOptions, study_lr_batch
 
     if given["student"] and given["start_from"]:
         raise click.UsageError("--from is a student already: leave --student out")

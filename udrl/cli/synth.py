@@ -12,8 +12,8 @@ from udrl.cli.common import common_options, emit, hygiene, hygiene_options, only
 
 if TYPE_CHECKING:
     from udrl.data.pii import PiiMode
-    from udrl.teacher.budget import Estimate
-    from udrl.teacher.synthesis import SynthReport
+    from udrl.teacher.synthesis.budget import Estimate
+    from udrl.teacher.synthesis.synth import SynthReport
 
 
 @click.command("synth", short_help="Have a teacher write completions; ends with scored episodes.")
@@ -161,10 +161,10 @@ def command(
 
         show(run, show_rejected, as_json=as_json)
         return
-    from udrl.teacher.plan import read_teachers
-    from udrl.teacher.recorded import PREFIX
-    from udrl.teacher.synthesis import SynthInterrupted, TooManyFailed, synth
-    from udrl.teacher.vllm.arguments import read_arguments
+    from udrl.teacher.backends.recorded import PREFIX
+    from udrl.teacher.backends.vllm.arguments import read_arguments
+    from udrl.teacher.synthesis.plan import read_teachers
+    from udrl.teacher.synthesis.synth import SynthInterrupted, TooManyFailed, synth
 
     source, given = click.core.ParameterSource, context.get_parameter_source
     if not score and given("score") is source.COMMANDLINE and given("rewards") is source.DEFAULT_MAP:

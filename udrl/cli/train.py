@@ -11,7 +11,7 @@ from udrl.cli.common import common_options, emit, only_results_on_stdout
 from udrl.cli.train_method import method_from, method_options, of_training
 
 if TYPE_CHECKING:
-    from udrl.student.training import TrainReport
+    from udrl.training.train import TrainReport
 
 
 @click.command("train", short_help="Train a student on the run's episodes.")
@@ -219,7 +219,7 @@ def command(
     """
     from udrl.data.run import Run
     from udrl.rewards import canary_lines
-    from udrl.student.training import train
+    from udrl.training.train import train
 
     if run.is_dir():
         for line in canary_lines(Run(run).facts()["stages"].get("score", {})):

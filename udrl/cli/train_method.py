@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from udrl.student.methods import Method
+    from udrl.training.methods import Method
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -150,7 +150,7 @@ def by_method(methods: Sequence[str], given: Mapping[str, Any]) -> dict[str, dic
     Raises UsageError for an option that none of them takes.
     """
     from udrl.errors import UsageError
-    from udrl.student.methods import METHODS
+    from udrl.training.methods import METHODS
 
     found: dict[str, dict[str, Any]] = {}
     for option in OPTIONS:
@@ -173,8 +173,8 @@ def method_from(name: str, given: Mapping[str, Any]) -> Method:
     What was not given is the preset's, where one is among them.
     """
     from udrl.errors import UsageError
-    from udrl.student.methods import method_of
-    from udrl.student.methods.published import published
+    from udrl.training.methods import method_of
+    from udrl.training.methods.published import published
 
     fields: dict[str, Any] = {} if given["preset"] is None else dict(published(given["preset"], name).settings)
     for option in OPTIONS:

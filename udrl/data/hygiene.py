@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from udrl.data import decontamination, pii
-from udrl.data.answers import read_answers, store_answers
 from udrl.data.decontamination import Contamination
 from udrl.data.index import LedgerIndex
 from udrl.data.inputs import input_id
+from udrl.data.known_answers import read_answers, store_answers
 from udrl.data.ledger import Ledger, LedgerRecord
 from udrl.data.pii import PiiMode
 from udrl.data.run import Run

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from udrl.eval.records import Block, Completion, SystemFacts
+from udrl.eval.completions import Block, Completion, SystemFacts
 from udrl.eval.suites import Item
 from udrl.eval.systems import RELEVANCE
 

@@ -13,13 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from udrl.data.answers import Answers, store_answers
 from udrl.data.episodes import has_episodes
+from udrl.data.known_answers import Answers, store_answers
 from udrl.data.run import Run
 from udrl.data.tasks import Task
 from udrl.errors import RunError, UsageError
-from udrl.eval import measuring
-from udrl.eval.choosing import (
+from udrl.eval import measurement
+from udrl.eval.completions import FILE, Block, read_blocks
+from udrl.eval.measurement import Judge, Setting, describe_hardware, load_setting, measure, store
+from udrl.eval.notes import backend_notes, empty_notes, notes_of
+from udrl.eval.pages.benchmark import report
+from udrl.eval.participants import (
     RECORDED,
     card_or_name,
     check_known,
@@ -28,16 +32,12 @@ from udrl.eval.choosing import (
     known_answers,
     known_tasks,
 )
-from udrl.eval.entrants import STUDENT, Entrant, entrant_of, entrants_of
-from udrl.eval.measuring import Judge, Setting, describe_hardware, load_setting, measure, store
-from udrl.eval.notes import backend_notes, empty_notes, notes_of
-from udrl.eval.pages.benchmark import report
-from udrl.eval.records import FILE, Block, read_blocks
-from udrl.eval.session import Session, planned_rows, read_data
+from udrl.eval.students import STUDENT, Entrant, entrant_of, entrants_of
 from udrl.eval.suites import Items, Suite, load_suite
 from udrl.eval.systems import Student
 from udrl.eval.teachers import check_base_url, check_tasks, is_builtin
 from udrl.eval.verdict import Verdict, verdicts
+from udrl.eval.writer import Session, planned_rows, read_data
 from udrl.progress import track
 
 
@@ -92,7 +92,7 @@ def bench(
     recorded: files of outputs that exist already (`udrl.eval.recorded`): a row for each model.
     base_url: the OpenAI-compatible endpoint where references, judge and the run's teacher are asked (not the built-in).
     teacher: card of the run's teacher (None: the one that the run was synthesised with).
-    judge: card of an LLM that is shown pairs of completions (`udrl.eval.judging`).
+    judge: card of an LLM that is shown pairs of completions (`udrl.eval.judge`).
     rewards: further figures of every completion (`udrl.rewards.load_reward`).
     encoder, second_encoder: instead of the suite's.
     machine_usd: price of an hour of this machine in US dollars, for the cost of 1,000 calls of a student.
@@ -203,7 +203,7 @@ def rescore(
         setting,
         encoder=encoder or setting.encoder,
         second_encoder=second_encoder or setting.second_encoder,
-        rewards={**setting.rewards, **measuring.named_rewards(rewards)},
+        rewards={**setting.rewards, **measurement.named_rewards(rewards)},
     )
     with run.writing():
         blocks = list(read_blocks(folder).values())
@@ -266,10 +266,10 @@ def _bench(
             references=tuple(references),
             rewards={
                 **{name: source for one in entrants for name, source in one.rewards.items()},
-                **measuring.named_rewards(suite.rewards),
+                **measurement.named_rewards(suite.rewards),
             },
             bounds={
-                one.name: measuring.bounds_of(one.student, one.swept, items.tasks, data.spread) for one in entrants
+                one.name: measurement.bounds_of(one.student, one.swept, items.tasks, data.spread) for one in entrants
             },
             machine_usd=machine_usd,
         )
@@ -312,13 +312,13 @@ def _judged(
     items: Items,
 ) -> Judge:
     """Have every system but the baselines judged beside the leading reference, students by their fairest row."""
-    from udrl.eval.judging import judge as ask
+    from udrl.eval.judge import judge as ask
     from udrl.teacher import cards
 
     if not references:
         raise UsageError("a judge compares with a reference, and this benchmark has none: name a --reference")
     leading = references[0]
-    compared = measuring.judged_systems(blocks, leading)
+    compared = measurement.judged_systems(blocks, leading)
     card = cards.load_card(judge)
     if base_url is not None:
         card = cards.at_endpoint(card, base_url)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from udrl.errors import RunError
-from udrl.eval import records, scores, summary
+from udrl.eval import completions, scores, summary
 
 Row = Mapping[str, Any]
 """One completion: the columns of completions.parquet and scores.parquet."""
@@ -26,10 +26,10 @@ def read_benchmark(folder: Path) -> tuple[dict[str, Any], list[Row], dict[str, A
     figures = summary.read_summary(folder)
     if "headline" not in figures:
         raise RunError(f"{folder} is of an earlier udrl: run udrl bench again, which keeps the completions")
-    table, about = _table(folder / records.FILE)
+    table, about = _table(folder / completions.FILE)
     scored, _ = _table(folder / scores.FILE)
     if table.num_rows != scored.num_rows:
-        raise RunError(f"{folder}: {records.FILE} and {scores.FILE} do not belong together: run udrl bench again")
+        raise RunError(f"{folder}: {completions.FILE} and {scores.FILE} do not belong together: run udrl bench again")
     rows: list[Row] = [{**score, **row} for row, score in zip(table.to_pylist(), scored.to_pylist(), strict=True)]
     return figures, rows, about
 
@@ -58,4 +58,4 @@ def leading_of(figures: Mapping[str, Any]) -> str:
 def _table(path: Path) -> tuple[Any, dict[str, Any]]:
     if not path.exists():
         raise RunError(f"there is no {path}: run udrl bench first")
-    return records.read_table(path)
+    return completions.read_table(path)

@@ -13,7 +13,7 @@ import numpy as np
 
 from udrl import metrics
 from udrl.data.hashing import hash_int
-from udrl.eval.records import SystemFacts
+from udrl.eval.completions import SystemFacts
 from udrl.eval.scores import Floats, Scores
 
 Item = tuple[str, str]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from udrl import metrics
 from udrl.commands import LENGTH, CommandSpace
-from udrl.eval.records import Completion
+from udrl.eval.completions import Completion
 from udrl.eval.suites import Item, Sweep
 from udrl.eval.systems import Student, wish
 

@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from udrl.architecture.packing import pack
 from udrl.commands import Command
+from udrl.decoding.loop import Sampling, decode_batch
 from udrl.errors import MissingDependency, StudentError, UdrlError, UsageError, is_installed
 from udrl.progress import note, track
-from udrl.student.decoding import Sampling, decode_batch
 from udrl.student.engines.pytorch import TorchEngine
-from udrl.student.packing import pack
 from udrl.student.prompts import random_streams
 from udrl.student.student import Student, load_student
-from udrl.student.tokenizer import decode, encode
+from udrl.tokenizer import decode, encode
 
 BATCH = 32
 UNSAID = "cuda:0"

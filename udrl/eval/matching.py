@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from udrl.commands import LENGTH
-from udrl.eval.records import Completion
+from udrl.eval.completions import Completion
 from udrl.eval.suites import Item
 from udrl.eval.systems import RELEVANCE, Student, Targets, answer, attribute_names, wish
 from udrl.words import count_words

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from udrl.eval import following
-from udrl.eval.entrants import Entrant
-from udrl.eval.records import Block
-from udrl.eval.session import RunData
+from udrl.eval.completions import Block
+from udrl.eval.students import Entrant
 from udrl.eval.suites import Items, Suite
 from udrl.eval.teachers import Asked, Contestant
+from udrl.eval.writer import RunData
 
 
 def notes_of(suite: Suite, items: Items, data: RunData, entrants: Sequence[Entrant]) -> list[str]:
@@ -61,7 +61,7 @@ def empty_notes(blocks: Sequence[Block]) -> list[str]:
 
 
 def _unseen(items: Items, data: RunData) -> str:
-    from udrl.teacher.builtin.phrases import content_words
+    from udrl.teacher.backends.builtin.phrases import content_words
 
     known = {word.casefold() for text in {e.input for e in data.pool} for word in content_words(text)}
     used = [word.casefold() for item in items.items for word in content_words(item.input)]

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from udrl import metrics
 from udrl.encoder import Encoder
-from udrl.eval.records import SCHEMA, Completion, write_table
+from udrl.eval.completions import SCHEMA, Completion, write_table
 from udrl.eval.systems import RELEVANCE
 from udrl.progress import Bar
-from udrl.rewards.base import Reward, compute_known
+from udrl.rewards.protocol import Reward, compute_known
 from udrl.rewards.relevance import Relevance
 from udrl.words import count_words
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Protocol
 from udrl.commands import LENGTH, Command, CommandSpace
 from udrl.data.hashing import hash_int
 from udrl.data.ledger import Ledger, LedgerRecord, request_key
-from udrl.eval.records import Block, Completion, Kind, SystemFacts
+from udrl.eval.completions import Block, Completion, Kind, SystemFacts
 from udrl.eval.suites import Item
 from udrl.progress import Bar
-from udrl.teacher.asking import ledger_record
-from udrl.teacher.base import Reply, Request, Teacher
+from udrl.teacher.protocol import Reply, Request, Teacher
+from udrl.teacher.synthesis.request_loop import ledger_record
 
 if TYPE_CHECKING:
     from udrl.data.tasks import Task

@@ -15,8 +15,8 @@ from typing import Any
 from udrl.data.episodes import Episode
 from udrl.data.run import Run
 from udrl.errors import RunError, TaskError, UdrlError, UsageError
+from udrl.eval.completions import Block, Completion, Kind, SystemFacts
 from udrl.eval.recorded import matching, outputs_for
-from udrl.eval.records import Block, Completion, Kind, SystemFacts
 from udrl.eval.suites import Item
 from udrl.teacher import cards
 from udrl.teacher.cards import Card

@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from udrl.errors import RewardError, UsageError, unknown
-from udrl.rewards.base import Checked, Reward, RewardFacts, compute, compute_known, covered
+from udrl.rewards.protocol import Checked, Reward, RewardFacts, compute, compute_known, covered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from udrl.data.answers import Answers
+    from udrl.data.known_answers import Answers
     from udrl.data.tasks import Task
     from udrl.encoder import Encoder
 

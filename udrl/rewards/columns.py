@@ -14,7 +14,7 @@ from udrl.data.episodes import Episode
 from udrl.data.hashing import hash_hex
 from udrl.data.ledger import Ledger
 from udrl.errors import InputError, RewardError, UsageError, suggestion
-from udrl.rewards.base import RewardFacts
+from udrl.rewards.protocol import RewardFacts
 
 SOURCE = "column"
 FORMATS = (".jsonl", ".csv", ".parquet")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from udrl.data.answers import Answers
 from udrl.data.arithmetic import parse
 from udrl.data.inputs import input_id
+from udrl.data.known_answers import Answers
 from udrl.errors import RewardError
 from udrl.numerals import Number, declarations, final_number, plain
 from udrl.words import count_words, words
@@ -40,7 +40,7 @@ class Accuracy:
     )
 
     def __init__(self, answers: Answers | None = None) -> None:
-        """answers: by input id, see ``udrl.data.answers``."""
+        """answers: by input id, see ``udrl.data.known_answers``."""
         self._answers = {} if answers is None else answers
         self._known: dict[str, Number | None] = {}
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from udrl.data import hygiene as hygienic
-from udrl.data.answers import answers_of_file, read_answers, store_answers
-from udrl.data.building import MISMATCHED, TRUNCATED, build_episodes
 from udrl.data.dataset_card import run_facts
+from udrl.data.episode_builder import MISMATCHED, TRUNCATED, build_episodes
 from udrl.data.episodes import Episode, write_episodes
 from udrl.data.hygiene import Hygiene
 from udrl.data.index import LedgerIndex
+from udrl.data.known_answers import answers_of_file, read_answers, store_answers
 from udrl.data.ledger import Ledger
 from udrl.data.run import Run, disk_errors
 from udrl.data.tasks import stored_tasks
@@ -26,8 +26,8 @@ from udrl.encoder import MINILM, SentenceEncoder, load_encoder
 from udrl.errors import RewardError, RunError, UsageError
 from udrl.progress import Bar, track
 from udrl.rewards import BUILT_IN, canaries, default_rewards, load_reward
-from udrl.rewards.base import Reward, RewardFacts, compute_known, known_inputs
 from udrl.rewards.columns import Column, columns_of_file, columns_of_ledger, parse_field
+from udrl.rewards.protocol import Reward, RewardFacts, compute_known, known_inputs
 from udrl.rewards.spread import Spread, SpreadMeter, advice
 
 CHUNK = 2048
@@ -88,11 +88,11 @@ def score(
         and completion beside them, or, without one, from the settings that the ledger's responses carry. Derived
         episodes have none.
     answers: a table with the columns input (or question) and answer, which is added to the answers of the run that
-        accuracy compares with (``udrl.data.answers``).
+        accuracy compares with (``udrl.data.known_answers``).
     encoder, precision, device: what relevance is computed with, see ``udrl.encoder.load_encoder``; None:
         all-MiniLM-L6-v2.
     seed: decides the derived episodes; None: the seed of the run's synthesis.
-    mismatched, truncated: shares of derived episodes, see ``udrl.data.building``.
+    mismatched, truncated: shares of derived episodes, see ``udrl.data.episode_builder``.
     hygiene: benchmark suites whose inputs are kept out of training, and personal data; None: as the last time.
 
     Episodes that a rule rejected are written without returns. Memory does not grow with the ledger's texts.

@@ -11,7 +11,7 @@ REWARD = "relevance"
 
 @dataclass(frozen=True)
 class RoundOptions:
-    """The options of `udrl improve`, see `udrl.rounds.improving.improve`.
+    """The options of `udrl improve`, see `udrl.rounds.improve.improve`.
 
     reward: the return that is explored and judged. num_inputs, samples: inputs a task, and completions each. best:
     share of a task's episodes that commands are drawn from. best_bin, random: shares of the commands that ask for the

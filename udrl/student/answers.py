@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from udrl.commands import LENGTH, Command
 from udrl.errors import UsageError
-from udrl.rewards.base import covered
+from udrl.rewards.protocol import covered
 from udrl.words import count_words
 
 if TYPE_CHECKING:
-    from udrl.student.decoding import Sampling
+    from udrl.decoding.loop import Sampling
+    from udrl.decoding.wording import Wording
     from udrl.student.student import Student
-    from udrl.student.wording import Wording
 
 Score = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 """A reward as a plain function of inputs and completions."""

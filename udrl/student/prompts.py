@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from udrl.decoding.engine import Engine
 from udrl.errors import UsageError
-from udrl.student.engines import Engine
-from udrl.student.tokenizer import encode
+from udrl.tokenizer import encode
 
 
 def fitted_prompts(

@@ -11,16 +11,16 @@ from typing import Any
 from safetensors import SafetensorError
 
 from udrl.commands import AUTO, LENGTH, Command, CommandSpace, Target
+from udrl.decoding.engine import Engine
+from udrl.decoding.loop import Decoded, Sampling, decode_batch, decode_steps
+from udrl.decoding.streaming import settled
+from udrl.decoding.wording import Vocabulary, Wording, Writer
 from udrl.errors import StudentError, UsageError
 from udrl.student.calibration import Calibration
-from udrl.student.decoding import Decoded, Sampling, decode_batch, decode_steps
-from udrl.student.engines import Engine
 from udrl.student.engines.choice import load_engine
 from udrl.student.prompts import fitted_prompts, random_streams
-from udrl.student.streaming import settled
 from udrl.student.targets import positions_of
-from udrl.student.tokenizer import decode, load_tokenizer
-from udrl.student.wording import Vocabulary, Wording, Writer
+from udrl.tokenizer import decode, load_tokenizer
 
 SAMPLING = Sampling(temperature=0.2, top_p=0.95, no_repeat=5)
 """What a student ships with unless training says otherwise."""
@@ -292,7 +292,7 @@ def load_student(path: Path | str, *, device: str = "auto", precision: str = "au
     """Load the student of a run folder, or a checkpoint folder that ``udrl train`` wrote.
 
     device: "auto" is the GPU where there is one. precision: of torch: "auto" (bf16 where the hardware multiplies it
-    itself, else fp32), "fp32" or "bf16". engine: one of `udrl.student.engines.ENGINES`; "auto" is the best verified
+    itself, else fp32), "fp32" or "bf16". engine: one of `udrl.decoding.engine.ENGINES`; "auto" is the best verified
     export (`udrl export`) on a CPU, unless a precision is asked for, else torch.
     Raises StudentError where there is none, or where its files do not belong together.
     """

@@ -28,7 +28,7 @@ from udrl.data.hashing import hash_hex
 from udrl.data.run import atomic_write
 from udrl.errors import MissingDependency, StudentError, UdrlError, UsageError, is_installed
 from udrl.progress import note, track
-from udrl.student.partial import STATE
+from udrl.training.checkpoint import STATE
 
 SETTINGS, RESULT, LOG, MADE = "settings.json", "result.json", "log.txt", "made"
 PAUSE = 0.2

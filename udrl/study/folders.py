@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from udrl.data.answers import FILE as ANSWERS
-from udrl.data.answers import read_answers
 from udrl.data.episodes import Episode, iterate_episodes, reward_names, write_episodes
+from udrl.data.known_answers import FILE as ANSWERS
+from udrl.data.known_answers import read_answers
 from udrl.data.run import Run, atomic_write
 from udrl.errors import RunError, StudentError
 

@@ -21,12 +21,12 @@ from udrl.data.episodes import Episode, iterate_episodes
 from udrl.data.hashing import hash_int
 from udrl.data.run import Run, atomic_write
 from udrl.errors import MissingDependency, UsageError, is_installed
-from udrl.student.methods.pool import DERIVED
 from udrl.study.cells import MADE, Cell, place_in, run_cells
 from udrl.study.figures import Figure, Items, gain, over_inputs, over_seeds, shown
 from udrl.study.folders import copy_of, data_of, is_trained, same_data
 from udrl.study.output import Bars, StudyReport, place_of, publish
 from udrl.study.training import Measure, facts_of, look_at
+from udrl.training.methods.method_data import DERIVED
 
 METHODS = ("udrl", "sft", "top", "weighted", "dpo", "grpo")
 ARMS = ("time", "calls")
@@ -61,14 +61,14 @@ def study_methods(
     """Train and measure what is missing, and write RUN/study/NAME.
 
     seconds: of training in the arm ``time``; calls: returns looked at in the arm ``calls``. seeds: how many, from
-    ``seed`` on. options: by method, those of `udrl.student.methods`; rates: by method, its learning rate, where it is
+    ``seed`` on. options: by method, those of `udrl.training.methods`; rates: by method, its learning rate, where it is
     not the usual one of `udrl train --from`. machine_usd: price of an hour of this machine.
 
     Raises UsageError for unknown methods and arms, MissingDependency where a method needs TRL and it is not installed,
     StudentError where cells fail.
     """
-    from udrl.student.beginning import preset_of
-    from udrl.student.methods import method_of, through_trl
+    from udrl.training.methods import method_of, through_trl
+    from udrl.training.starting_point import preset_of
 
     if strange := [arm for arm in arms if arm not in ARMS]:
         raise UsageError(f"unknown arm '{strange[0]}' of the study; known: {', '.join(ARMS)}")
@@ -119,7 +119,7 @@ def study_methods(
 
 def begin(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Train and measure the student that all methods go on from; a cell."""
-    from udrl.student.training import train
+    from udrl.training.train import train
 
     with same_data(folder, settings):
         run = copy_of(Path(settings["run"]), folder / "run")
@@ -136,8 +136,8 @@ def train_by(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _trained_by(folder: Path, settings: Mapping[str, Any]) -> Path:
-    from udrl.student.methods import Grpo, Udrl, method_of
-    from udrl.student.training import train
+    from udrl.training.methods import Grpo, Udrl, method_of
+    from udrl.training.train import train
 
     source, method = Path(settings["run"]), method_of(settings["method"], settings["options"])
     options: dict[str, Any] = {"method": method, "start_from": settings["start"], "seed": settings["seed"]}
@@ -186,7 +186,7 @@ def _steps_for(source: Path, folder: Path, seconds: float, options: Mapping[str,
     """Return how many steps take about so many seconds; kept, so that an interrupted cell goes on with as many."""
     kept = folder / "steps.json"
     if not kept.is_file():
-        from udrl.student.training import train
+        from udrl.training.train import train
 
         pilot = copy_of(source, folder / "pilot")
         train(pilot, steps=PILOT, calibration_inputs=0, signs_inputs=0, restart=True, **options)

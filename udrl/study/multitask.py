@@ -16,13 +16,13 @@ from typing import Any
 from udrl.data.episodes import iterate_episodes
 from udrl.data.run import Run
 from udrl.errors import UsageError
-from udrl.student.beginning import preset_of
-from udrl.student.presets import PRESETS, Preset
 from udrl.study.cells import Cell, run_cells
 from udrl.study.figures import Figure, Items, gain, over_inputs, shown
 from udrl.study.folders import data_of
 from udrl.study.output import Bars, StudyReport, place_of, publish
 from udrl.study.training import Measure, train_one
+from udrl.training.presets import PRESETS, Preset
+from udrl.training.starting_point import preset_of
 
 ALL, EACH, SMALL = "all", "each", "each-small"
 SYSTEM = "student@top"

@@ -96,7 +96,7 @@ def publish(
     table: header first. bars: draws the picture on a matplotlib figure. findings: what follows from the cells, for
     programs. Cells come as they are, without the values of single inputs (``items``), which their result.json has.
     """
-    from udrl.eval.measuring import describe_hardware
+    from udrl.eval.measurement import describe_hardware
 
     means = {name: {key: value for key, value in cell.items() if key != "items"} for name, cell in cells.items()}
     data = {"schema": SCHEMA, "udrl": __version__, "study": place.name, "title": title, "hardware": describe_hardware(),

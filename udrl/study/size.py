@@ -40,7 +40,7 @@ def study_size(
     students: presets, each trained from scratch for so many steps on the same order of episodes. Raises UsageError
     for an unknown preset and for one size alone, StudentError where cells fail.
     """
-    from udrl.student.beginning import preset_of
+    from udrl.training.starting_point import preset_of
 
     for one in students:
         preset_of(one, "random")

@@ -33,7 +33,7 @@ def train_cell(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
     settings: run, episodes, student, steps, seed, limit, following; task, where it is trained on one alone.
     """
-    from udrl.student.training import train
+    from udrl.training.train import train
 
     task = settings.get("task")
     with same_data(folder, settings):

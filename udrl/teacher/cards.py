@@ -12,8 +12,8 @@ from udrl import yamlfile
 from udrl.data.tasks import Task, load_tasks
 from udrl.errors import TaskError, UsageError, suggestion, unknown
 from udrl.resources import folder
-from udrl.teacher.base import Teacher
 from udrl.teacher.mixes import INVENT, Setting, read_engine, read_mix, read_priming
+from udrl.teacher.protocol import Teacher
 
 BACKENDS = ("builtin", "openai", "transformers", "vllm", "ray")
 """What can stand behind a card; each is the module of ``udrl.teacher`` with that name."""
@@ -163,22 +163,22 @@ def start(card: Card, *, tasks: Sequence[Task]) -> Teacher:
     TeacherError where the backend cannot start.
     """
     if card.backend == "builtin":
-        from udrl.teacher.builtin import BuiltinTeacher
+        from udrl.teacher.backends.builtin import BuiltinTeacher
 
         return BuiltinTeacher(tasks)
     if card.backend == "openai":
-        from udrl.teacher.openai import OpenAITeacher
+        from udrl.teacher.backends.openai import OpenAITeacher
 
         return OpenAITeacher(card)
     if card.backend == "transformers":
-        from udrl.teacher.transformers import TransformersTeacher
+        from udrl.teacher.backends.transformers import TransformersTeacher
 
         return TransformersTeacher(card)
     if card.backend == "ray":
-        from udrl.teacher.ray import RayTeacher
+        from udrl.teacher.backends.ray import RayTeacher
 
         return RayTeacher(card)
-    from udrl.teacher.vllm import VllmTeacher
+    from udrl.teacher.backends.vllm import VllmTeacher
 
     return VllmTeacher(card)
 

@@ -12,7 +12,7 @@ from udrl.data.cleaning import RULES
 from udrl.data.dataset_card import OTHER_RULES, SPLITS
 from udrl.data.episodes import Episode
 from udrl.data.hygiene import STAGE, said
-from udrl.data.rejected import RejectedExample
+from udrl.data.rejections import RejectedExample
 from udrl.data.statistics import Values, quantiles
 from udrl.eval.pages.charts import Bars, histogram_chart
 from udrl.eval.pages.episodes_survey import MAX_ROWS, MAX_TASKS, Bin, Look, length_correlation

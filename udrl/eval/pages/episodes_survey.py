@@ -15,7 +15,7 @@ import numpy as np
 
 from udrl.data.episodes import Episode, count_episodes, iterate_episodes, reward_names
 from udrl.data.hashing import hash_int
-from udrl.data.rejected import RejectedReport, rejected
+from udrl.data.rejections import RejectedReport, rejected
 from udrl.data.run import Run
 from udrl.data.statistics import EpisodeMeter, Values
 from udrl.errors import RunError

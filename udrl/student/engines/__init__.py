@@ -1,63 +1,7 @@
-"""What computes a student's next tokens, behind one interface: the loop that writes sees sessions and nothing else.
+"""The engines that answer, each an `udrl.decoding.engine.Engine`.
 
 pytorch    torch: GPT-2 by its own forward pass, any other causal language model by its own
 onnx       ONNX Runtime on CPUs, float32 or int8, from an export (`udrl export`)
-graph      the ONNX graph of a GPT-2 student
-gguf       a GPT-2 student as a file for llama.cpp; llamacpp runs it, to verify and to compare, and is no engine here
 exports    exports in a student's folder: what they were made of, how they were verified
 choice     which engine a student is loaded with
-
-Guidance, required and banned words, streaming, best-of-N and calibration work on every engine.
 """
-
-from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from udrl.commands import CommandSpace
-
-ENGINES = ("auto", "torch", "onnx-int8", "onnx-fp32")
-"""What can be asked for; auto is the best verified export on a CPU, else torch."""
-
-
-class Session(Protocol):
-    """One batch under way."""
-
-    def step(self, ids: Tensor) -> Tensor:
-        """Take the newest ids (B,) and return float32 logits (B, text ids), which the caller may write to."""
-        ...
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows (n,) of the batch only, in this order."""
-        ...
-
-
-class Engine(Protocol):
-    """Starts sessions. parameters: of the checkpoint; context: ids that a prompt and its completion may have."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def precision(self) -> str:
-        """Number format of the matrix products."""
-        ...
-
-    @property
-    def space(self) -> CommandSpace: ...
-    @property
-    def parameters(self) -> int: ...
-    @property
-    def context(self) -> int: ...
-    @property
-    def device(self) -> torch.device:
-        """Where ids are taken and logits given."""
-        ...
-
-    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Session, Tensor]:
-        """Read the prompts, of any lengths; return their session and the logits (B, text ids) behind each."""
-        ...

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from udrl.commands import CommandSpace
+from udrl.decoding.engine import ENGINES, Engine
 from udrl.errors import MissingDependency, StudentError, UsageError, unknown
-from udrl.student.engines import ENGINES, Engine
 from udrl.student.engines.exports import Export, find_export
 from udrl.student.engines.onnx import OnnxEngine, missing_packages
 from udrl.student.engines.pytorch import TorchEngine, pick_device, pick_dtype
-from udrl.student.model import load_model
+from udrl.student.network import load_model
 
 
 def load_engine(

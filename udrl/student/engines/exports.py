@@ -107,7 +107,7 @@ def describe_sources(student: Path) -> dict[str, dict[str, Any]]:
 
 def write_manifest(folder: Path, **facts: Any) -> None:
     """Write ``manifest.json`` into an export's folder. Keys: format, precision, context, parameters, layers, heads,
-    width, sources (`describe_sources`), verification (`udrl.student.verification.Verification`), versions.
+    width, sources (`describe_sources`), verification (`udrl.export.verification.Verification`), versions.
     """
     data = {"schema": SCHEMA, "udrl": __version__, **facts}
     (folder / MANIFEST).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")

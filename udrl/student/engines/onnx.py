@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from udrl.commands import CommandSpace
+from udrl.decoding.engine import Session
 from udrl.encoder.onnx import runtime
 from udrl.errors import StudentError, is_installed
-from udrl.student.engines import Session
 from udrl.student.engines.exports import Export
-from udrl.student.engines.graph import FILE
 
+FILE = "model.onnx"
 GROWTH = 64
 """Places that the cache grows by when it is full."""
 

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from udrl.architecture.gpt2 import cached_logits, cast_weights
 from udrl.commands import CommandSpace
+from udrl.decoding.engine import Session
 from udrl.encoder.loading import choose_precision
 from udrl.errors import StudentError
-from udrl.student.engines import Session
-from udrl.student.gpt2 import cached_logits, cast_weights
-from udrl.student.model import StudentModel
+from udrl.student.network import StudentModel
 
 GROWTH = 32
 """Places that the cache grows by when it is full."""

@@ -1,0 +1,404 @@
+"""From the ledger to episodes, and the files that hold them."""
+
+from __future__ import annotations
+
+import errno
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from udrl.commands import CommandSpace
+from udrl.data.cleaning import first_words, is_loop
+from udrl.data.episode_builder import build_episodes
+from udrl.data.episodes import Episode, count_episodes, has_episodes, noted, read_episodes, write_episodes
+from udrl.data.inputs import input_id, split_of
+from udrl.data.ledger import Ledger, LedgerRecord
+from udrl.data.run import Run
+from udrl.data.tasks import load_tasks
+from udrl.errors import RewardError, RunError, UsageError
+from udrl.eval.students import _seen
+from udrl.training.origin import Origin, replayed
+from udrl.words import count_words
+
+TASKS = load_tasks(["text-to-image", "search-query"])
+WORDS = [f"{a}{b}" for a in ("ka", "lo", "mi", "ne", "tu") for b in ("rin", "sot", "vel", "pax", "dum", "gol")]
+
+
+def response(task: str, text: str, sample: int, completion: str | None = None, **changes: Any) -> LedgerRecord:
+    rng = random.Random(f"{task}/{text}/{sample}")
+    base = LedgerRecord(
+        schema=1,
+        key=f"{rng.getrandbits(128):032x}",
+        status="ok",
+        error=None,
+        attempts=1,
+        task=task,
+        input_id=input_id(text),
+        input=text,
+        messages=[{"role": "user", "content": text}],
+        completion=completion if completion is not None else " ".join(rng.choices(WORDS, k=rng.randint(8, 20))),
+        finish_reason="stop",
+        teacher="builtin",
+        revision=None,
+        sampling={"fidelity": 0.5},
+        seed=rng.getrandbits(31),
+        sample=sample,
+        prompt_tokens=None,
+        completion_tokens=None,
+        started=0.0,
+        seconds=0.0,
+    )
+    return replace(base, **changes)
+
+
+def many(inputs: int) -> list[LedgerRecord]:
+    texts = [f"{WORDS[n % 30]} number {n}" for n in range(inputs)]
+    return [response(task.name, text, k) for task in TASKS for text in texts for k in range(4)]
+
+
+def ledger_of(folder: Path, records: list[LedgerRecord]) -> Ledger:
+    with Ledger(folder, shard_bytes=50_000) as ledger:
+        for record in records:
+            ledger.append(record)
+    return Ledger(folder)
+
+
+def test_episodes_do_not_depend_on_the_order_of_the_ledger(tmp_path: Path) -> None:
+    records = many(40)
+    straight = list(build_episodes(ledger_of(tmp_path / "a", records), TASKS, seed=3))
+    random.Random(0).shuffle(records)
+    again = [*records, *records[:25]]  # a key that was in flight at a kill may stand twice
+    assert list(build_episodes(ledger_of(tmp_path / "b", again), TASKS, seed=3)) == straight
+    other = list(build_episodes(Ledger(tmp_path / "a"), TASKS, seed=4))
+    assert other != straight
+    assert [e for e in other if e.origin == "teacher"] == [e for e in straight if e.origin == "teacher"]
+
+
+def test_episodes_say_what_was_achieved(tmp_path: Path) -> None:
+    records = many(10)
+    episodes = [e for e in build_episodes(ledger_of(tmp_path, records), TASKS) if e.origin == "teacher"]
+    assert len(episodes) == len(records)
+    by_completion = {(e.task, e.input, e.completion): e for e in episodes}
+    for record in records:
+        episode = by_completion[record.task, record.input, record.completion or ""]
+        assert episode.horizon == count_words(record.completion or "")
+        assert episode.split == split_of(record.input_id)
+        assert (episode.seed, episode.sampling, episode.round) == (record.seed, '{"fidelity": 0.5}', 0)
+        assert episode.returns == {}
+        assert episode.rejected_by is None
+    assert len({episode.episode_id for episode in episodes}) == len(episodes)
+
+
+def test_episodes_derived_have_the_shares_asked_for(tmp_path: Path) -> None:
+    ledger = ledger_of(tmp_path, many(250))
+    counts = Counter(e.origin for e in build_episodes(ledger, TASKS, mismatched=0.2, truncated=0.05))
+    assert counts["teacher"] == 2000
+    assert counts["mismatched"] == pytest.approx(400, abs=60)
+    assert counts["truncated"] == pytest.approx(100, abs=35)
+    assert {e.origin for e in build_episodes(ledger, TASKS, mismatched=0, truncated=0)} == {"teacher"}
+    ids = [e.episode_id for e in build_episodes(ledger, TASKS, mismatched=1, truncated=1)]
+    assert len(set(ids)) == len(ids)
+
+
+def test_episodes_mismatched_stay_within_task_and_split(tmp_path: Path) -> None:
+    episodes = list(build_episodes(ledger_of(tmp_path, many(200)), TASKS, mismatched=1.0))
+    written_for = {e.completion: e for e in episodes if e.origin == "teacher"}
+    mismatched = [e for e in episodes if e.origin == "mismatched"]
+    assert {e.split for e in mismatched} == {"train", "validation", "test"}
+    for episode in mismatched:
+        source = written_for[episode.completion]
+        assert source.input_id != episode.input_id
+        assert (source.task, source.split, source.seed) == (episode.task, episode.split, episode.seed)
+        assert episode.split == split_of(episode.input_id)
+        assert episode.horizon == count_words(episode.completion)
+
+
+def test_episodes_truncated_are_true_beginnings(tmp_path: Path) -> None:
+    episodes = list(build_episodes(ledger_of(tmp_path, many(60)), TASKS, truncated=1.0))
+    bounds = {task.name: task for task in TASKS}
+    sources = [e for e in episodes if e.origin == "teacher"]
+    truncated = [e for e in episodes if e.origin == "truncated"]
+    assert len(truncated) > 0.9 * len(sources)
+    for episode in truncated:
+        [source] = [e for e in sources if e.input == episode.input and e.completion.startswith(episode.completion)]
+        assert 0.2 * source.horizon <= episode.horizon <= 0.8 * source.horizon
+        assert episode.horizon >= 0.5 * bounds[episode.task].min_words
+        assert episode.horizon == count_words(episode.completion)
+
+
+RULES: list[tuple[str | None, dict[str, Any]]] = [
+    (None, {"completion": "a red fox asleep in fresh snow at dawn"}),
+    ("empty", {"completion": " \n"}),
+    ("empty", {"completion": "— !!"}),
+    ("under_length", {"completion": "fox"}),
+    ("over_length", {"completion": " ".join(f"word{n}" for n in range(1000))}),
+    ("unfinished", {"completion": "a red fox asleep in fresh snow at", "finish_reason": "length"}),
+    ("loop", {"completion": "a red fox " + "in the snow " * 5}),
+]
+
+
+@pytest.mark.parametrize(("rule", "changes"), RULES)
+def test_episodes_are_rejected_by_a_named_rule(tmp_path: Path, rule: str | None, changes: dict[str, Any]) -> None:
+    record = response("text-to-image", "a fox", 0, **changes)
+    episodes = list(build_episodes(ledger_of(tmp_path, [record]), TASKS, mismatched=1, truncated=1))
+    assert episodes[0].rejected_by == rule
+    assert all(e.origin == "teacher" for e in episodes) or rule is None, "nothing is derived from what is rejected"
+
+
+def test_episodes_keep_one_of_equal_completions_of_an_input(tmp_path: Path) -> None:
+    text = "a red fox asleep in fresh snow at dawn"
+    records = [response("text-to-image", name, k, text) for name in ("a fox", "a vixen") for k in range(3)]
+    episodes = list(build_episodes(ledger_of(tmp_path, records), TASKS, mismatched=0, truncated=0))
+    assert Counter((e.input, e.rejected_by) for e in episodes) == {
+        ("a fox", None): 1,
+        ("a fox", "duplicate"): 2,
+        ("a vixen", None): 1,
+        ("a vixen", "duplicate"): 2,
+    }
+
+
+def test_episodes_leave_out_failed_responses(tmp_path: Path) -> None:
+    failed = response("text-to-image", "a fox", 0, status="failed", error="timed out")
+    assert list(build_episodes(ledger_of(tmp_path, [replace(failed, completion=None)]), TASKS)) == []
+    assert list(build_episodes(Ledger(tmp_path / "none"), TASKS)) == []
+
+
+def test_episodes_refuse_unknown_tasks_and_shares(tmp_path: Path) -> None:
+    ledger = ledger_of(tmp_path, [response("haiku", "a fox", 0)])
+    with pytest.raises(RunError, match="responses to task 'haiku', which is not defined"):
+        list(build_episodes(ledger, TASKS))
+    with pytest.raises(UsageError, match=r"share of truncated episodes must be within \[0, 1\], found 1.5"):
+        list(build_episodes(ledger, TASKS, truncated=1.5))
+
+
+PEAK = """
+import sys, tracemalloc
+from pathlib import Path
+from udrl.data.episode_builder import build_episodes
+from udrl.data.ledger import Ledger
+from udrl.data.tasks import load_tasks
+ledger, tasks = Ledger(Path(sys.argv[1])), load_tasks(["text-to-image", "search-query"])
+next(build_episodes(ledger, tasks))  # imports
+tracemalloc.start()
+count = sum(1 for _ in build_episodes(ledger, tasks))
+print(count, tracemalloc.get_traced_memory()[1])
+"""
+
+
+def test_episodes_are_built_in_little_memory(tmp_path: Path) -> None:
+    """In a process of its own: threads that other tests left behind allocate as well."""
+    words = " ".join(f"word{n}" for n in range(70))
+    padding = [{"role": "user", "content": "x" * 40_000}]
+    records = [response("text-to-image", f"input {n}", 0, f"{n} {words}", messages=padding) for n in range(400)]
+    ledger = ledger_of(tmp_path, records)
+    size = sum(shard.stat().st_size for shard in ledger.shards())
+    done = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path)], capture_output=True, text=True, check=True)
+    count, peak = map(int, done.stdout.split())
+    assert count > 400
+    assert peak < size / 10
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("no no no no", False),
+        ("no no no no no no", True),
+        ("x " + "a red fox " * 4, True),
+        ("x " + "a red fox " * 3, False),
+        ("a b c d e f g h " * 4, True),
+        ("a b c d e f g h i j k l m n o p", False),
+        ("to be or not to be or not to be or not be", False),
+    ],
+)
+def test_episodes_loop_rule(text: str, expected: bool) -> None:
+    assert is_loop(text.split()) is expected
+
+
+def test_episodes_first_words_keep_the_text_between() -> None:
+    assert first_words("One, two-three;  four.", 2) == "One, two-three"
+    assert first_words("One, two", 5) == "One, two"
+
+
+def episode(number: int, **changes: Any) -> Episode:
+    text = f"input {number}"
+    base = Episode(
+        episode_id=f"{number:016x}",
+        task="text-to-image",
+        input_id=input_id(text),
+        input=text,
+        completion="a completion",
+        horizon=2,
+        origin="teacher",
+        teacher="builtin",
+        sampling="{}",
+        seed=number,
+        split=split_of(input_id(text)),
+        returns={"relevance": number / 1000},
+    )
+    return replace(base, **changes)
+
+
+def test_episodes_come_back_as_written(tmp_path: Path) -> None:
+    written = [
+        episode(n, origin=("teacher", "mismatched")[n % 2], rejected_by="loop" if n % 5 == 0 else None)
+        for n in range(400)
+    ]
+    written[1] = replace(written[1], returns={})
+    written[2] = replace(written[2], returns={"relevance": 0.5, "clicks": 3.0})
+    counts = write_episodes(tmp_path / "episodes", written, reward_names=("relevance", "clicks"))
+    assert counts["total"] == 400
+    assert counts["rejected:loop"] == 80
+    assert counts == count_episodes(tmp_path / "episodes")
+    splits = ("train", "validation", "test")
+    everything = read_episodes(tmp_path / "episodes", splits=splits, kept=False)
+    complete = [
+        replace(e, returns={"relevance": None, "clicks": None, **e.returns} if e.returns else {}) for e in written
+    ]
+    assert sorted(everything, key=lambda e: e.episode_id) == complete
+    kept = read_episodes(tmp_path / "episodes", origins=("mismatched",))
+    assert {(e.split, e.origin, e.rejected_by) for e in kept} == {("train", "mismatched", None)}
+    assert len(kept) == sum(e.split == "train" and e.seed % 2 == 1 and e.seed % 5 != 0 for e in written)
+
+
+def test_episodes_load_with_datasets(tmp_path: Path) -> None:
+    import datasets
+
+    folder = tmp_path / "episodes"
+    write_episodes(folder, [episode(n) for n in range(100)], reward_names=("relevance",))
+    by_folder = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    assert by_folder["train"].column_names[:3] == ["schema", "episode_id", "task"]
+    assert sum(split.num_rows for split in by_folder.values()) == 100
+    by_file = datasets.load_dataset(
+        "parquet", data_files={"train": str(folder / "train.parquet")}, cache_dir=str(tmp_path / "cache")
+    )
+    assert by_file["train"][0]["returns"]["relevance"] == read_episodes(folder)[0].returns["relevance"]
+
+
+def test_episodes_without_returns_load_with_datasets_even_with_an_empty_split(tmp_path: Path) -> None:
+    import datasets
+
+    train = [e for e in (episode(n, returns={}) for n in range(20)) if e.split == "train"]
+    write_episodes(tmp_path / "episodes", train)
+    loaded = datasets.load_dataset(str(tmp_path / "episodes"), cache_dir=str(tmp_path / "cache"))
+    assert {split: rows.num_rows for split, rows in loaded.items()} == {"train": len(train)}
+    assert read_episodes(tmp_path / "episodes") == train
+
+
+def test_episodes_card_is_a_valid_dataset_card(tmp_path: Path) -> None:
+    facts = {"licence": "apache-2.0", "teacher builtin": "rules | no limits"}
+    episodes = [episode(n) for n in range(100)]
+    write_episodes(tmp_path / "episodes", episodes, reward_names=("relevance",), card_facts=facts)
+    text = (tmp_path / "episodes" / "README.md").read_text(encoding="utf-8")
+    header = yaml.safe_load(text.split("---")[1])
+    assert header["license"] == "apache-2.0"
+    assert [item["split"] for item in header["configs"][0]["data_files"]] == ["train", "validation", "test"]
+    assert "| teacher builtin | rules \\| no limits |" in text
+
+
+def test_episodes_card_counts_what_is_in_the_files(tmp_path: Path) -> None:
+    from udrl.teacher.synthesis.synth import synth
+
+    run = tmp_path / "run"
+    synth(run, tasks=["search-query", "assistant"], num_inputs=30, samples=4, rewards=("novelty",))
+    text = (run / "episodes" / "README.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(text.split("---\n")[1])["size_categories"] == ["n<1K"]
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:2] == "| "]
+    every = read_episodes(run / "episodes", splits=("train", "validation", "test"), kept=False)
+    head = next(row for row in table if row[:2] == ["task", "episodes"])
+    for task in ("search-query", "assistant", "all"):
+        row = dict(zip(head, next(row for row in table if row[0] == task and len(row) == len(head)), strict=True))
+        of_task = [e for e in every if task in (e.task, "all")]
+        expected = {"episodes": len(of_task), "of them rejected": sum(e.rejected_by is not None for e in of_task)}
+        expected |= {name: sum(e.split == name for e in of_task) for name in ("train", "validation", "test")}
+        expected |= {name: sum(e.origin == name for e in of_task) for name in ("teacher", "mismatched", "truncated")}
+        assert {name: int(row[name]) for name in expected} == expected
+    rejected = sum(e.rejected_by == "duplicate" for e in every)
+    assert rejected
+    assert ["rejected: duplicate", str(rejected)] in [row[:2] for row in table]
+    kept = [e for e in every if (e.task, e.origin, e.rejected_by) == ("assistant", "truncated", None)]
+    low, middle, high = np.quantile([e.returns["novelty"] for e in kept], (0.1, 0.5, 0.9))
+    [found] = [row for row in table if row[:2] == ["assistant", "truncated"]]
+    assert found[3] == f"{low:.2f} / {middle:.2f} / {high:.2f}"
+    assert found[2].split(" / ")[1] == f"{np.median([e.horizon for e in kept]):.0f}"
+
+
+def test_episodes_stay_the_old_ones_until_all_new_ones_are_there(tmp_path: Path) -> None:
+    folder = tmp_path / "episodes"
+    old = [e for e in map(episode, range(50)) if e.split == "train"]
+    write_episodes(folder, old, reward_names=("relevance",))
+
+    def failing() -> Iterator[Episode]:
+        yield episode(1000)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RunError, match="the disk is full"):
+        write_episodes(folder, failing(), reward_names=("relevance",))
+    assert read_episodes(folder) == old
+    # The moment between the two renames of the swap: killed there, readers find the old ones.
+    folder.rename(tmp_path / ".episodes.old")
+    assert read_episodes(folder) == old
+    new = [e for e in map(episode, range(60)) if e.split == "train"]
+    write_episodes(folder, new, reward_names=("relevance",))
+    assert read_episodes(folder) == new
+    assert [path.name for path in tmp_path.iterdir()] == ["episodes"]
+
+
+def test_episodes_are_found_by_all_who_need_them_where_the_swap_was_cut_short(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    origin = Origin(run.student, run, "s", "w", 0, cast(CommandSpace, SimpleNamespace(tasks=("warm",))), {})
+    assert not has_episodes(run.episodes)
+    assert _seen(run) == frozenset()
+    old = [replace(e, task="warm") for e in map(episode, range(50)) if e.split == "train"]
+    write_episodes(run.episodes, old, reward_names=("relevance",))
+    kept = [e for e in old if e.rejected_by is None]
+    for _ in range(2):
+        assert has_episodes(run.episodes)
+        assert _seen(run) == {e.input_id for e in kept} != set()
+        assert replayed(origin, [], share=1, split="train", seed=0) == kept
+        if run.episodes.is_dir():
+            run.episodes.rename(tmp_path / ".episodes.old")
+
+
+def test_episodes_refuse_returns_that_would_not_be_written(tmp_path: Path) -> None:
+    with pytest.raises(RewardError, match="'relevance', which is not"):
+        write_episodes(tmp_path / "episodes", [episode(1)], reward_names=("clicks",))
+
+
+def test_episodes_missing_newer_or_strange_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "episodes"
+    with pytest.raises(RunError, match="does not exist: make episodes with"):
+        read_episodes(folder)
+    write_episodes(folder, [episode(1)], reward_names=("relevance",))
+    path = folder / "train.parquet"
+    table = pq.read_table(path)
+    newer = {b"udrl": b"9.1.0", b"udrl_schema": b"2"}
+    pq.write_table(table.replace_schema_metadata(newer), path)
+    with pytest.raises(RunError, match=r"written by udrl 9.1.0 with schema 2.*install udrl 9.1.0"):
+        read_episodes(folder)
+    pq.write_table(pa.table({"text": ["x"]}), path)
+    with pytest.raises(RunError, match="lacks the columns schema, episode_id"):
+        read_episodes(folder)
+    path.write_bytes(b"PAR1")
+    with pytest.raises(RunError, match="not a whole Parquet file"):
+        read_episodes(folder)
+    path.unlink()
+    with pytest.raises(RunError, match=r"train.parquet is missing"):
+        read_episodes(folder)
+
+
+def test_what_cleaning_noted_is_told_from_a_column_of_the_same_name() -> None:
+    assert noted('{"repaired": "quoted, preamble"}', "repaired") == ["quoted", "preamble"]
+    assert noted('{"masked": 0.0}', "masked") == []
+    assert noted('{"style": "masked"}', "masked") == []

@@ -1,0 +1,493 @@
+"""Endpoints as teachers, against a real HTTP server that fails on purpose."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fault_server import FAULTS, FaultServer, storm, written
+
+from udrl.errors import MissingDependency, TaskError, TeacherError, UsageError
+from udrl.teacher import cards
+from udrl.teacher.backends.congestion import Congestion
+from udrl.teacher.backends.endpoint_health import HOPELESS
+from udrl.teacher.backends.openai import OpenAITeacher
+from udrl.teacher.backends.openai_response import Answer, Problem, read_answer, retry_after
+from udrl.teacher.protocol import Reply, Request
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+def card_file(tmp_path: Path, **changes: Any) -> Path:
+    data: dict[str, Any] = {
+        "schema": 1,
+        "name": "tiny",
+        "title": "Tiny",
+        "description": "A server of the tests.",
+        "backend": "openai",
+        "model": "tiny-model",
+        "licence": {"name": "apache-2.0", "outputs": "no limits"},
+        "sampling": [{"name": "careful", "temperature": 0.5}],
+        "settings": {"openai": {"timeout": 0.6, "attempts": 8}},
+    }
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in (data | changes).items() if v is not None}))
+    return path
+
+
+def teacher_of(tmp_path: Path, server: FaultServer, **changes: Any) -> OpenAITeacher:
+    teacher = cards.teacher(card_file(tmp_path, **changes), tasks=(), base_url=server.url)
+    assert isinstance(teacher, OpenAITeacher)
+    return teacher
+
+
+def requests(count: int, *, system: bool = False) -> list[Request]:
+    head = ({"role": "system", "content": "be brief"},) if system else ()
+    return [
+        Request(
+            key=f"key-{n}",
+            task="t",
+            input_id=f"{n:016x}",
+            input=f"input {n}",
+            messages=(*head, {"role": "user", "content": f"write about {n} \ud800"}),
+            sampling={"style": "careful", "temperature": 0.5, "max_tokens": 40},
+            seed=n,
+            sample=0,
+        )
+        for n in range(count)
+    ]
+
+
+def answers(teacher: OpenAITeacher, count: int) -> dict[str, Reply]:
+    replies = list(teacher.generate(requests(count)))
+    assert len(replies) == count, "every request is answered"
+    by_key = {reply.key: reply for reply in replies}
+    assert len(by_key) == count, "and none twice"
+    return by_key
+
+
+def test_teacher_openai_ends_every_request_in_a_storm(tmp_path: Path) -> None:
+    settings = {"openai": {"timeout": 2.0, "attempts": 8}}
+    with FaultServer(storm(0.2)) as server:
+        replies = answers(teacher_of(tmp_path, server, settings=settings), 500)
+    for number, request in enumerate(requests(500)):
+        reply = replies[request.key]
+        assert (reply.completion is None) != (reply.error is None)
+        if reply.completion is not None:
+            assert reply.completion == written({**server.bodies[0], "messages": list(request.messages), "seed": number})
+    assert sum(reply.error is None for reply in replies.values()) >= 498, "20 % faults, 8 attempts"
+    tries = Counter(body["seed"] for body in server.bodies)
+    assert all(replies[f"key-{seed}"].attempts >= count for seed, count in tries.items())
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_teacher_openai_names_the_fault_that_does_not_pass(tmp_path: Path, fault: str) -> None:
+    settings = {"openai": {"timeout": 0.3, "attempts": 2}}
+    with FaultServer(lambda number, body: fault if body["seed"] == 1 else "ok") as server:
+        replies = answers(teacher_of(tmp_path, server, settings=settings), 3)
+    assert [replies[f"key-{n}"].error is None for n in range(3)] == [True, False, True]
+    reply = replies["key-1"]
+    kinds = {"reset": "connection", "close": "connection", "half": "connection", "stall": "timeout", "drip": "timeout"}
+    kind = f"http {fault}" if fault.isdigit() else kinds.get(fault, "answer")
+    assert reply.error is not None
+    assert reply.error.startswith(f"{kind}: ")
+    assert reply.attempts == 2
+
+
+@pytest.mark.parametrize(("fault", "kind"), [("400", "http 400"), ("422", "http 422"), ("filtered", "filtered")])
+def test_teacher_openai_does_not_retry_what_is_final(tmp_path: Path, fault: str, kind: str) -> None:
+    with FaultServer(lambda number, body: fault if body["seed"] == 1 else "ok") as server:
+        reply = answers(teacher_of(tmp_path, server), 2)["key-1"]
+    assert reply.attempts == 1
+    assert (reply.error or "").startswith(f"{kind}: ")
+    assert len(server.bodies) == 2
+
+
+def test_teacher_openai_recovers_its_concurrency_after_a_storm(tmp_path: Path) -> None:
+    peaks: list[int] = []
+
+    crowded = storm(0.5, faults=("503",))
+
+    def plan(number: int, body: dict[str, Any]) -> str:
+        if number in (100, 200):
+            peaks.append(server.peak)
+            server.peak = 0
+        return crowded(number, body) if 100 <= number < 200 else "ok"
+
+    settings = {"openai": {"timeout": 30.0, "max_concurrency": 12, "attempts": 20}}
+    with FaultServer(plan, seconds=0.2, retry_after="0.01") as server:
+        replies = answers(teacher_of(tmp_path, server, settings=settings), 400)
+        peaks.append(server.peak)
+    assert not [reply.error for reply in replies.values() if reply.error]
+    assert peaks[0] == 12, "doubles every round up to the most"
+    assert peaks[2] == 12, "is back where it was"
+
+
+def test_teacher_openai_stays_near_what_a_crowded_server_takes(tmp_path: Path) -> None:
+    settings = {"openai": {"timeout": 5.0, "max_concurrency": 64, "attempts": 30}}
+    with FaultServer(seconds=0.01, capacity=6, retry_after="0.01") as server:
+        replies = answers(teacher_of(tmp_path, server, settings=settings), 400)
+    assert not [reply.error for reply in replies.values() if reply.error]
+    assert len(server.bodies) < 2 * 400, "most of what is sent is taken"
+
+
+def test_teacher_openai_congestion_halves_once_a_round_and_grows_by_one_a_round() -> None:
+    congestion = Congestion(most=100, start=8)
+    good = Answer("text", "stop", None, None)
+    crowded = Problem("http 429", "", passing=True, crowded=True)
+    for _ in range(24):
+        congestion.learn(0, good)
+    assert congestion.limit == 32
+    for _ in range(10):
+        congestion.learn(0, crowded)
+    assert congestion.limit == 16, "all ten are of the same round"
+    congestion.learn(1, Problem("http 500", "", passing=True))
+    assert congestion.limit == 16, "a plain 500 is no crowding"
+    for _ in range(17):
+        congestion.learn(1, good)
+    assert congestion.limit == 17
+
+
+def test_teacher_openai_waits_as_long_as_it_is_told(tmp_path: Path) -> None:
+    times: list[float] = []
+
+    def plan(number: int, body: dict[str, Any]) -> str:
+        times.append(time.monotonic())
+        return "429" if number == 0 else "ok"
+
+    with FaultServer(plan, retry_after="0.7") as server:
+        answers(teacher_of(tmp_path, server), 1)
+    assert times[1] - times[0] >= 0.7
+
+
+def test_teacher_openai_does_not_wait_for_a_daily_quota(tmp_path: Path) -> None:
+    with FaultServer(lambda number, body: "429" if number == 1 else "ok", retry_after="86400") as server:
+        teacher = teacher_of(tmp_path, server, settings={"openai": {"max_concurrency": 1}})
+        stream = teacher.generate(requests(2))
+        next(stream)
+        error = next(stream).error
+    assert "asks to wait 86,400 s" in (error or "")
+
+
+@pytest.mark.parametrize(
+    ("headers", "low", "high"),
+    [
+        ({"retry-after": "3"}, 3.0, 3.0),
+        ({"retry-after": "2", "retry-after-ms": "150"}, 0.15, 0.15),
+        ({"retry-after": "-5"}, 0.0, 0.0),
+        ({"retry-after": formatdate(4102444800, usegmt=True)}, 1e8, 1e10),
+    ],
+)
+def test_teacher_openai_reads_retry_after(headers: dict[str, str], low: float, high: float) -> None:
+    found = retry_after(headers)
+    assert found is not None
+    assert low <= found <= high
+
+
+@pytest.mark.parametrize("text", ["soon", "nan", "inf", "", "99999999999999999999999"])
+def test_teacher_openai_survives_a_senseless_retry_after(text: str) -> None:
+    found = retry_after({"retry-after": text})
+    assert found is None or found > 1e9
+
+
+def test_teacher_openai_takes_requests_lazily(tmp_path: Path) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Request]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield requests(1)[0]
+
+    with FaultServer() as server:
+        stream = teacher_of(tmp_path, server, settings={"openai": {"max_concurrency": 4}}).generate(endless())
+        for seen in range(1, 101):
+            next(stream)
+            assert taken <= seen + 5
+        stream.close()  # type: ignore[attr-defined]
+
+
+def test_teacher_openai_closing_ends_what_is_in_flight(tmp_path: Path) -> None:
+    before = threading.active_count()
+    with FaultServer(lambda number, body: "stall" if number else "ok") as server:
+        teacher = teacher_of(tmp_path, server, settings={"openai": {"timeout": 60.0}})
+        stream = teacher.generate(requests(50))
+        next(stream)
+        while not server.active:
+            time.sleep(0.01)
+        started = time.monotonic()
+        stream.close()  # type: ignore[attr-defined]
+        assert time.monotonic() - started < 5
+        deadline = time.monotonic() + 5
+        while server.active and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert server.active == 0, "the server sees the connections end"
+        assert threading.active_count() == before + 1, "only the server's thread is left"
+
+
+def test_teacher_openai_passes_on_an_error_of_the_requests(tmp_path: Path) -> None:
+    def broken() -> Iterator[Request]:
+        yield from requests(3)
+        raise RuntimeError("no more inputs")
+
+    with FaultServer() as server, pytest.raises(RuntimeError, match="no more inputs"):
+        list(teacher_of(tmp_path, server).generate(broken()))
+
+
+def test_teacher_openai_sends_what_the_card_says(tmp_path: Path) -> None:
+    chat = {"system": "merge", "stop": ["<|end|>"], "template_arguments": {"enable_thinking": False}}
+    chat["thinking"] = "strip"
+    with FaultServer(lambda number, body: "thinking") as server:
+        teacher = teacher_of(tmp_path, server, chat=chat)
+        (reply,) = teacher.generate(requests(1, system=True))
+    assert server.headers[0][""].startswith("POST /v1/chat/completions ")
+    assert "authorization" not in server.headers[0], "no key, no header"
+    assert server.bodies[0] == {
+        "model": "tiny-model",
+        "messages": [{"role": "user", "content": "be brief\n\nwrite about 0 \ud800"}],
+        "seed": 0,
+        "temperature": 0.5,
+        "max_tokens": 40,
+        "stop": ["<|end|>"],
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
+    assert (reply.completion or "").startswith("completion ")
+    assert (reply.prompt_tokens, reply.completion_tokens, reply.finish_reason) == (7, 5, "stop")
+    assert teacher.engine_arguments["merge_system"] is True, "what changes the words is part of the key"
+
+
+def test_teacher_openai_keeps_the_key_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-very-secret")
+    settings = {"openai": {"api_key_env": "MY_KEY"}}
+    with FaultServer(lambda number, body: "auth") as server, pytest.raises(TeacherError, match="refuses") as caught:
+        list(teacher_of(tmp_path, server, settings=settings).generate(requests(5)))
+    assert server.headers[0]["authorization"] == "Bearer sk-very-secret"
+    assert "sk-very-secret" not in str(caught.value)
+    assert "***" in str(caught.value)
+
+
+def test_teacher_openai_takes_the_line_end_off_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret\r\n")
+    with FaultServer() as server:
+        answers(teacher_of(tmp_path, server), 1)
+    assert server.headers[0]["authorization"] == "Bearer sk-secret"
+
+
+@pytest.mark.parametrize("key", ["“sk-secret”", "sk-sec\nret", "Bearer sk-secret", "sk-s\udce9cret"])
+def test_teacher_openai_refuses_a_key_that_cannot_be_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(UsageError, match="variable OPENAI_API_KEY cannot be sent") as caught:
+        cards.teacher(card_file(tmp_path), tasks=(), base_url="http://localhost:1/v1")
+    assert "cret" not in str(caught.value)
+
+
+def test_teacher_openai_masks_a_key_before_it_cuts_what_quotes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "long" * 100)
+    with FaultServer(lambda number, body: "auth") as server, pytest.raises(TeacherError, match="refuses") as caught:
+        list(teacher_of(tmp_path, server).generate(requests(1)))
+    assert "longlong" not in str(caught.value)
+    quoted = Problem("http 401", 'no "sk\\/a" ' + "x" * 900, passing=False).without("sk/a")
+    assert quoted.detail == 'no "***" ' + "x" * 291
+    assert str(Problem("http 401", "wrong", passing=False).without("1")) == "http 401: wrong", "its kind stays"
+
+
+def test_teacher_openai_says_when_nobody_listens(tmp_path: Path) -> None:
+    with FaultServer() as server:
+        url = server.url
+    teacher = cards.teacher(card_file(tmp_path, settings={"openai": {"attempts": 2}}), tasks=(), base_url=url)
+    with pytest.raises(TeacherError, match="cannot be reached"):
+        list(teacher.generate(requests(3)))
+
+
+def test_teacher_openai_gives_up_a_server_that_fails_everything(tmp_path: Path) -> None:
+    with FaultServer(lambda number, body: "400") as server:
+        stream = teacher_of(tmp_path, server).generate(requests(1000))
+        failed = []
+        with pytest.raises(TeacherError, match="in a row"):
+            failed.extend(stream)
+    assert len(server.bodies) < 400, "what was not asked stays to do"
+
+
+def kept(teacher: OpenAITeacher, count: int) -> tuple[list[Reply], str]:
+    """Return the replies that came before the server was given up, and what was said then."""
+    replies: list[Reply] = []
+    with pytest.raises(TeacherError) as caught:
+        replies.extend(teacher.generate(requests(count)))
+    return replies, str(caught.value)
+
+
+@pytest.mark.parametrize("fault", ["401", "402", "403", "404", "400"])
+def test_teacher_openai_keeps_no_failure_of_a_server_that_it_gives_up(tmp_path: Path, fault: str) -> None:
+    with FaultServer(lambda number, body: fault) as server:
+        replies, said = kept(teacher_of(tmp_path, server), 200 if fault == "400" else 20)
+    assert replies == [], "all of it is asked for again"
+    assert f"http {fault}" in said
+
+
+def test_teacher_openai_keeps_no_failure_after_the_key_was_withdrawn(tmp_path: Path) -> None:
+    """Three requests that were let in before are answered among the refusals, and show nothing."""
+
+    def delay(body: dict[str, Any]) -> float:
+        return 0.1 * (body["seed"] - 9) if body["seed"] >= 10 else 0.0
+
+    with FaultServer(lambda number, body: "ok" if body["seed"] < 13 else "401", delay=delay) as server:
+        settings = {"openai": {"max_concurrency": 4, "timeout": 5.0}}
+        replies, said = kept(teacher_of(tmp_path, server, settings=settings), 40)
+    assert sorted(reply.key for reply in replies) == sorted(f"key-{n}" for n in range(13))
+    assert not [reply for reply in replies if reply.error]
+    assert "refuses (http 401" in said
+
+
+def test_teacher_openai_keeps_failures_once_the_server_is_well_again(tmp_path: Path) -> None:
+    with FaultServer(lambda number, body: "401" if body["seed"] == 5 else "ok") as server:
+        settings = {"openai": {"max_concurrency": 1}}
+        replies = answers(teacher_of(tmp_path, server, settings=settings), 20)
+    assert [key for key, reply in replies.items() if reply.error] == ["key-5"]
+
+
+def test_teacher_openai_keeps_the_last_refusal_of_a_server_that_answers(tmp_path: Path) -> None:
+    with FaultServer(lambda number, body: "403" if body["seed"] == 19 else "ok") as server:
+        replies = answers(teacher_of(tmp_path, server), 20)
+    assert (replies["key-19"].error or "").startswith("http 403"), "a filter, not the key"
+
+
+def test_teacher_openai_does_not_give_up_a_server_that_refuses_single_requests(tmp_path: Path) -> None:
+    with FaultServer(lambda number, body: "422" if number < 100 else "ok") as server:
+        replies = list(teacher_of(tmp_path, server).generate(requests(120)))
+    assert sum(reply.error is None for reply in replies) == 20
+
+
+@pytest.mark.parametrize("fault", ["refusal", "parts"])
+def test_teacher_openai_reads_variants_of_answers(tmp_path: Path, fault: str) -> None:
+    with FaultServer(lambda number, body: fault if number else "ok") as server:
+        replies = answers(teacher_of(tmp_path, server), 2)
+    last = [reply for reply in replies.values() if reply.completion is None]
+    assert [reply.error for reply in last] == (["filtered: refused: no"] if fault == "refusal" else [])
+
+
+def test_teacher_openai_does_not_pay_twice_for_thoughts_without_a_text(tmp_path: Path) -> None:
+    with FaultServer(lambda number, body: "thoughts" if body["seed"] == 1 else "ok") as server:
+        reply = answers(teacher_of(tmp_path, server), 2)["key-1"]
+    assert (reply.error or "").startswith("answer: has no text, because thoughts took all of its tokens")
+    assert (reply.attempts, reply.prompt_tokens, reply.completion_tokens) == (1, 7, 5)
+
+
+def test_teacher_openai_counts_what_failed_attempts_took(tmp_path: Path) -> None:
+    nothing: Any = lambda body: None if len(server.bodies) < 3 else "text"  # noqa: E731
+    with FaultServer(write=nothing) as server:
+        (reply,) = teacher_of(tmp_path, server).generate(requests(1))
+    assert (reply.completion, reply.attempts) == ("text", 3)
+    assert (reply.prompt_tokens, reply.completion_tokens) == (3 * 7, 3 * 5)
+    with FaultServer(lambda number, body: "filtered") as server:
+        (reply,) = teacher_of(tmp_path, server).generate(requests(1))
+    assert (reply.prompt_tokens, reply.completion_tokens) == (7, 5)
+
+
+def test_teacher_openai_keeps_failures_that_were_paid_for(tmp_path: Path) -> None:
+    with FaultServer(lambda number, body: "thoughts") as server:
+        replies, said = kept(teacher_of(tmp_path, server), 200)
+    assert len(replies) >= HOPELESS
+    assert {reply.completion_tokens for reply in replies} == {5}
+    assert "in a row" in said
+
+
+@pytest.mark.parametrize("depth", [10, 100_000])
+def test_teacher_openai_survives_deep_json(depth: int) -> None:
+    assert isinstance(read_answer(b"[" * depth + b"]" * depth), Problem)
+
+
+def test_teacher_openai_counts_only_sensible_tokens() -> None:
+    usage = {"prompt_tokens": "many", "completion_tokens": -3}
+    body = {"choices": [{"message": {"content": "text"}}], "usage": usage}
+    assert read_answer(json.dumps(body).encode()) == Answer("text", "stop", None, None)
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("http://localhost:8000", "http://localhost:8000/v1"),
+        ("http://localhost:8000/v1/", "http://localhost:8000/v1"),
+        ("https://api.host/openai/v1/chat/completions", "https://api.host/openai/v1"),
+        ("localhost:8000", None),
+        ("ftp://host", None),
+        ("http://user:key@host/v1", None),
+    ],
+)
+def test_teacher_openai_reads_addresses(tmp_path: Path, url: str, found: str | None) -> None:
+    card = cards.at_endpoint(cards.load_card(card_file(tmp_path)), url)
+    if found is None:
+        with pytest.raises(UsageError):
+            OpenAITeacher(card)
+    else:
+        assert OpenAITeacher(card).base_url == found
+
+
+def test_teacher_cards_of_llms_name_what_to_do(tmp_path: Path) -> None:
+    shipped = {name: cards.load_card(path) for name, path in cards.shipped_cards().items()}
+    assert {"llama3", "llama3.1", "qwen2", "qwen3", "mistral", "ministral", "builtin"} <= set(shipped)
+    for name, card in shipped.items():
+        assert card.name == name
+        if card.backend != "vllm":
+            continue
+        request = Request("key", "text-to-image", "id", "a fox", ({"role": "user", "content": "a fox"},), {}, 1, 0)
+        with (
+            closing(cards.start(card, tasks=())) as engine,
+            pytest.raises(MissingDependency, match=r'pip install "udrl\[vllm\]".*--base-url'),
+        ):
+            list(engine.generate([request]))
+        teacher = cards.start(cards.at_endpoint(card, "http://localhost:8000"), tasks=())
+        mix = [teacher.sampling(n, 0, 10, 40) for n in range(4)]
+        assert len({settings["temperature"] for settings in mix}) >= 3
+        assert any("instruction" in settings for settings in mix), "four samples include a careless one"
+        assert not {"instruction", "system", "min_words"} & set(teacher.careful(10, 40))
+
+
+def test_teacher_cards_of_the_builtin_teacher_have_no_endpoint() -> None:
+    with pytest.raises(UsageError, match="leave --base-url out"):
+        cards.teacher("builtin", tasks=(), base_url="http://localhost:8000")
+
+
+def test_teacher_cards_merge_the_system_message_only_where_needed() -> None:
+    assert cards.load_card("mistral").chat.merge_system
+    assert not cards.load_card("llama3").chat.merge_system
+    assert cards.load_card("qwen3").chat.template_arguments == {"enable_thinking": False}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sampling": None}, "'sampling' is missing"),
+        ({"sampling": [{"name": "a", "temprature": 1}]}, "did you mean temperature"),
+        ({"sampling": [{"name": "a", "temperature": 9}]}, r"within \[0, 5\]"),
+        ({"sampling": [{"name": "a", "instruction": "x"}]}, "careful one"),
+        ({"sampling": [{"name": "a"}, {"name": "b", "instruction": "{words}"}]}, "unknown variable '{words}'"),
+        ({"sampling": [{"name": "a"}, {"name": "a"}]}, "same name"),
+        ({"chat": {"system": "mix"}}, "separate, merge"),
+        ({"prices": {"prompt": "cheap", "completion": 1}}, "US dollars"),
+        ({"settings": {"opnai": {}}}, "did you mean openai"),
+        ({"settings": {"openai": {"timout": 3}}}, "did you mean timeout"),
+        ({"settings": {"openai": {"attempts": 0}}}, "above 0"),
+        ({"settings": {"openai": {"attempts": True}}}, "kind int"),
+    ],
+)
+def test_teacher_cards_refuse_what_they_do_not_know(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(TaskError, match=message):
+        cards.teacher(card_file(tmp_path, **changes), tasks=(), base_url="http://localhost:1/v1")

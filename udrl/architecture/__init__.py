@@ -1,0 +1,1 @@
+"""Architectures: what differs between families of networks, one file each."""

@@ -1,0 +1,235 @@
+"""From a benchmark's completions to its scores and summary: nothing here asks anybody for a completion.
+
+All that is needed stands in ``completions.parquet``, so that a benchmark can be scored again, with other encoders,
+where neither student nor teacher is at hand.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from udrl.data.hashing import hash_int
+from udrl.data.known_answers import read_answers
+from udrl.data.run import hardware
+from udrl.encoder import Encoder, LsaEncoder, load_encoder
+from udrl.errors import RunError
+from udrl.eval import following, judge
+from udrl.eval.completions import FILE, Block, Completion, SystemFacts, read_blocks, read_table, write_blocks
+from udrl.eval.scores import Scores, score, write_scores
+from udrl.eval.summary import build_summary, write_summary
+from udrl.eval.systems import RELEVANCE
+from udrl.progress import track
+from udrl.rewards import load_reward
+
+LSA = "lsa"
+LSA_LEAST = 3
+LSA_TEXTS = 2_000
+"""The second encoder learns its axes from at most so many of a benchmark's texts: more cost minutes, for little."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Who judges, and what. compared: (system, reference); templates: task -> the request, with ``{input}`` in it."""
+
+    name: str
+    model: str
+    compared: tuple[tuple[str, str], ...]
+    templates: Mapping[str, str]
+
+    def pairs(self, rows: Sequence[Completion]) -> list[judge.Pair]:
+        """Return the pairs of completions that are judged."""
+
+        def request(task: str, text: str) -> str:
+            return self.templates.get(task, "{input}").replace("{input}", text)
+
+        return judge.pairs_of(rows, self.compared, request, model=self.model)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What scoring needs to know beside the completions; kept with them.
+
+    references: rows that others are compared with, the leading one first. rewards: name -> where it is loaded from.
+    bounds: student -> task -> attribute -> what can be reached, and the pool's 10-90 range (`following.Bounds`).
+    machine_usd: price of an hour of this machine, US dollars. judge: None, or who judges what.
+    """
+
+    suite: str
+    seed: int
+    encoder: str
+    second_encoder: str
+    hardware: str
+    references: tuple[str, ...]
+    rewards: Mapping[str, str] = field(default_factory=dict)
+    bounds: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    machine_usd: float | None = None
+    judge: Judge | None = None
+
+
+def store(folder: Path, blocks: Sequence[Block], setting: Setting, *, about: Mapping[str, Any]) -> None:
+    """Write the completions with what scoring them needs; about: title, description and notes for the report."""
+    write_blocks(folder, blocks, about={**about, "setting": asdict(setting)})
+
+
+def load_setting(folder: Path) -> tuple[Setting, dict[str, Any]]:
+    """Return the setting of the benchmark in ``folder`` and what its report says.
+
+    Raises RunError where there is none, or one that an interruption left unfinished.
+    """
+    if not (folder / FILE).exists():
+        raise RunError(f"there is no benchmark in {folder} to score again: run udrl bench first")
+    _, about = read_table(folder / FILE)
+    if "setting" not in about:
+        raise RunError(f"the benchmark in {folder} is not finished: run udrl bench again, what is there is kept")
+    data = about["setting"]
+    judge = None
+    if data["judge"] is not None:
+        compared = tuple((system, reference) for system, reference in data["judge"]["compared"])
+        judge = Judge(**{**data["judge"], "compared": compared})
+    return Setting(**{**data, "references": tuple(data["references"]), "judge": judge}), about
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """Score the completions in ``folder``, write scores.parquet and summary.json, and return the summary's contents."""
+    setting, _ = load_setting(folder)
+    blocks = list(read_blocks(folder).values())
+    rows = [row for block in blocks for row in block.rows]
+    encoder = load_encoder(setting.encoder, precision="fp32", cache=encoder_cache())
+    second = _second_encoder(setting, rows)
+    answers = {**read_answers(folder.parent.parent), **read_answers(folder)}  # of the run, and of the benchmark's files
+    rewards = {name: load_reward(source, encoder=encoder, answers=answers) for name, source in setting.rewards.items()}
+    with closing(track(f"bench {setting.suite}: scoring", total=None, unit="texts")) as bar:
+        scores = score(rows, encoder=encoder, second=second, references=setting.references, rewards=rewards, bar=bar)
+    write_scores(folder, scores, encoder=encoder.name, second_encoder=second.name)
+    about = {
+        "suite": setting.suite,
+        "encoder": encoder.name,
+        "second_encoder": second.name,
+        "hardware": setting.hardware,
+        "seed": setting.seed,
+    }
+    summary = build_summary(
+        scores,
+        [priced(block, setting.machine_usd) for block in blocks if "#" not in block.name],
+        references=setting.references,
+        about=about,
+        command_following=_following(setting, scores),
+        judge=None
+        if (by := setting.judge) is None
+        else judge.figures(folder, by.name, by.model, scores=scores, pairs=by.pairs(rows)),
+    )
+    write_summary(folder, summary)
+    return summary
+
+
+def encoder_cache() -> Path:
+    """Return the folder that keeps encoded texts for all benchmarks of this user: ``UDRL_CACHE``, else the usual one.
+
+    Raises RunError where it cannot be written.
+    """
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "udrl"
+    folder = Path(os.environ.get("UDRL_CACHE") or usual)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{folder} cannot be written ({error.strerror}): set UDRL_CACHE to a folder for encoded texts"
+        ) from error
+    return folder
+
+
+def describe_hardware() -> str:
+    """Return this machine in one line: processor, cores, GPUs, system."""
+    facts = hardware()
+    gpus = ", ".join(facts["gpus"]) or "no GPU"
+    return f"{facts['processor']}, {facts['cores']} cores, {gpus}, {facts['system']}"
+
+
+def priced(block: Block, machine_usd: float | None) -> SystemFacts:
+    """Return the facts of ``block`` with what a student's calls cost at ``machine_usd`` an hour, in batches."""
+    facts = block.facts
+    tokens = sum(row.tokens or 0 for row in block.rows)
+    if machine_usd is None or facts.student is None or not facts.tokens_per_second or not block.rows:
+        return facts
+    seconds = tokens / facts.tokens_per_second / len(block.rows)
+    usd = 1000 * seconds / 3600 * machine_usd
+    return replace(facts, cost=(usd, f"{1000 * seconds:.1f} ms a call in batches, {machine_usd:g} USD an hour"))
+
+
+def _following(setting: Setting, scores: Scores) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for student, tasks in setting.bounds.items():
+        bounds = {task: {name: _bounds(of) for name, of in each.items()} for task, each in tasks.items()}
+        names = list(dict.fromkeys(name for each in bounds.values() for name in each))
+        values = {name: scores.rewards.get(name, scores.columns.get(name)) for name in names}
+        for name in names:
+            own = [i for i, row in enumerate(scores.rows) if row.system == student and row.attribute == name]
+            if own:
+                achieved = {other: column[own] for other, column in values.items() if column is not None}
+                rows = [scores.rows[i] for i in own]
+                found.setdefault(student, {})[name] = following.measure(rows, achieved, name, bounds)
+    return found
+
+
+def _bounds(of: Mapping[str, Any]) -> following.Bounds:
+    low, high = of["reachable"]
+    return following.Bounds((low, high), None if of["pool"] is None else (of["pool"][0], of["pool"][1]))
+
+
+def bounds_of(
+    student: Any, swept: Sequence[str], tasks: Sequence[str], spread: Any
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return task -> attribute -> ``reachable`` and ``pool`` of a student, as ``Setting.bounds`` keeps them.
+
+    spread: (task, attribute) -> the pool's 10 % and 90 % quantiles, or None.
+    """
+    return {
+        task: {
+            name: {"reachable": list(student.reachable(task, name)), "pool": _listed(spread(task, name))}
+            for name in swept
+        }
+        for task in tasks
+    }
+
+
+def _listed(pair: tuple[float, float] | None) -> list[float] | None:
+    return None if pair is None else list(pair)
+
+
+def _second_encoder(setting: Setting, rows: Sequence[Completion]) -> Encoder:
+    if setting.second_encoder != LSA:
+        return load_encoder(setting.second_encoder, precision="fp32", cache=encoder_cache())
+    compared = [row for row in rows if row.part == "comparison"]
+    texts = [row.input for row in compared] + [row.completion for row in compared if row.completion is not None]
+    chosen = sorted(dict.fromkeys(texts), key=lambda text: hash_int("lsa", text))[:LSA_TEXTS]
+    if len(chosen) < LSA_LEAST:
+        raise RunError(
+            f"the second encoder '{LSA}' learns from the benchmark's own texts and needs at least {LSA_LEAST} "
+            f"different ones, found {len(chosen)}: add inputs, or name another --second-encoder"
+        )
+    return LsaEncoder.fit(chosen, seed=setting.seed)
+
+
+def named_rewards(sources: Sequence[str]) -> dict[str, str]:
+    """Return the rewards of ``sources`` by name -> source; raises as `load_reward` does.
+
+    Relevance is left out: every benchmark has it.
+    """
+    return {load_reward(source).name: source for source in sources if source != RELEVANCE}
+
+
+def judged_systems(blocks: Sequence[Block], leading: str) -> list[str]:
+    """Return which systems are judged beside the ``leading`` reference: all but baselines, of a student its first row.
+
+    The first row is the one matched in length, where there is one.
+    """
+    found: dict[str, str] = {}
+    for block in blocks:
+        if "#" not in block.name and block.name != leading and block.facts.kind != "baseline":
+            found.setdefault(block.facts.student or block.name, block.name)
+    return list(found.values())

@@ -1,0 +1,133 @@
+"""The students that take part in a benchmark: the run's own, and others by path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from udrl.commands import LENGTH
+from udrl.data.episodes import has_episodes, read_episodes
+from udrl.data.known_answers import Answers
+from udrl.data.run import Run
+from udrl.errors import RunError, UsageError
+from udrl.eval.systems import RELEVANCE, Student, attribute_names
+from udrl.rewards.protocol import Reward
+
+STUDENT = "student"
+"""The name of the run's own student."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A student that takes part.
+
+    key: identifies its weights. swept: the attributes whose achieved value can be computed, so that a sweep of them
+    says something; rewards: name -> source of those that a reward computes; computed: these rewards. seen: ids of the
+    inputs that it was trained on, where they are known.
+    """
+
+    name: str
+    student: Student
+    key: str
+    swept: tuple[str, ...]
+    rewards: Mapping[str, str] = field(default_factory=dict)
+    computed: Mapping[str, Reward] = field(default_factory=dict)
+    seen: frozenset[str] = frozenset()
+
+
+def entrants_of(
+    run: Run, others: Sequence[str | Path], *, device: str, precision: str, engine: str, answers: Answers | None = None
+) -> list[Entrant]:
+    """Load the student of ``run``, where it has one, and ``others``: ``PATH`` or ``NAME=PATH`` of runs or checkpoints.
+
+    answers: known ones of the benchmark's inputs. A student without attributes takes part with its open row. Raises
+    UsageError where two have one name, StudentError as loading does.
+    """
+    from udrl.student import load
+
+    places: dict[str, Path] = {STUDENT: run.path} if run.student.is_dir() else {}
+    for other in others:
+        given, _, path = str(other).rpartition("=") if not Path(other).exists() else ("", "", str(other))
+        folder = Path(path)
+        name = given or (folder.parent.name if folder.name == STUDENT else folder.name)
+        name = name.replace("#", "-").replace("@", "-")
+        if name in places:
+            raise UsageError(f"two students are named '{name}': name one of them, as --student other={path}")
+        places[name] = folder
+    found = []
+    for name, place in places.items():
+        folder = place / "student" if (place / "student").is_dir() else place
+        key = folder_key(folder)
+        own = Run(folder.parent) if folder.name == "student" and (folder.parent / "run.json").exists() else None
+        student = load(folder, device=device, precision=precision, engine=engine)
+        # what the run's own student has seen, the benchmark knows from the run's episodes
+        seen = _seen(own) if own is not None and name != STUDENT else frozenset()
+        found.append(entrant_of(name, student, key=key, run=own, seen=seen, answers=answers))
+    return found
+
+
+def entrant_of(
+    name: str,
+    student: Student,
+    *,
+    key: str,
+    run: Run | None,
+    seen: frozenset[str] = frozenset(),
+    answers: Answers | None = None,
+) -> Entrant:
+    """Return a loaded student as an entrant; ``run``: where it was trained, None where that is not known."""
+    from udrl.rewards import computable
+
+    sources: dict[str, str] = {}
+    if run is not None:
+        scored = run.facts()["stages"].get("score", {}).get("rewards", ())
+        sources = {reward["name"]: reward["source"] for reward in scored if reward.get("source")}
+    names = attribute_names(student)
+    own = (RELEVANCE, LENGTH)
+    known = computable([name for name in names if name not in own], sources=sources, answers=answers)
+    rewards = {name: sources.get(name, name) for name in known}
+    swept = tuple(name for name in names if name in own or name in rewards)
+    return Entrant(name, student, key, swept, rewards, known, seen)
+
+
+def _seen(run: Run) -> frozenset[str]:
+    """Return the ids of the inputs that a student of ``run`` was trained and chosen on."""
+    if not has_episodes(run.episodes):
+        return frozenset()
+    return frozenset(episode.input_id for episode in read_episodes(run.episodes, splits=("train", "validation")))
+
+
+def tasks_in_common(entrants: Sequence[Entrant]) -> tuple[str, ...] | None:
+    """Return the tasks that all students know, None where there is no student; raises UsageError for none."""
+    if not entrants:
+        return None
+    first, *others = (one.student.space.tasks for one in entrants)
+    common = tuple(task for task in first if all(task in other for other in others))
+    if not common:
+        raise UsageError(
+            f"{', '.join(one.name for one in entrants)} have no task in common: compare students of one task"
+        )
+    return common
+
+
+def folder_key(folder: Path) -> str:
+    """Return a hash of the contents of a student's folder, its model card left out.
+
+    Raises RunError where there is no such folder.
+    """
+    import hashlib
+
+    def new() -> Any:
+        return hashlib.blake2b(digest_size=16)
+
+    if not folder.is_dir():
+        raise RunError(f"{folder} does not exist: train a student first (udrl train)")
+    digest = new()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != "README.md" and not path.name.startswith("."):
+            with path.open("rb") as file:
+                part = hashlib.file_digest(file, new).hexdigest()
+            digest.update(f"{path.relative_to(folder)}\0{part}\0".encode())
+    return str(digest.hexdigest())

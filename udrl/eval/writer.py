@@ -1,0 +1,321 @@
+"""Writing a benchmark's completions, and reusing what was written before under the same conditions.
+
+Blocks are written in the order in which they need each other: teachers, the student (matched to what the
+teachers wrote), baselines, sweeps. Each is kept on disk as soon as it is there, so that an interrupted
+benchmark goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from udrl.commands import LENGTH
+from udrl.data.episodes import Episode, has_episodes, read_episodes
+from udrl.data.hashing import hash_hex
+from udrl.data.ledger import Ledger
+from udrl.data.run import Run
+from udrl.data.tasks import Task
+from udrl.encoder import load_encoder
+from udrl.errors import MissingDependency, TeacherError
+from udrl.eval import baselines, following, matching, systems
+from udrl.eval.completions import Block, Completion, SystemFacts, block_key, read_blocks, write_blocks
+from udrl.eval.students import STUDENT, Entrant
+from udrl.eval.suites import Item, Items, Suite
+from udrl.eval.systems import Student
+from udrl.eval.teachers import Asked, Contestant, Given
+from udrl.progress import Bar
+from udrl.rewards.protocol import covered
+from udrl.teacher import cards
+
+if TYPE_CHECKING:
+    from udrl.teacher.protocol import Teacher
+
+
+ASKED = "ledger"
+"""Folder in the benchmark's own: every answer of a teacher that was asked for it, by what decided it."""
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a benchmark needs of a run's episodes.
+
+    pool: what teachers wrote for training, kept; seen: ids of inputs of training and validation (which
+    chose the checkpoint and the calibration); answers: what teachers wrote for the test split, kept.
+    """
+
+    pool: tuple[Episode, ...]
+    seen: frozenset[str]
+    answers: tuple[Episode, ...]
+
+    def test_items(self, task: str) -> list[Item]:
+        """Return the test split's items of ``task``, each once."""
+        own = (Item(e.task, e.input_id, e.input) for e in self.answers if e.task == task)
+        return list({item.input_id: item for item in own}.values())
+
+    def spread(self, task: str, attribute: str) -> tuple[float, float] | None:
+        """Return the 10 % and 90 % quantiles of what the pool achieved; None where it has no such value."""
+        own = (episode for episode in self.pool if episode.task == task)
+        found = [e.horizon if attribute == LENGTH else e.returns.get(attribute) for e in own]
+        values = [value for value in found if value is not None]
+        if not values:
+            return None
+        low, high = np.quantile(values, [0.1, 0.9])
+        return float(low), float(high)
+
+
+def read_data(run: Run) -> RunData:
+    """Read what a benchmark needs of the episodes of ``run``; nothing where there are neither these nor a student.
+
+    Raises RunError where there is a student without episodes.
+    """
+    if not has_episodes(run.episodes) and not run.student.is_dir():
+        return RunData((), frozenset(), ())
+    shown = read_episodes(run.episodes, splits=("train", "validation"))
+    return RunData(
+        pool=tuple(e for e in shown if e.split == "train" and e.origin == "teacher"),
+        seen=frozenset(episode.input_id for episode in shown),
+        answers=tuple(read_episodes(run.episodes, splits=("test",), origins=("teacher",))),
+    )
+
+
+@dataclass
+class Session:
+    """One benchmark while its completions are written: what it needs, what is there already, what was done.
+
+    tasks: those that a teacher can be asked for (`teachers.check_tasks`). cache: folder of embeddings.
+    """
+
+    folder: Path
+    suite: Suite
+    items: Items
+    tasks: Mapping[str, Task]
+    data: RunData
+    entrants: Sequence[Entrant]
+    seed: int
+    cache: Path
+    bar: Bar
+    notes: list[str] = field(default_factory=list)
+    written: int = 0
+    reused: int = 0
+    done: dict[str, Block] = field(default_factory=dict)
+    stored: dict[str, Block] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stored = read_blocks(self.folder)
+
+    def write(self, contestants: Sequence[Contestant]) -> list[Block]:
+        """Return all blocks in the order of the table.
+
+        contestants: the teachers, the leading reference first. Every one becomes a row, or a note that says why not.
+        """
+        for one in contestants:
+            if isinstance(one, Given):
+                self._given(
+                    one,
+                    f"nobody can be asked for it, and {one.source} are not in this suite (--suite heldout has them)",
+                )
+            else:
+                self._teacher(one)
+        references = self.references(contestants)
+        for entrant in self.entrants:
+            self._student(entrant, references)
+        self._baselines(references)
+        for entrant in self.entrants:
+            for name, wishes in planned_sweeps(self.suite, entrant, self.items, self.seed):
+                self._sweep(entrant, name, wishes)
+        students = [name for name, block in self.done.items() if block.facts.student and "#" not in name]
+        teachers = [one.name for one in contestants if one.name in self.done]
+        return [self.done[name] for name in dict.fromkeys([*students, *teachers, *self.done])]
+
+    def references(self, contestants: Sequence[Contestant]) -> list[str]:
+        """Return the names of the rows that others are compared with: those that wrote something."""
+        return [
+            one.name
+            for one in contestants
+            if one.compared and one.name in self.done and any(row.completion for row in self.done[one.name].rows)
+        ]
+
+    def _teacher(self, one: Asked) -> None:
+        """Ask a teacher; where that is not possible now, take what it wrote for the run's test inputs."""
+        tasks = {task: self.tasks[task] for task in self.items.tasks}
+        try:
+            with closing(cards.start(one.card, tasks=list(tasks.values()))) as writer:
+                asked = {n: (t.instruction, dict(writer.careful(t.min_words, t.max_words))) for n, t in tasks.items()}
+                identity = (writer.name, writer.model, writer.revision, dict(writer.engine_arguments))
+                key = self._key(asked, identity, self.suite.samples)
+                self._block(one.name, key, partial(self._ask, writer, one, key))
+        except (TeacherError, MissingDependency) as error:
+            why = f"it cannot be asked now ({error})"
+            said = f"The row {one.name} is what {one.card.name} wrote for {one.own.source}: {why}."
+            self._given(replace(one.own, note=said), f"{why}, and it wrote nothing for these inputs before")
+
+    def _given(self, one: Given, why_not: str) -> None:
+        """Make a row of completions that exist; where there are none for these inputs, tell ``why_not``."""
+        covered, items = one.covers(self.items.items), len(self.items.items)
+        if not covered:
+            self.notes.append(f"There is no row {one.name}: {why_not}.")
+            return
+        key = self._key("given", self.suite.samples, one.engine, sorted(one.completions.items()))
+        self._block(one.name, key, lambda: one.block(self.items.items, key=key, samples=self.suite.samples))
+        if one.note:
+            self.notes.append(one.note)
+        if covered < items:
+            self.notes.append(f"The row {one.name} has completions for {covered} of the {items} inputs.")
+        more = one.beyond(self.items.items, self.suite.samples)
+        if more:
+            self.notes.append(
+                f"Of the row {one.name} the first {self.suite.samples} completions of an input count; {more:,} more "
+                "are left out."
+            )
+
+    def _ask(self, writer: Teacher, one: Asked, key: str) -> Block:
+        with Ledger(self.folder / ASKED) as ledger:
+            return systems.teacher_block(
+                writer,
+                self.tasks,
+                self.items.items,
+                name=one.name,
+                kind=one.kind,
+                key=key,
+                samples=self.suite.samples,
+                seed=self.seed,
+                latency_requests=self.suite.latency_requests,
+                prices=one.card.prices,
+                ledger=ledger,
+                bar=self.bar,
+            )
+
+    def _student(self, entrant: Entrant, references: Sequence[str]) -> None:
+        """A student's rows: matched to the leading reference (one more row for each other), top, open."""
+        rows: dict[str, systems.Targets] = {}
+        lengths: dict[str, Mapping[str, float]] = {}
+        student, name, wanted = entrant.student, entrant.name, self.suite.systems
+        if "student@matched" in wanted:
+            for place, ref in enumerate(references):
+                row = f"{name}@matched" if place == 0 else f"{name}@matched-{ref}"
+                lengths[row] = matching.mean_lengths(self.done[ref].rows)
+                rows[row] = matching.matched_targets(student, lengths[row])
+        if "student@top" in wanted:
+            rows[f"{name}@top"] = systems.top_targets(student, self.items.tasks)
+        if "student@open" in wanted:
+            rows[f"{name}@open"] = systems.open_targets(self.items.tasks)
+        for row, targets in rows.items():
+            if not targets:
+                self.notes.append(f"There is no row {row}: the student cannot be commanded so.")
+                continue
+            settling = ["settled"] if row in lengths else []
+            key = self._key(entrant.key, _engine(student), self.suite.samples, targets, *settling)
+            self._block(row, key, partial(self._write_row, entrant, row, targets, lengths.get(row), key))
+
+    def _write_row(
+        self, entrant: Entrant, row: str, targets: systems.Targets, lengths: Mapping[str, float] | None, key: str
+    ) -> Block:
+        items = [item for item in self.items.items if item.task in targets]
+        if lengths is not None:
+            targets = matching.settled_targets(entrant.student, items, lengths, seed=self.seed)
+        return systems.student_block(
+            entrant.student,
+            items,
+            targets,
+            name=row,
+            key=key,
+            samples=self.suite.samples,
+            seed=self.seed,
+            latency_requests=self.suite.latency_requests,
+            bar=self.bar,
+        )
+
+    def _baselines(self, references: Sequence[str]) -> None:
+        wanted, items = self.suite.systems, self.items.items
+        if "echo" in wanted:
+            key = self._key("echo")
+            self._block("echo", key, partial(baselines.echo_block, items, key=key))
+        if "shuffled" in wanted and references:
+            leading = self.done[references[0]]
+            key = self._key("shuffled", leading.key, [row.completion for row in leading.rows])
+            make = partial(baselines.shuffled_block, leading.rows, key=key, seed=self.seed)
+            self._block("shuffled", key, make)
+        if "nearest" in wanted and self.data.pool:
+            pool = hash_hex(*sorted(episode.episode_id for episode in self.data.pool))
+            key = self._key("nearest", self.suite.encoder, pool)
+            self._block("nearest", key, partial(self._nearest, key))
+
+    def _nearest(self, key: str) -> Block:
+        # Finding neighbours needs no exact arithmetic, and the cache of training's precision has most inputs.
+        encoder = load_encoder(self.suite.encoder, cache=self.cache)
+        return baselines.nearest_block(self.items.items, self.data.pool, encoder, key=key)
+
+    def _sweep(self, entrant: Entrant, name: str, wishes: Sequence[Completion]) -> None:
+        student = entrant.student
+        content = [(w.task, w.input_id, w.input, w.seed, w.level, dict(w.targets)) for w in wishes]
+        calibrated = wishes[0].part != "uncalibrated"
+        key = block_key(entrant.key, _engine(student), content, *([] if calibrated else ["uncalibrated"]))
+        facts = SystemFacts(entrant.name, "student", student.parameters, student=entrant.name)
+
+        def make() -> Block:
+            return Block(name, key, facts, tuple(systems.answer(student, wishes, calibrated=calibrated, bar=self.bar)))
+
+        self._block(name, key, make)
+
+    def _block(self, name: str, key: str, make: Callable[[], Block]) -> None:
+        """Take the stored block where it was made under the same key, else make it and keep it at once.
+
+        One that a teacher did not answer whole is made again: what it failed at is asked for once more.
+        """
+        block = self.stored.pop(name, None)
+        if block is not None and block.key == key and not any(row.error for row in block.rows):
+            self.reused += len(block.rows)
+            self.bar.update(len(block.rows) if block.facts.kind != "baseline" else 0)
+        else:
+            block = make()
+            self.written += len(block.rows)
+            self.done[name] = block
+            write_blocks(self.folder, [*self.done.values(), *self.stored.values()], about={})
+        self.done[name] = block
+
+    def _key(self, *parts: object) -> str:
+        items = hash_hex(*((item.task, item.input) for item in self.items.items))
+        return block_key(items, self.seed, *parts)
+
+
+def _engine(student: Student) -> tuple[str, str]:
+    return student.engine, student.precision
+
+
+def planned_rows(
+    suite: Suite, entrants: Sequence[Entrant], items: Items, contestants: Sequence[Contestant], seed: int
+) -> int:
+    """Return how many completions there are to write, what exists already and baselines left out."""
+    rows = len(items.items) * suite.samples
+    asked = sum(isinstance(one, Asked) for one in contestants)
+    compared = sum(one.compared for one in contestants)
+    matched = max(compared - 1, 0) if "student@matched" in suite.systems else 0
+    each = matched + sum(name.startswith(f"{STUDENT}@") for name in suite.systems)
+    sweeps = sum(len(wishes) for one in entrants for _, wishes in planned_sweeps(suite, one, items, seed))
+    return rows * (asked + each * len(entrants)) + sweeps
+
+
+def planned_sweeps(suite: Suite, entrant: Entrant, items: Items, seed: int) -> list[tuple[str, list[Completion]]]:
+    """Return the sweeps of command following: (name of the block, what is to be written)."""
+    sweep = suite.following
+    if sweep is None:
+        return []
+    found = []
+    for attribute in (name for name in entrant.swept if name in (sweep.attributes or entrant.swept)):
+        for part, wishes in following.SWEEPS.items():
+            if part == "uncalibrated" and not systems.is_calibrated(entrant.student):
+                continue
+            block = f"{entrant.name}#{part}.{attribute}"
+            known = entrant.computed.get(attribute)
+            own = [item for item in items.items if covered(known, [item.input])[0]]
+            rows = wishes(entrant.student, own, attribute, sweep, block=block, system=entrant.name, seed=seed)
+            if rows:
+                found.append((block, rows))
+    return found

@@ -1,0 +1,1 @@
+"""Exports: a student in the format of another engine, verified before it is used."""

@@ -1,0 +1,204 @@
+"""``udrl export``: a student in the format of a faster engine, verified before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from udrl.commands import LENGTH
+from udrl.data.episodes import read_episodes
+from udrl.data.known_answers import read_answers
+from udrl.data.run import Run
+from udrl.errors import MissingDependency, StudentError, is_installed, unknown
+from udrl.student.engines.exports import (
+    FOLDER,
+    Export,
+    describe_sources,
+    find_export,
+    publishing,
+    write_manifest,
+)
+
+if TYPE_CHECKING:
+    from udrl.export.verification import Answerer, Verification
+    from udrl.student.answers import Score
+    from udrl.student.network import StudentModel
+    from udrl.student.student import Student
+
+Format = Literal["onnx", "gguf", "ctranslate2"]
+Precision = Literal["int8", "fp32"]
+
+PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxruntime"),
+    "gguf": ("gguf", "xllamacpp"),
+    "ctranslate2": ("ctranslate2",),
+}
+"""What each format is written and verified with: the extra of its name."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One export. name: of the engine; bytes: of its files; verification: what was found, see `Verification`."""
+
+    name: str
+    folder: Path
+    bytes: int
+    verification: Verification
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported, and the engine that answers on CPUs from now on unless another is asked for."""
+
+    exports: tuple[Exported, ...]
+    default: str
+
+
+def export(
+    run: Path | str = "runs/default", *, format: Format = "onnx", precision: Precision | None = None, seed: int = 0
+) -> ExportReport:
+    """Export the run's student into its folder, and verify it on the run's validation inputs.
+
+    format: "onnx" for ONNX Runtime, one of our engines; "gguf" for llama.cpp and what is built on it; "ctranslate2" for
+    CTranslate2. precision: "int8", "fp32", or None: int8, and fp32 as well where int8 does not pass. What does not pass
+    stays, is never chosen by itself, and its manifest says why. Raises StudentError where there is no student, one that
+    is no GPT-2, or no validation input; MissingDependency without the format's packages; UsageError for an unknown
+    format.
+    """
+    if format not in PACKAGES:
+        raise unknown("format", format, tuple(PACKAGES))
+    missing = " and ".join(name for name in PACKAGES[format] if not is_installed(name))
+    if missing:
+        raise MissingDependency(f"the export needs {missing}: pip install 'udrl[{format}]'")
+    from udrl.student.student import load_student
+
+    place = Run(run)
+    place.check()
+    with place.writing():
+        student = load_student(place.path, device="cpu", precision="fp32", engine="torch")
+        inputs = _validation_inputs(place, student.tasks)
+        made = [_export(place, student, inputs, format, precision or "int8", seed)]
+        if precision is None and not made[0].verification.passed:
+            made.append(_export(place, student, inputs, format, "fp32", seed))
+        report = ExportReport(tuple(made), _default(place.student, asdict(student.sampling)))
+        place.record("export", exports=[{**asdict(one), "folder": str(one.folder)} for one in made], seed=seed)
+        return report
+
+
+def _export(
+    place: Run, student: Student, inputs: Mapping[str, Sequence[str]], format: Format, precision: Precision, seed: int
+) -> Exported:
+    from udrl.export.verification import verify_obedience, verify_tokens
+    from udrl.student.engines.pytorch import TorchEngine
+
+    assert isinstance(student.computes, TorchEngine)
+    model = student.computes.model
+    if not model.packed:
+        raise StudentError(
+            f"the student in {place.student} is a {model.model.config.model_type}: only GPT-2 is exported, "
+            "torch answers for the others"
+        )
+    config = model.model.config
+    facts: dict[str, Any] = {
+        "format": format,
+        "precision": precision,
+        "context": student.computes.context,
+        "parameters": student.parameters,
+        "layers": config.n_layer,
+        "heads": config.n_head,
+        "width": config.n_embd,
+        "sources": describe_sources(place.student),
+        "versions": {name: version(name) for name in (*PACKAGES[format], "torch")},
+    }
+    name = f"{format}-{precision}"
+    write = {"onnx": _write_onnx, "gguf": _write_gguf, "ctranslate2": _write_ctranslate2}[format]
+    with publishing(place.student, name) as folder:
+        sides = write(student, model, folder, facts, seed)
+        if precision == "int8":
+            found = verify_obedience(student, sides, inputs, _rewards(place, student), seed=seed)
+        else:
+            found = verify_tokens(student, sides, inputs, seed=seed)
+        write_manifest(
+            folder, **facts, verification={**asdict(found), "seed": seed, "sampling": asdict(student.sampling)}
+        )
+    final = place.student / FOLDER / name
+    return Exported(name, final, sum(file.stat().st_size for file in final.iterdir()), found)
+
+
+def _write_onnx(
+    student: Student, model: StudentModel, folder: Path, facts: Mapping[str, Any], seed: int
+) -> tuple[Answerer, Answerer]:
+    """Write the export; return the student as it is and as it was exported, both to be asked."""
+    from udrl.export.onnx import write_graph
+    from udrl.export.verification import EngineAnswerer
+    from udrl.student.engines.onnx import OnnxEngine
+    from udrl.student.student import Student
+
+    write_graph(model, folder, quantised=facts["precision"] == "int8")
+    other = Student(
+        OnnxEngine(Export(folder.name, folder, facts), student.space),
+        student.tokenizer,
+        name=student.name,
+        calibration=student.calibration,
+        sampling=student.sampling,
+    )
+    return EngineAnswerer(student, seed), EngineAnswerer(other, seed)
+
+
+def _write_gguf(
+    student: Student, model: StudentModel, folder: Path, facts: Mapping[str, Any], seed: int
+) -> tuple[Answerer, Answerer]:
+    from udrl.export.gguf import FILE, write_gguf
+    from udrl.export.llamacpp import LlamaCppAnswerer
+    from udrl.export.verification import EngineAnswerer
+
+    write_gguf(model, student.tokenizer, folder, name=student.name, quantised=facts["precision"] == "int8")
+    plain = _plain(student)
+    return EngineAnswerer(plain, seed, as_text=True), LlamaCppAnswerer(plain, folder / FILE)
+
+
+def _write_ctranslate2(
+    student: Student, model: StudentModel, folder: Path, facts: Mapping[str, Any], seed: int
+) -> tuple[Answerer, Answerer]:
+    from udrl.export.ctranslate2 import CTranslate2Answerer, write_ctranslate2
+    from udrl.export.verification import EngineAnswerer
+
+    write_ctranslate2(model, student.tokenizer, folder, quantised=facts["precision"] == "int8")
+    plain = _plain(student)
+    return EngineAnswerer(plain, seed), CTranslate2Answerer(plain, folder)
+
+
+def _plain(student: Student) -> Student:
+    """Return the student as it writes greedily and without rules that other programs lack: they draw otherwise."""
+    from udrl.student.student import Student
+
+    sampling = replace(student.sampling, temperature=0.0, no_repeat=0, guidance=1.0)
+    return Student(student.computes, student.tokenizer, name=student.name, sampling=sampling)
+
+
+def _default(student: Path, sampling: Mapping[str, Any]) -> str:
+    """Return which engine answers on CPUs: what `udrl.student.engines.choice` takes."""
+    for name in ("onnx-int8", "onnx-fp32"):
+        found = find_export(student, name)
+        if found and found.verified and found.is_current(student) and found.was_verified_as(sampling):
+            return name
+    return "torch"
+
+
+def _validation_inputs(place: Run, tasks: Sequence[str]) -> dict[str, list[str]]:
+    inputs: dict[str, dict[str, None]] = {task: {} for task in tasks}
+    for episode in read_episodes(place.episodes, splits=("validation",)):
+        if episode.task in inputs:
+            inputs[episode.task][episode.input] = None
+    return {task: list(texts) for task, texts in inputs.items()}
+
+
+def _rewards(place: Run, student: Student) -> Mapping[str, Score]:
+    """Return relevance and those of the student's other rewards that can be computed, as the run was scored."""
+    from udrl.rewards import as_scored
+
+    names = dict.fromkeys(("relevance", *(name for name in student.attributes if name != LENGTH)))
+    return dict(as_scored(names, place.facts(), answers=read_answers(place.path)))

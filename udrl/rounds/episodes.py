@@ -1,0 +1,111 @@
+"""The episodes of a round: the pool with what is new in it, original episodes as an anchor, and what was rejected."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from udrl.commands import CommandSpace
+from udrl.data.dataset_card import run_facts
+from udrl.data.episodes import Episode, iterate_episodes, read_episodes, reward_names, write_episodes
+from udrl.data.run import Run
+from udrl.data.tasks import Task
+from udrl.errors import StudentError
+from udrl.rewards.protocol import Reward
+from udrl.rounds.exploration import Wish, Written
+from udrl.rounds.options import RoundOptions
+from udrl.rounds.pool import bounded, return_bin
+from udrl.rounds.rejections import reasons, scored, select
+from udrl.training.origin import Origin, replayed
+
+POOL_FULL = "pool_full"
+"""Rule: the pool held enough of this input, or of this return."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """added: new episodes in the pool; rejected: the others of the round, by rule; pool, originals: trained on."""
+
+    added: int
+    rejected: Mapping[str, int]
+    pool: int
+    originals: int
+
+
+def build(
+    folder: Path,
+    wishes: Sequence[Wish],
+    written: Sequence[Written],
+    *,
+    tasks: Mapping[str, Task],
+    originals: Sequence[Episode],
+    origin: Origin,
+    pool: Sequence[Episode],
+    held: Sequence[Episode],
+    rewards: Mapping[str, Reward],
+    space: CommandSpace,
+    options: RoundOptions,
+    number: int,
+) -> Counts:
+    """Write the episodes of round ``number`` into ``folder``, unless they are there, and return what they are.
+
+    originals: the run's training episodes, of which a share is drawn anew each round (`udrl.training.origin.replayed`)
+    so that they make up ``options.original`` of what is trained on; a task's pool is bounded so that there are enough.
+    held: its validation episodes, which come along.
+    """
+    assert origin.run is not None
+    if not folder.is_dir():
+        names = reward_names(origin.run.episodes)
+        new = scored(
+            select(
+                wishes,
+                written,
+                tasks=tasks,
+                originals=originals,
+                pool=pool,
+                number=number,
+                temperature=options.temperature,
+                diverse=options.diversity_floor > 0,
+            ),
+            rewards,
+            names=names,
+        )
+        fresh = [episode for episode in new if episode.rejected_by is None]
+        there = Counter(episode.task for episode in originals)
+        room = {task: options.per_task if options.original == 0 else _room(there[task], options) for task in tasks}
+        kept = bounded(
+            [*pool, *fresh],
+            lambda episode: return_bin(episode, space, options.reward),
+            per_input=options.per_input,
+            per_task=room,
+        )
+        if not kept:
+            told = ", ".join(f"{count:,} {rule}" for rule, count in reasons(new).items())
+            raise StudentError(
+                f"round {number} has nothing to learn from, all {len(new):,} completions were rejected ({told}): "
+                "explore more inputs or samples, or at another temperature, with --restart"
+            )
+        inside = {episode.episode_id for episode in kept}
+        rejected = [
+            episode if episode.rejected_by is not None else replace(episode, rejected_by=POOL_FULL)
+            for episode in new
+            if episode.episode_id not in inside
+        ]
+        wanted = len(kept) * options.original / (1 - options.original)
+        share = min(1.0, wanted / max(1, len(originals)))
+        anchor = replayed(origin, kept, share=share, split="train", seed=options.seed + number)
+        facts = {**run_facts(Run(origin.run.path)), "round of improvement": number}
+        write_episodes(folder, [*held, *anchor, *kept, *rejected], reward_names=names, card_facts=facts)
+    trained = read_episodes(folder)
+    before = {episode.episode_id for episode in originals}
+    own = [episode for episode in trained if episode.origin == "student" and episode.episode_id not in before]
+    new = [e for e in iterate_episodes(folder, kept=False, origins=("student",)) if e.round == number]
+    added = sum(episode.rejected_by is None for episode in new)
+    return Counts(added, reasons(new), len(own), len(trained) - len(own))
+
+
+def _room(originals: int, options: RoundOptions) -> int:
+    """How many of the student's episodes a task can have beside its ``originals``."""
+    return min(options.per_task, int(originals * (1 - options.original) / options.original))

@@ -1,0 +1,1 @@
+"""``udrl study lr-batch``: how learning rate and batch size decide what a student learns."""

@@ -1,0 +1,234 @@
+"""``udrl study lr-batch``: how learning rate and batch size decide what a student learns, by kind of task.
+
+A grid of both, a constant learning rate, several seeds. A published claim (SmolTulu, arXiv 2412.08347) is that tasks of
+reasoning want a high ratio of the two and tasks of patterns a low one; but at equal tokens a smaller batch also makes
+more steps. So every cell is read twice: at equal tokens and at equal steps.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from udrl.data.episodes import Episode, read_episodes
+from udrl.data.hashing import hash_hex
+from udrl.data.run import Run
+from udrl.errors import StudentError, UsageError, unknown
+from udrl.study.cells import Cell, run_cells
+from udrl.study.folders import data_of
+from udrl.study.lr_batch.cell import PLACES, CellSettings, Material, read_material, rewards_of_tasks
+from udrl.study.lr_batch.figures import Kind
+from udrl.study.lr_batch.report import Results
+from udrl.study.output import StudyReport, place_of, publish
+from udrl.training.methods.method_data import own
+from udrl.training.origin import Origin, find_origin
+
+NAME = "lr-batch"
+WARMUP = 0.05
+"""Steps of warm-up, as a share of the steps to the read at equal steps: the same number in every cell."""
+TASKS = ("arithmetic", "instructions", "text-to-image")
+"""Of the run that the study makes where there is none."""
+REWARDS = ("accuracy", "constraints", "relevance")
+"""Rewards that score a task, the first that its episodes have; else their first by name."""
+REASONING = ("accuracy",)
+"""Rewards whose tasks are of reasoning; all others are of patterns."""
+METHODS = ("sft", "udrl")
+
+
+@dataclass(frozen=True)
+class LrBatchOptions:
+    """What is compared, and how much of it.
+
+    student: preset, hub id or path; start_from: the run or checkpoint of a trained student, instead. tokens: of
+    training, prompts included, of every cell; steps: of the largest batch instead. limit: held-out inputs a task that
+    completions are scored on. num_inputs, samples: a task, of the run that the study makes where there is none.
+    """
+
+    student: str = "gpt2-700k"
+    start_from: Path | str | None = None
+    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
+    batch_sizes: tuple[int, ...] = (8, 16, 32, 64)
+    seeds: int = 3
+    tokens: int = 400_000
+    steps: int | None = None
+    method: str = "sft"
+    limit: int = 60
+    micro_batch: int = 64
+    tasks: tuple[str, ...] = TASKS
+    num_inputs: int = 1500
+    samples: int = 4
+
+    def __post_init__(self) -> None:
+        if len(set(self.learning_rates)) < 2 or len(set(self.batch_sizes)) < 2:
+            raise UsageError("a grid needs at least two learning rates and two batch sizes")
+        numbers = (*self.learning_rates, *self.batch_sizes, self.seeds, self.tokens, self.limit, self.micro_batch)
+        if not all(math.isfinite(value) and value > 0 for value in (*numbers, 1 if self.steps is None else self.steps)):
+            raise UsageError("learning rates, batch sizes, seeds, tokens, steps, limit and micro-batch must be above 0")
+        if self.method not in METHODS:
+            raise unknown("method of the study", self.method, METHODS)
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "smoltulu": {"student": "gpt2", "learning_rates": (3.1e-6, 5e-6, 9e-5), "batch_sizes": (8, 32, 128)},
+}
+"""smoltulu: the cells that are published for fine-tuning (9e-5 / 8 and 3.1e-6 / 32 of SmolTulu, 5e-6 / 128 of Tulu 3),
+and the rest of the grid that they span, for a student with pretrained weights."""
+
+
+def study_lr_batch(
+    run: Path | str = "runs/default",
+    options: LrBatchOptions | None = None,
+    *,
+    seed: int = 0,
+    jobs: int = 1,
+    ray: bool = False,
+    name: str = NAME,
+    device: str = "auto",
+    precision: str = "auto",
+) -> StudyReport:
+    """Train and read what is missing of the grid, and write RUN/study/NAME.
+
+    Without episodes in ``run``, they are made first, by the built-in teacher. seed: the first of ``options.seeds``
+    seeds, which decide weights and order; tasks, rewards and held-out inputs are the run's. jobs, ray: see
+    `udrl.study.cells.run_cells`.
+
+    Raises UsageError for a grid that is none, StudentError where a task has too few episodes or cells failed.
+    """
+    wanted = options or LrBatchOptions()
+    wanted = replace(
+        wanted,
+        learning_rates=tuple(sorted(set(wanted.learning_rates))),
+        batch_sizes=tuple(sorted(set(wanted.batch_sizes))),
+    )
+    origin = None if wanted.start_from is None else find_origin(wanted.start_from)
+    if origin is not None:
+        wanted = replace(wanted, student=origin.name, start_from=str(Path(wanted.start_from or "").absolute()))
+    source = Run(run)
+    if not source.episodes.is_dir():
+        _make_run(source, wanted, seed=seed)
+    rewards = scored_by(read_episodes(source.episodes))
+    place = place_of(source.path, name)
+    with place.writing() as folder:
+        material = read_material(source, rewards, method=wanted.method, limit=wanted.limit)
+        data = data_of(source.path)["episodes"]
+        rewards_of_tasks(rewards, source)  # before anything is trained: can they be computed?
+        weights = "" if origin is None else origin.weights
+        prepared = folder / "tokenizers" / hash_hex(data, wanted.student, wanted.method, weights)
+        mean = _prepare(material, wanted, source, prepared, rewards, origin, seed=seed)
+        largest = wanted.batch_sizes[-1]
+        sequences = largest * wanted.steps if wanted.steps else wanted.tokens / mean
+        whole = math.lcm(*wanted.batch_sizes)
+        sequences = whole * max(1, round(sequences / whole))
+        equal = sequences // largest
+        common = CellSettings(
+            run=str(source.path.absolute()),
+            prepared=str(prepared.absolute()),
+            episodes=data,
+            student=wanted.student,
+            method=wanted.method,
+            rewards=rewards,
+            learning_rate=0.0,
+            batch_size=0,
+            micro_batch=wanted.micro_batch,
+            seed=0,
+            sequences=sequences,
+            equal_steps=equal,
+            warmup=max(1, round(WARMUP * equal)),
+            limit=wanted.limit,
+            start_from=None if origin is None else str(wanted.start_from),
+            start_weights=weights,
+            device=device,
+            precision=precision,
+        )
+        seeds = range(seed, seed + wanted.seeds)
+        cells = {
+            (rate, batch, k): replace(common, learning_rate=rate, batch_size=batch, seed=k)
+            for k in seeds
+            for rate in wanted.learning_rates
+            for batch in wanted.batch_sizes
+        }
+        found = run_cells(folder, [_cell(settings) for settings in cells.values()], jobs=jobs, ray=ray)
+        kinds: dict[str, Kind] = {
+            task: "reasoning" if reward in REASONING else "pattern" for task, reward in rewards.items()
+        }
+        grid = {key: found[cell.name] for key, cell in cells.items()}
+        results = Results(wanted.learning_rates, wanted.batch_sizes, tuple(seeds), rewards, kinds, grid)
+        return publish(
+            place,
+            folder,
+            title=f"Learning rate and batch size: {wanted.student}, {wanted.method}",
+            settings={**asdict(wanted), "seed": seed, "sequences": sequences, "equal_steps": equal,
+                      "warmup_steps": common.warmup},
+            cells=results.cells(),
+            table=results.table(),
+            bars=results.picture(),
+            notes=results.notes(),
+            findings=results.findings(),
+        )  # fmt: skip
+
+
+def scored_by(episodes: Sequence[Episode]) -> dict[str, str]:
+    """Return the reward that scores each task: the first of `REWARDS` that its own episodes have, else any."""
+    have: dict[str, set[str]] = {}
+    for episode in own(episodes):
+        have.setdefault(episode.task, set()).update(n for n, value in episode.returns.items() if value is not None)
+    for task, names in have.items():
+        if not names:
+            raise StudentError(f"the completions of task '{task}' have no returns: score them first (udrl score)")
+    if not have:
+        raise StudentError("the run has no training episodes: run udrl synth first")
+    return {task: next((name for name in REWARDS if name in names), min(names)) for task, names in sorted(have.items())}
+
+
+def _cell(settings: CellSettings) -> Cell:
+    every = asdict(settings)
+    places = {name: every.pop(name) for name in PLACES}
+    return Cell(settings.name, "udrl.study.lr_batch.cell:work", every, places)
+
+
+def _make_run(run: Run, options: LrBatchOptions, *, seed: int) -> None:
+    from udrl.teacher.synthesis.synth import synth
+
+    synth(run, tasks=options.tasks, num_inputs=options.num_inputs, samples=options.samples, seed=seed)
+
+
+def _prepare(
+    material: Material,
+    options: LrBatchOptions,
+    run: Run,
+    prepared: Path,
+    rewards: Mapping[str, str],
+    origin: Origin | None,
+    *,
+    seed: int,
+) -> float:
+    """Make the tokenizer that all cells share; return the mean tokens of a training episode, tasks as they are mixed.
+
+    Raises as training does, before any cell is started.
+    """
+    from udrl.training.examples import make_examples, mixing_weights
+    from udrl.training.options import LoopOptions
+    from udrl.training.starting_point import begin, preset_of
+
+    commanded, new = options.method == "udrl", not prepared.is_dir()
+    partial = prepared.with_suffix(".partial")
+    if new:
+        shutil.rmtree(partial, ignore_errors=True)  # of a start that was killed here
+        partial.mkdir(parents=True)
+    model, tokenizer, space = begin(
+        material.train, preset_of(options.student, "auto", origin), partial if new else prepared,
+        vocab_size=None, attributes=(), facts=run.facts(), seed=seed, origin=origin, keep=new, commanded=commanded,
+    )  # fmt: skip
+    if new:
+        partial.rename(prepared)
+    context = int(model.model.config.max_position_embeddings)
+    examples = make_examples(material.train, tokenizer, space, context=context, commanded=commanded)
+    weights = mixing_weights(examples.tasks, LoopOptions(steps=1).task_temperature)
+    sizes: dict[str, list[int]] = {task: [] for task in rewards}
+    for task, text, completion in zip(examples.tasks, examples.inputs, examples.completions, strict=True):
+        sizes[task].append(len(text) + len(completion) + space.prompt_size)
+    return sum(weight * sum(sizes[task]) / len(sizes[task]) for task, weight in weights.items())

@@ -1,0 +1,1 @@
+"""What stands behind a teacher card: one file or package a backend."""

@@ -1,0 +1,311 @@
+"""Completions that already exist, as a teacher: ``udrl synth --teacher recorded:FILE``.
+
+A file is a table, one completion or a list of them a row:
+
+    input    what it was written for; also under the names text, prompt, caption, or the one that is given
+    output   the completion, or a list of completions; also under the name completion
+    task     optional; without it all rows belong to one task
+    model    optional: who wrote it, which becomes the episode's teacher
+    licence  optional: under which licence it may be used
+    others   numbers are kept beside the completion, as rewards (``udrl score --reward-field``)
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from array import array
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from udrl import yamlfile
+from udrl.data.hashing import hash_hex, hash_int
+from udrl.data.inputs import DEFAULT_FIELDS, cut_input, input_id, read_rows
+from udrl.data.run import Run, atomic_write
+from udrl.data.tasks import NAME, Task, load_task, shipped_tasks
+from udrl.errors import InputError, TaskError, suggestion
+from udrl.teacher.protocol import Reply, Request
+from udrl.words import count_words
+
+PREFIX = "recorded:"
+
+OUTPUTS = ("output", "completion")
+
+MOST_WORDS = 300
+"""No bound taken from a file is above this: a student's context ends not far behind it."""
+
+_SHARES = (0.01, 0.95)
+_NOT_NUMBERS = ("task", "model", "licence", "license", "source", "id")
+_UNNAMED = "recorded"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One completion of the file. number: of the row, from 1; part: which of the row's completions, from 0."""
+
+    number: int
+    part: int
+    task: str
+    input: str
+    output: str
+    model: str
+    licence: str | None
+    numbers: Mapping[str, float]
+
+
+@dataclass
+class Survey:
+    """What is in a file. lengths: words of the completions, by task; inputs: how many different ones, by task.
+
+    rows: completions. blank: rows without an input or an output. cut: inputs longer than is read.
+    licences: by model, as the file names them. tasks: all names in the file, also of rows that are not taken.
+    """
+
+    rows: int = 0
+    blank: int = 0
+    cut: int = 0
+    lengths: dict[str, Counter[int]] = field(default_factory=dict)
+    inputs: dict[str, int] = field(default_factory=dict)
+    licences: dict[str, set[str]] = field(default_factory=dict)
+    tasks: set[str] = field(default_factory=set)
+
+
+class RecordedTeacher:
+    """Replies with what stands in ``path``. It is asked with its own ``requests``, which are all that it knows."""
+
+    name = _UNNAMED
+    revision: str | None = None
+    engine_arguments: Mapping[str, Any] = {}
+    gpus = 0
+
+    def __init__(self, path: Path, *, tasks: Collection[str] = (), input_field: str | None = None) -> None:
+        """tasks: the names that rows are taken of (none: all). In a file without the column ``task`` every row
+        belongs to the only one of them, or to one with the file's name."""
+        self.path = path
+        self.model = path.name
+        self._wanted = tuple(tasks)
+        self._field = input_field
+        self._held: tuple[str, Row] | None = None
+
+    def sampling(self, index: int, seed: int, min_words: int, max_words: int) -> Mapping[str, Any]:
+        """Nothing can be set."""
+        return {}
+
+    def careful(self, min_words: int, max_words: int) -> Mapping[str, Any]:
+        """Nothing can be set."""
+        return {}
+
+    def survey(self) -> Survey:
+        """Read all of the file once, without keeping its texts; raises InputError where it cannot be read so."""
+        found = Survey()
+        inputs: dict[str, set[int]] = {}
+        for row in self._rows(found):
+            found.rows += 1
+            found.lengths.setdefault(row.task, Counter())[count_words(row.output)] += 1
+            inputs.setdefault(row.task, set()).add(hash_int(input_id(row.input)))
+            licences = found.licences.setdefault(row.model, set())
+            if row.licence is not None:
+                licences.add(row.licence)
+        found.inputs = {task: len(ids) for task, ids in sorted(inputs.items())}
+        for task in self._wanted:
+            if task not in found.lengths:
+                raise InputError(
+                    f"{self.path}: holds no completions of task '{task}'{suggestion(task, found.tasks)}; found: "
+                    f"{', '.join(sorted(found.tasks)) or 'none'}"
+                )
+        if not found.rows:
+            raise InputError(f"{self.path}: holds no completions: check the file")
+        return found
+
+    def requests(self) -> Iterator[Request]:
+        """Yield a request for every completion of the file, in its order.
+
+        The key hashes content and row number: a file that has grown adds its new rows, the same rows in a file of
+        another name add nothing. Memory: about 100 bytes an input, for ``sample``.
+        """
+        samples: dict[int, int] = {}
+        for row in self._rows(Survey()):
+            identity = input_id(row.input)
+            asked = hash_int(row.task, identity)
+            sample = samples.get(asked, 0)
+            samples[asked] = sample + 1
+            key = hash_hex(
+                _UNNAMED,
+                row.number,
+                row.part,
+                row.task,
+                row.input,
+                row.output,
+                row.model,
+                sorted(row.numbers.items()),
+                size=16,
+            )
+            self._held = key, row
+            messages = ({"role": "user", "content": row.input},)
+            yield Request(key, row.task, identity, row.input, messages, dict(row.numbers), 0, sample)
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
+        """Reply to each of the teacher's own requests as it is drawn: of the file, one row is held at a time."""
+        for request in requests:
+            started = time.time()
+            if self._held is None or self._held[0] != request.key:
+                reply = Reply(
+                    request.key, None, None, None, None, started, 0.0, error=f"answer: {self.path} does not hold it"
+                )
+            else:
+                row = self._held[1]
+                reply = Reply(request.key, row.output, "stop", None, None, started, 0.0, teacher=row.model)
+            yield reply
+
+    def close(self) -> None:
+        """Nothing is held open."""
+        self._held = None
+
+    def _rows(self, counts: Survey) -> Iterator[Row]:
+        names: dict[str, str] = {}
+        number = 0
+        for place, data in read_rows(self.path):
+            number += 1
+            where = f"{self.path}{place}"
+            if not names or names["input"] not in data or names["output"] not in data:
+                names = {
+                    "input": _column(data, (self._field,) if self._field else DEFAULT_FIELDS, where),
+                    "output": _column(data, OUTPUTS, where),
+                }
+            task = self._task(data, where)
+            counts.tasks.add(task)
+            if self._wanted and task not in self._wanted:
+                continue
+            text, outputs = data[names["input"]], data[names["output"]]
+            outputs = outputs if isinstance(outputs, list) else [outputs]
+            if not all(value is None or isinstance(value, str) for value in (text, *outputs)):
+                raise InputError(f"{where}: '{names['input']}' and '{names['output']}' must be texts")
+            given = [(part, output) for part, output in enumerate(outputs) if output is not None]
+            if not text or not text.strip() or not given:
+                counts.blank += 1
+                continue
+            text, was_cut = cut_input(_clean(text))
+            counts.cut += was_cut
+            model = _text(data, "model", where) or _UNNAMED
+            licence = _text(data, "licence", where) or _text(data, "license", where)
+            numbers = _numbers(data, names.values(), where)
+            for part, output in given:
+                yield Row(number, part, task, text, _clean(output), model, licence, numbers)
+
+    def _task(self, data: Mapping[str, Any], where: str) -> str:
+        name = _text(data, "task", where)
+        if name is None:
+            if "task" in data:
+                raise InputError(f"{where}: the row has no task: name it, or take the column out")
+            if len(self._wanted) > 1:
+                raise InputError(f"{where}: there is no column 'task': add it, or name one --task for all rows")
+            if self._wanted:
+                return self._wanted[0]
+            name = re.sub(r"[^a-z0-9]+", "-", self.path.name.partition(".")[0].lower()).strip("-") or _UNNAMED
+        if not NAME.fullmatch(name):
+            raise InputError(f"{where}: a task's name must be small letters, digits and single hyphens, found {name!r}")
+        return name
+
+
+def define_tasks(run: Run, survey: Survey, *, given: Iterable[Task] = (), source: Path) -> tuple[Task, ...]:
+    """Return the tasks of the file, and write what is new into the run, which must be held for writing.
+
+    A task that is ``given`` or that the run has already stays as it is. One that ships keeps its texts, with bounds
+    widened to hold what was recorded; any other is made from the file. Bounds are those within which 94 % of the
+    completions lie, up to MOST_WORDS; longer and shorter ones are rejected by the rules of episode building.
+    """
+    own = {task.name: task for task in given}
+    shipped = shipped_tasks(generated=True)
+    for name, lengths in sorted(survey.lengths.items()):
+        target = run.path / "tasks" / f"{name}.yaml"
+        if name in own:
+            continue
+        if not target.is_file():
+            low, high = bounds(lengths)
+            if name in shipped:
+                data = yamlfile.read_mapping(shipped[name], kind="task")
+                length = data["length"]
+                data["length"] = {"min": min(low, length["min"]), "max": max(high, length["max"])}
+            else:
+                data = {
+                    "name": name,
+                    "title": name.replace("-", " ").capitalize(),
+                    "description": f"Taken from the recorded outputs in {source.name}.",
+                    "instruction": "{input}",
+                    "length": {"min": low, "max": high},
+                }
+            target.parent.mkdir(exist_ok=True)
+            atomic_write(target, yamlfile.written(data))
+        own[name] = load_task(target)
+    return tuple(own[name] for name in sorted(survey.lengths))
+
+
+def bounds(lengths: Mapping[int, int]) -> tuple[int, int]:
+    """Return the bounds in words that hold all but the shortest 1 % and the longest 5 % of ``lengths``.
+
+    lengths: how often each number of words occurs, at least one above 0. Raises TaskError where none is.
+    """
+    lengths = {words: count for words, count in lengths.items() if words > 0}
+    if not lengths:
+        raise TaskError("the recorded outputs hold no words: check the file")
+    total, passed = sum(lengths.values()), 0
+    marks = array("q")
+    shares = list(_SHARES)
+    for words, count in sorted(lengths.items()):
+        passed += count
+        while shares and passed >= shares[0] * total:
+            marks.append(words)
+            shares.pop(0)
+    low = min(marks[0], MOST_WORDS)
+    return low, max(low, min(marks[1], MOST_WORDS))
+
+
+def _column(data: Mapping[str, Any], names: Iterable[str], where: str) -> str:
+    names = tuple(names)
+    for name in names:
+        if name in data:
+            return name
+    raise InputError(
+        f"{where}: there is no column {' or '.join(names)}{suggestion(names[0], map(str, data))}; found: "
+        f"{', '.join(map(str, data)) or 'none'}"
+    )
+
+
+def _text(data: Mapping[str, Any], name: str, where: str) -> str | None:
+    value = data.get(name)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise InputError(f"{where}: '{name}' must be text, found {value!r}")
+    return value.strip()
+
+
+def _clean(text: str) -> str:
+    """JSON can spell half of a character, which no file of ours could hold."""
+    return text.strip().encode("utf-8", "replace").decode("utf-8")
+
+
+def _numbers(data: Mapping[str, Any], taken: Collection[str], where: str) -> dict[str, float]:
+    """Return the columns that hold numbers; a CSV file's cells are texts that read as numbers.
+
+    Raises InputError for a whole number beyond a float's range.
+    """
+    numbers: dict[str, float] = {}
+    for name, value in data.items():
+        if name in taken or name in _NOT_NUMBERS:
+            continue
+        if isinstance(value, str):
+            try:
+                value = float(value)
+            except ValueError:
+                continue
+        try:
+            if isinstance(value, bool | int | float) and math.isfinite(value):
+                numbers[str(name)] = float(value)
+        except OverflowError:
+            raise InputError(f"{where}: '{name}' is beyond 1.8e308: write a smaller number or take it out") from None
+    return numbers

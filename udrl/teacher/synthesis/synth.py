@@ -1,0 +1,347 @@
+"""Synthesis: inputs to teachers, their responses into the ledger, the ledger into scored episodes.
+
+Nothing finished is lost and nothing is done twice: a response is in the ledger before the next one is asked
+for, and what has a key there is not asked for again. Whatever ended the last start, the next one goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from udrl.data.hygiene import Hygiene
+from udrl.data.inputs import read_inputs, read_references
+from udrl.data.known_answers import answers_of_file, store_answers
+from udrl.data.ledger import Ledger
+from udrl.data.run import Run
+from udrl.data.survey import KeySet, survey
+from udrl.data.tasks import Task, load_tasks, store_tasks
+from udrl.errors import UsageError
+from udrl.progress import track
+from udrl.rewards import BUILT_IN, load_reward
+from udrl.teacher import cards
+from udrl.teacher.backends import recorded
+from udrl.teacher.mixes import check_references
+from udrl.teacher.synthesis.account import Account
+from udrl.teacher.synthesis.budget import Budget, Limits, check_limits, estimates
+from udrl.teacher.synthesis.input_choice import Chosen, choose_inputs
+from udrl.teacher.synthesis.invention import Inventor
+from udrl.teacher.synthesis.outcome import SynthInterrupted, SynthReport, TooManyFailed
+from udrl.teacher.synthesis.plan import Outlook, Plan, Share, read_teachers
+from udrl.teacher.synthesis.start import STAGE, Start
+
+__all__ = ["SynthInterrupted", "SynthReport", "TooManyFailed", "synth"]
+
+NUM_INPUTS = 2000
+SAMPLES = 4
+MAX_FAILURE_RATE = 0.05
+
+
+def synth(
+    run: Run | Path | str,
+    *,
+    teacher: str | Path | Sequence[str | Path] = "builtin",
+    tasks: Sequence[str | Path] = (),
+    inputs: Path | str | None = None,
+    input_field: str | None = None,
+    num_inputs: int | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    invent: bool | None = None,
+    score: bool = True,
+    rewards: Sequence[str] | None = None,
+    retry_failed: bool = False,
+    dry_run: bool = False,
+    base_url: str | None = None,
+    backend: str | None = None,
+    engine_arguments: Mapping[str, Any] | None = None,
+    max_tokens: int | None = None,
+    max_usd: float | None = None,
+    max_minutes: float | None = None,
+    max_failure_rate: float = MAX_FAILURE_RATE,
+    hygiene: Hygiene | None = None,
+    announce: Callable[[SynthReport], None] = lambda _: None,
+) -> SynthReport:
+    """Have teachers write completions, and make scored episodes of them.
+
+    teacher: name or file of a card, or several, each also as ``NAME=WEIGHT``: every completion is one teacher's, in
+    proportion to the weights (see ``plan``), and the first one invents inputs. Or ``recorded:FILE`` for completions
+    that already exist: then inputs, tasks and samples are the file's, see ``udrl.teacher.backends.recorded``.
+    tasks: names or files (none: all that ship).
+    inputs: the user's file (None: the tasks' seeds), read as ``read_inputs`` does with ``input_field``; what stands in
+    its column ``reference``, if it has one, is shown to teachers by settings that prime them with a reference; what
+    stands in its column ``answer`` is kept as the right answer, as it is of recorded outputs.
+    num_inputs: how many inputs each task gets (None: NUM_INPUTS); which of a larger source is decided by ``seed``.
+    samples: completions of each input (None: SAMPLES), each with its own settings and seed; raising it later only adds.
+    invent: fill up with invented inputs (None: only where no file is given).
+    score: compute ``rewards`` (None: those of the tasks, else relevance); otherwise episodes are built without returns.
+    retry_failed: ask again for what failed before. dry_run: count and estimate, but write nothing at all.
+    base_url: ask the OpenAI-compatible endpoint there for the cards' models.
+    backend, engine_arguments: run the cards by another backend, with these of vLLM's engine: see ``cards.adjusted``.
+    max_tokens, max_usd, max_minutes: limits of this start, at which it stops asking, keeps what is in flight and
+    builds the episodes; ``stopped`` in the report names the limit, and the next start goes on.
+    max_failure_rate: share of the answered requests, in [0, 1], that may have failed.
+    hygiene: benchmark suites whose inputs are kept out of training, and personal data (``udrl.data.hygiene``).
+    announce: is told what is to be done, with estimates, before the first completion is asked for.
+
+    Raises SynthInterrupted (a KeyboardInterrupt) after Ctrl-C, once what was in flight is in the ledger (a second
+    Ctrl-C does not wait); TooManyFailed (a TeacherError) after everything is kept and built; else as the parts do:
+    UsageError, TaskError, InputError, RunError, TeacherError.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    started = time.monotonic()
+    for name, value in (("num_inputs", num_inputs), ("samples", samples)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} must be at least 1, found {value}")
+    if not 0 <= max_failure_rate <= 1:
+        raise UsageError(f"max_failure_rate must be within [0, 1], found {max_failure_rate}")
+    limits = Limits(max_tokens, max_usd, max_minutes)
+    named = [teacher] if isinstance(teacher, str | Path) else list(teacher)
+    if rewards and not score:
+        raise UsageError(f"{', '.join(rewards)}: nothing is scored with --no-score: leave it or --reward out")
+    scored = rewards if score else ()
+    for source in scored or ():
+        if source not in BUILT_IN:
+            load_reward(source)  # a wrong name is better found before the teacher is paid than after
+    if any(str(entry).startswith(recorded.PREFIX) for entry in named):
+        own = {
+            "inputs": inputs,
+            "base_url": base_url,
+            "backend": backend,
+            "engine_arguments": engine_arguments,
+            "invent": invent,
+            "limits": limits != Limits(),
+            "num_inputs": num_inputs,
+            "samples": samples,
+            "retry_failed": retry_failed,  # what is not good in the ledger is always taken
+        }
+        for option, given in own.items():
+            if given:
+                raise UsageError(f"{named[0]} brings its own inputs and completions: leave {option} out")
+        if len(named) > 1:
+            raise UsageError(f"recorded outputs are taken by a start of their own: name {named[0]} alone")
+        file = Path(str(named[0]).removeprefix(recorded.PREFIX))
+        return _take_recorded(
+            run,
+            file,
+            tasks,
+            field=input_field,
+            seed=seed,
+            rewards=scored,
+            dry_run=dry_run,
+            started=started,
+            hygiene=hygiene,
+        )
+    if input_field is not None and inputs is None:
+        raise UsageError(f"input_field '{input_field}' is a column of --inputs, which is not given: name its file")
+    num_inputs = NUM_INPUTS if num_inputs is None else num_inputs
+    samples = SAMPLES if samples is None else samples
+    weighted = read_teachers(named)
+    if base_url is not None and backend is not None:
+        raise UsageError(f"an endpoint is asked by the backend 'openai', not '{backend}': leave one of the two out")
+    if base_url is not None:
+        weighted = [(cards.at_endpoint(card, base_url), weight) for card, weight in weighted]
+    weighted = [
+        (cards.adjusted(card, backend=backend, engine_arguments=engine_arguments), weight) for card, weight in weighted
+    ]
+    check_limits(limits, [card for card, _ in weighted])
+    counts: Counter[str] = Counter()
+    texts = None if inputs is None else list(read_inputs(inputs, field=input_field, counts=counts))
+    wanted = _Wanted(
+        tasks=load_tasks(tasks),
+        texts=texts,
+        num_inputs=num_inputs,
+        samples=samples,
+        seed=seed,
+        invent=inputs is None if invent is None else invent,
+        retry_failed=retry_failed,
+        references={} if inputs is None else read_references(inputs, field=input_field),
+    )
+    for card, _ in weighted:
+        if not wanted.references:
+            check_references(card.mix[:samples], wanted.tasks, where=str(card.path))
+    report = SynthReport(
+        run=run.path,
+        teacher=", ".join(card.name for card, _ in weighted),
+        given=None if texts is None else len(texts),
+        blank=counts["blank"],
+        cut=counts["cut"],
+        dry_run=dry_run,
+    )
+    with ExitStack() as stack:
+        shares = [
+            Share(card, weight, stack.enter_context(closing(cards.start(card, tasks=wanted.tasks))))
+            for card, weight in weighted
+        ]
+        if dry_run:
+            return _look_ahead(run, report, wanted, shares)
+        with run.writing():
+            store_tasks(run, wanted.tasks)
+            if inputs is not None:
+                store_answers(run.path, answers_of_file(inputs, field=input_field))
+            start = Start(
+                run,
+                report,
+                teachers={share.card.name: share.described() for share in shares},
+                prices={share.writer.name: share.card.prices for share in shares},
+                budget=Budget(limits, started=started),
+                seed=seed,
+                samples=samples,
+                started=started,
+            )
+            with start.recording():
+                _write(run, start, wanted, shares, announce)
+            return start.finish(rewards=scored, max_failure_rate=max_failure_rate, hygiene=hygiene)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is to be written; see ``synth``."""
+
+    tasks: tuple[Task, ...]
+    texts: Sequence[str] | None
+    num_inputs: int
+    samples: int
+    seed: int
+    invent: bool
+    retry_failed: bool
+    references: Mapping[str, str]
+
+    def choose(self, run: Run, inventor: Inventor | None, *, store: bool) -> list[Chosen]:
+        """Choose the inputs of all tasks."""
+        return choose_inputs(
+            run,
+            self.tasks,
+            texts=self.texts,
+            num_inputs=self.num_inputs,
+            seed=self.seed,
+            invent=self.invent,
+            inventor=inventor,
+            store=store,
+        )
+
+    def plan(self, shares: Sequence[Share], chosen: Sequence[Chosen]) -> Plan:
+        """Plan the completions of the chosen inputs."""
+        return Plan(shares, chosen, samples=self.samples, seed=self.seed, references=self.references)
+
+
+def _look_ahead(run: Run, report: SynthReport, wanted: _Wanted, shares: Sequence[Share]) -> SynthReport:
+    """Count and estimate what is to be done, without asking or writing anything."""
+    known = survey(Ledger(run.ledger))
+    earlier = run.facts()["stages"].get(STAGE, {}) if (run.path / "run.json").exists() else {}
+    prices = {share.writer.name: share.card.prices for share in shares}
+    account = Account(earlier.get("cost", {}), prices=prices, usage=known.usage, inventing={})
+    first = shares[0]
+
+    def ask(*_: object) -> None:
+        raise AssertionError("nothing is asked where nothing is stored")
+
+    inventor = Inventor(first.writer, engine=first.card.invent, ask=ask)
+    chosen = wanted.choose(run, None if first.card.backend == "builtin" else inventor, store=False)
+    plan = wanted.plan(shares, chosen)
+    return _count(report, chosen, plan.outlook(known, retry_failed=wanted.retry_failed), account)
+
+
+def _write(
+    run: Run, start: Start, wanted: _Wanted, shares: Sequence[Share], announce: Callable[[SynthReport], None]
+) -> None:
+    """Choose inputs, and have the teachers write, one after another: each has the machine to itself."""
+    first = shares[0]
+    inventor = None
+    if first.card.backend != "builtin":
+        inventor = start.inventor(
+            first.writer, first.card.invent, backend=first.card.backend, retry=wanted.retry_failed
+        )
+    chosen = wanted.choose(run, inventor, store=True)
+    plan = wanted.plan(shares, chosen)
+    outlook = plan.outlook(start.known, retry_failed=wanted.retry_failed)
+    start.report = _count(start.report, chosen, outlook, start.account)
+    announce(start.report)
+    by_name = {task.name: task for task in wanted.tasks}
+    bar = track("synth", total=outlook.requests, initial=outlook.already, unit="completions")
+    with closing(bar):
+        for share in shares:
+            requests = plan.requests(share, start.known, retry_failed=wanted.retry_failed)
+            start.ask(share.writer, requests, bar=bar, backend=share.card.backend, tasks=by_name)
+            share.writer.close()
+
+
+def _count(report: SynthReport, chosen: Sequence[Chosen], outlook: Outlook, account: Account) -> SynthReport:
+    return replace(
+        report,
+        inputs={item.task.name: len(item.inputs) for item in chosen},
+        invented=sum(item.invented for item in chosen),
+        missing=sum(item.missing for item in chosen),
+        exact=sum(item.exact for item in chosen),
+        near=sum(item.near for item in chosen),
+        requests=outlook.requests,
+        already=outlook.already,
+        already_failed=outlook.failed,
+        estimates=estimates(outlook, prices=account.prices, usage=account.usage, pace=account.pace()),
+    )
+
+
+def _take_recorded(
+    run: Run,
+    file: Path,
+    tasks: Sequence[str | Path],
+    *,
+    field: str | None,
+    seed: int,
+    rewards: Sequence[str] | None,
+    dry_run: bool,
+    started: float,
+    hygiene: Hygiene | None,
+) -> SynthReport:
+    """Put the completions of a file into the ledger, and make scored episodes of them."""
+    files = [entry for entry in tasks if str(entry).endswith((".yaml", ".yml")) or "/" in str(entry)]
+    defined = load_tasks(files) if files else ()
+    names = [*(task.name for task in defined), *(str(entry) for entry in tasks if entry not in files)]
+    with closing(recorded.RecordedTeacher(file, tasks=names, input_field=field)) as writer:
+        found = writer.survey()
+        report = SynthReport(
+            run=run.path,
+            teacher=", ".join(sorted(found.licences)),
+            inputs=found.inputs,
+            blank=found.blank,
+            cut=found.cut,
+            given=found.rows,
+            requests=found.rows,
+            dry_run=dry_run,
+        )
+        if dry_run:
+            return replace(report, already=_held(writer, survey(Ledger(run.ledger)).good))
+        described = {
+            model: {
+                "model": model,
+                "backend": "recorded",
+                "licence": ", ".join(sorted(licences)) or "not stated",
+                "outputs": f"recorded in {file.name}",
+            }
+            for model, licences in sorted(found.licences.items())
+        }
+        with run.writing():
+            defined = recorded.define_tasks(run, found, given=defined, source=file)
+            store_tasks(run, defined)
+            store_answers(run.path, answers_of_file(file, field=field))
+            start = Start(
+                run, report, teachers=described, prices={}, budget=Budget(), seed=seed, samples=None, started=started
+            )
+            start.report = replace(report, already=_held(writer, start.known.good))
+            with (
+                start.recording(),
+                closing(track("synth", total=report.requests, initial=start.report.already, unit="completions")) as bar,
+            ):
+                wanted = (request for request in writer.requests() if request.key not in start.known.good)
+                start.ask(writer, wanted, bar=bar, backend="recorded", tasks={task.name: task for task in defined})
+            return start.finish(rewards=rewards, max_failure_rate=1.0, hygiene=hygiene)
+
+
+def _held(writer: recorded.RecordedTeacher, keys: KeySet) -> int:
+    """Return how many of the file's completions the ledger has already."""
+    return sum(request.key in keys for request in writer.requests()) if len(keys) else 0

@@ -1,0 +1,1 @@
+"""Training: episodes become a student that obeys, and is calibrated."""

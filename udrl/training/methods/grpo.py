@@ -1,0 +1,218 @@
+"""GRPO by TRL's GRPOTrainer: the student writes, the run's own reward scores, groups are compared within an input."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+
+from udrl.commands import CommandSpace
+from udrl.data.episodes import Episode
+from udrl.data.hashing import hash_int
+from udrl.errors import UsageError
+from udrl.training.examples import training_order
+from udrl.training.methods import Grpo
+from udrl.training.methods.hosting import Driver, hosted
+from udrl.training.methods.payment import Payment
+from udrl.training.methods.watch import Watch
+from udrl.training.methods.writing import Judge, Prompt, prompts_of, text_of, write
+from udrl.training.validation import Validation
+
+REDRAWS = 4
+"""How often groups without a difference are replaced before they are taken as they are."""
+FLAT = 1e-9
+"""Rewards that differ by no more are one reward."""
+FIGURES = {
+    "reward": "reward",
+    "reward_std": "reward_std",
+    "completions/mean_length": "length",
+    "completions/clipped_ratio": "clipped",
+    "zero_variance": "zero_variance",
+    "kl": "kl",
+}
+"""TRL's figures that are logged, and the one that the rollout adds to them; it also adds each of several rewards."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The completions of one prompt, their ids with the end token where it came, and what each was paid.
+
+    parts: each completion's values of the rewards, by name.
+    """
+
+    prompt: Prompt
+    written: list[list[int]]
+    paid: list[float]
+    parts: list[dict[str, float]]
+
+    @property
+    def flat(self) -> bool:
+        """Whether all were paid the same."""
+        return max(self.paid) - min(self.paid) <= FLAT
+
+
+class Rollout:
+    """What TRL calls for completions. It counts every reward call, and replaces flat groups where that is asked for."""
+
+    def __init__(
+        self,
+        method: Grpo,
+        prompts: Sequence[Prompt],
+        payment: Payment,
+        tokenizer: Any,
+        watch: Watch,
+        *,
+        max_tokens: int,
+        seed: int,
+        start: int = 0,
+        limit: int | None = None,
+    ) -> None:
+        """Write for ``prompts``; start: steps that were done before; limit: completions that may be written in all."""
+        self.method, self.prompts, self.payment, self.tokenizer, self.watch = method, prompts, payment, tokenizer, watch
+        self.max_tokens, self.seed, self.start, self.limit = max_tokens, seed, start, limit
+
+    def __call__(self, asked: list[str], trainer: Any) -> dict[str, Any]:
+        """Return ids, log-probabilities (TRL computes them) and rewards; ``asked``: each prompt's number, repeated."""
+        step = self.start + int(trainer.state.global_step)
+        torch.manual_seed(hash_int("grpo", self.seed, step, bits=31))
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        groups = self.write(model, [int(number) for number in asked[:: self.method.group_size]])
+        flat = sum(group.flat for group in groups) / len(groups)
+        if self.method.dynamic_sampling:
+            rng = np.random.default_rng([self.seed, step])
+            for _ in range(REDRAWS):
+                places = [place for place, group in enumerate(groups) if group.flat]
+                if self.limit is not None:
+                    places = places[: max(0, self.limit - self.watch.scored) // self.method.group_size]
+                if not places:
+                    break
+                drawn = self.write(model, rng.integers(len(self.prompts), size=len(places)).tolist())
+                for place, group in zip(places, drawn, strict=True):
+                    groups[place] = group
+        members = [(group, place) for group in groups for place in range(self.method.group_size)]
+        return {
+            "prompt_ids": [group.prompt.ids for group, _ in members],
+            "completion_ids": [group.written[place] for group, place in members],
+            "logprobs": None,
+            "paid": [group.paid[place] for group, place in members],
+            "parts": [group.parts[place] for group, place in members],
+            "flat": [flat] * len(members),
+        }
+
+    def write(self, model: Any, numbers: Sequence[int]) -> list[Group]:
+        """Let the student write a group for each of the prompts with these ``numbers``, and score it."""
+        size = self.method.group_size
+        prompts = [self.prompts[number] for number in numbers]
+        rows = write(
+            model,
+            prompts,
+            self.tokenizer.eos_token_id,
+            each=size,
+            max_tokens=self.max_tokens,
+            temperature=self.method.temperature,
+        )
+        texts = [text_of(row, self.tokenizer) for row in rows]
+        paid, values = self.payment([p.text for p in prompts for _ in range(size)], texts)
+        parts = [{name: of[k] for name, of in values.items()} for k in range(len(paid))]
+        self.watch.scored += len(paid)
+        return [
+            Group(prompt, rows[first : first + size], paid[first : first + size], parts[first : first + size])
+            for prompt, first in zip(prompts, range(0, len(paid), size), strict=True)
+        ]
+
+
+def paid(
+    *, paid: list[float], parts: list[dict[str, float]], flat: list[float], log_metric: Any, **_: Any
+) -> list[float]:
+    """Hand TRL the rewards that the rollout has computed."""
+    log_metric("zero_variance", flat[0])
+    for name in parts[0] if len(parts[0]) > 1 else ():
+        log_metric(f"reward_{name}", fmean(part[name] for part in parts))
+    return paid
+
+
+def run_grpo(
+    method: Grpo,
+    episodes: Sequence[Episode],
+    tokenizer: Any,
+    space: CommandSpace,
+    *,
+    context: int,
+    payment: Payment,
+    held: Sequence[Episode],
+    max_tokens: int,
+    **driven: Any,
+) -> list[Validation]:
+    """Train the student on the inputs of ``episodes`` in place and return the validations.
+
+    held: validation episodes, on whose inputs it is judged by what it writes greedily. max_tokens: most tokens of a
+    completion. driven: what `Driver` takes; the batch is counted in completions.
+    """
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+    from trl.trainer.utils import add_fused_lm_head
+
+    student, options = driven["student"], driven["options"]
+    if options.batch_size % method.group_size:
+        raise UsageError(
+            f"a batch of {options.batch_size} completions does not consist of groups of {method.group_size}: use "
+            f"--batch-size {-(-options.batch_size // method.group_size) * method.group_size}"
+        )
+    groups = options.batch_size // method.group_size
+    prompts, unseen = (
+        prompts_of(some, tokenizer, space, context=context, max_tokens=max_tokens) for some in (episodes, held)
+    )
+    rounds = -(-options.steps // method.updates)
+    order = training_order(
+        [p.task for p in prompts], count=rounds * groups, temperature=options.task_temperature, seed=options.seed
+    )
+    with hosted(student) as model:
+        reference = copy.deepcopy(model).eval()
+        driver = Driver(**driven)
+        if unseen:
+            driver.judge = Judge(
+                model, unseen, payment, tokenizer, driver.watch, max_tokens=max_tokens, seed=options.seed
+            )
+        done = min(driver.start // method.updates, rounds - 1)
+        rollout = Rollout(
+            method,
+            prompts,
+            payment,
+            tokenizer,
+            driver.watch,
+            max_tokens=max_tokens,
+            seed=options.seed,
+            start=driver.start,
+            limit=driver.meter.limits.samples,
+        )
+        trainer = GRPOTrainer(
+            model,
+            reward_funcs=[paid],
+            args=GRPOConfig(
+                beta=0.0,
+                num_generations=method.group_size,
+                num_iterations=method.updates,
+                epsilon=method.clip,
+                epsilon_high=method.clip_high,
+                temperature=method.temperature,
+                max_completion_length=max_tokens,
+                shuffle_dataset=False,
+                **driver.arguments(),
+            ),
+            train_dataset=Dataset.from_list([{"prompt": str(number)} for number in order[done * groups :].tolist()]),
+            processing_class=tokenizer,
+            rollout_func=rollout,
+            optimizers=driver.optimizers(),
+        )
+        if method.kl:  # TRL would load the reference by its name from a disk
+            reference.requires_grad_(False)
+            add_fused_lm_head(reference, temperature=method.temperature)
+            trainer.ref_model = trainer.accelerator.prepare_model(reference, evaluation_mode=True)
+            trainer.beta = method.kl
+        own = {f"reward_{reward.name}": f"reward_{reward.name}" for reward, _ in payment.parts}
+        return driver.run(trainer, {**FIGURES, **own}, every=method.updates)

@@ -1,0 +1,76 @@
+"""``udrl render``: training rows with their command attached, for those who train elsewhere."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from udrl.commands import CommandSpace
+from udrl.data.episodes import Episode, read_episodes
+from udrl.data.run import Run
+from udrl.errors import StudentError
+from udrl.progress import track
+from udrl.tokenizer import decode, encode, load_tokenizer
+from udrl.training.examples import achieved
+
+CHUNK = 1000
+
+
+def rows(episodes: list[Episode], tokenizer: Any, space: CommandSpace) -> Iterator[dict[str, Any]]:
+    """Yield one row an episode: ``prompt`` and ``completion`` as text, and both as ids.
+
+    ``prompt_ids`` ends with the command's ids; ``completion_ids`` ends with the end token. ``prompt`` shows the command
+    in angle brackets for people: it is not what the student reads, since control ids have no text (where the student is
+    commanded in text, it is).
+    """
+    for start in range(0, len(episodes), CHUNK):
+        part = episodes[start : start + CHUNK]
+        inputs = encode(tokenizer, [e.input for e in part])
+        completions = encode(tokenizer, [e.completion for e in part])
+        for episode, text, written in zip(part, inputs, completions, strict=True):
+            positions = space.positions(episode.task, achieved(episode))
+            control = space.render(episode.task, dict(positions))
+            yield {
+                "episode_id": episode.episode_id,
+                "task": episode.task,
+                "split": episode.split,
+                "prompt": f"{decode(tokenizer, text)}{space.shown(episode.task, dict(positions))}",
+                "completion": episode.completion,
+                "prompt_ids": space.prompt(text, control),
+                "completion_ids": [*written, tokenizer.eos_token_id],
+            }
+
+
+def render(run: Path | str = "runs/default", *, output: Path | str, splits: tuple[str, ...] = ("train",)) -> int:
+    """Write the run's kept episodes as JSON lines of rendered training rows to ``output``; return their number.
+
+    The tokenizer and command space are those of the run's student, which must have been trained (one step does).
+    Raises StudentError where there is none.
+    """
+    place = Run(run)
+    place.check()
+    if not place.student.is_dir():
+        raise StudentError(
+            f"{place.path} has no student, whose tokenizer and bins rendering needs: "
+            f"run udrl train --run {place.path} first"
+        )
+    space = CommandSpace.load(place.student)
+    tokenizer = load_tokenizer(place.student, local_files_only=True)
+    kept = read_episodes(place.episodes, splits=splits)
+    episodes = [episode for episode in kept if episode.task in space.tasks]
+    if unknown := sorted({episode.task for episode in kept} - set(space.tasks)):
+        warnings.warn(f"the student does not know {', '.join(unknown)}: those episodes are left out", stacklevel=2)
+    target = Path(output)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".partial")
+    bar = track("render", total=len(episodes), unit="rows")
+    with partial.open("w", encoding="utf-8") as file:
+        for row in rows(episodes, tokenizer, space):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            bar.update()
+    bar.close()
+    partial.replace(target)
+    return len(episodes)

@@ -1,0 +1,176 @@
+"""``udrl prefer``: a reward model from the pairs that DPO learns from, by TRL's RewardTrainer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from udrl.data.episodes import read_episodes
+from udrl.data.run import Run, atomic_write
+from udrl.errors import MissingDependency, StudentError, UsageError, is_installed
+from udrl.metrics import mean_interval
+from udrl.rewards.preference import FILE, SCHEMA, logits_of, pair_ids
+from udrl.training.checkpoint import publish
+from udrl.training.methods import Dpo
+from udrl.training.methods.method_data import Pair, own, pairs_of
+from udrl.training.origin import find_origin
+from udrl.training.starting_point import preset_of
+
+FOLDER = "preference"
+"""In the run folder: the reward model, which the reward ``preference:RUN/preference`` asks."""
+GENTLE = 0.5
+"""Learning rate, as a share of what the student would be trained on with."""
+WARMUP = 0.1
+
+
+@dataclass(frozen=True)
+class PreferReport:
+    """What was learnt. accuracy: share of validation pairs in the right order, with its 95 % interval; None: no pairs.
+
+    source: the reward, as ``udrl score --reward`` and ``udrl train --method-reward`` take it.
+    """
+
+    folder: Path
+    source: str
+    pairs: int
+    validation_pairs: int
+    accuracy: tuple[float, float, float] | None
+    steps: int
+    seconds: float
+
+
+def prefer(
+    run: Path | str = "runs/default",
+    *,
+    start_from: Path | str,
+    by: str = "relevance",
+    gap: float = 0.25,
+    epochs: float = 1.0,
+    steps: int | None = None,
+    batch_size: int = 16,
+    learning_rate: float | None = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> PreferReport:
+    """Train a reward model to tell which of two completions of an input has the higher return, into RUN/preference.
+
+    It starts from the weights of the student at ``start_from``, with a head of one number, reads text without commands,
+    and learns by the loss of Bradley and Terry. by, gap: the return, and how far apart it must be, as `Dpo` pairs it.
+    epochs: passes over the pairs, unless ``steps`` are given. An interrupted call begins anew; an earlier model stays
+    until the new one is finished.
+
+    Raises StudentError where no two completions are far enough apart, MissingDependency without TRL.
+    """
+    if not is_installed("trl"):
+        raise MissingDependency("a reward model is trained by TRL, which is not here: pip install 'udrl[study]'")
+    if epochs <= 0 or batch_size < 1 or (steps is not None and steps < 1):
+        raise UsageError("epochs, steps and batch-size of a reward model must be above 0")
+    started, place, origin, method = time.monotonic(), Run(run), find_origin(start_from), Dpo(reward=by, gap=gap)
+    with place.writing():
+        pairs, unseen = (_pairs(place, split, method) for split in ("train", "validation"))
+        if not pairs:
+            raise StudentError(
+                f"no input has two completions whose '{by}' is {gap:g} of its task's range apart: score the run with "
+                "it (udrl score), lower --gap, or ask the teacher for more completions an input (udrl synth --samples)"
+            )
+        folder, partial = place.path / FOLDER, place.path / f".{FOLDER}.partial"
+        if (partial / FILE).exists() and not folder.exists():  # killed while it took the place of an earlier one
+            partial.rename(folder)
+        shutil.rmtree(partial, ignore_errors=True)
+        count = steps or max(1, round(epochs * len(pairs) / batch_size))
+        rate = learning_rate or preset_of("gpt2", "auto", origin).learning_rate * GENTLE
+        model, tokenizer = _train(origin.folder, pairs, partial, count, batch_size, rate, device, seed)
+        context = int(model.config.max_position_embeddings)
+        said = _logits(model, tokenizer, pairs, context)
+        right = None
+        if unseen:
+            better, worse = np.split(np.array(_logits(model, tokenizer, unseen, context)), 2)
+            found = mean_interval((better > worse).astype(float), [pair.chosen.input_id for pair in unseen], seed=seed)
+            right = (found.mean, found.lo, found.hi)
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        facts = {"schema": SCHEMA, "mean": float(np.mean(said)), "deviation": max(float(np.std(said)), 1e-6), "by": by}
+        atomic_write(partial / FILE, json.dumps(facts))
+        publish(partial, folder)
+        seconds = round(time.monotonic() - started, 1)
+        report = PreferReport(folder, f"preference:{folder}", len(pairs), len(unseen), right, count, seconds)
+        kept: dict[str, Any] = {**asdict(report), "folder": str(folder), "by": by, "gap": gap, "seed": seed}
+        place.record("prefer", **kept, batch_size=batch_size, learning_rate=rate, origin=origin.record())
+        return report
+
+
+def _pairs(place: Run, split: Any, method: Dpo) -> list[Pair]:
+    episodes = own(read_episodes(place.episodes, splits=(split,)))
+    scored = [episode for episode in episodes if episode.returns.get(method.reward) is not None]
+    return pairs_of(scored, method) if scored else []
+
+
+def _train(
+    start: Path, pairs: Sequence[Pair], folder: Path, steps: int, batch_size: int, rate: float, device: str, seed: int
+) -> tuple[Any, Any]:
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, PrinterCallback
+    from transformers.utils import logging
+    from trl import RewardConfig, RewardTrainer
+
+    from udrl.student.engines.pytorch import pick_device
+
+    torch.manual_seed(seed)  # of the head
+    tokenizer = AutoTokenizer.from_pretrained(start)
+    tokenizer.pad_token = tokenizer.eos_token
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # that the head is new is no news
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(start, num_labels=1)
+    finally:
+        logging.set_verbosity(verbosity)
+    model.config.pad_token_id = tokenizer.eos_token_id
+    context = int(model.config.max_position_embeddings)
+    inputs = [pair.chosen.input for pair in pairs]
+    chosen = pair_ids(tokenizer, inputs, [pair.chosen.completion for pair in pairs], context=context)
+    rejected = pair_ids(tokenizer, inputs, [pair.rejected.completion for pair in pairs], context=context)
+    rows = [{"chosen_ids": c, "rejected_ids": r} for c, r in zip(chosen, rejected, strict=True)]
+    with warnings.catch_warnings():
+        # of settings that TRL and transformers rename among themselves
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl)\.")
+        trainer = RewardTrainer(
+            model,
+            args=RewardConfig(
+                output_dir=str(folder),
+                max_steps=steps,
+                per_device_train_batch_size=batch_size,
+                learning_rate=rate,
+                warmup_steps=round(WARMUP * steps),
+                lr_scheduler_type="cosine",
+                max_length=None,
+                use_cpu=pick_device(device).type == "cpu",
+                bf16=False,
+                gradient_checkpointing=False,
+                disable_dropout=True,
+                seed=seed,
+                save_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+            ),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return model.eval(), tokenizer
+
+
+def _logits(model: Any, tokenizer: Any, pairs: Sequence[Pair], context: int) -> list[float]:
+    """Return what the model says to the chosen completions, then to the rejected ones."""
+    inputs = [pair.chosen.input for pair in pairs]
+    written = [*(pair.chosen.completion for pair in pairs), *(pair.rejected.completion for pair in pairs)]
+    return logits_of(model, pair_ids(tokenizer, [*inputs, *inputs], written, context=context))

@@ -1,0 +1,142 @@
+"""The probe of ``udrl select``: a small student, and how likely it finds every training episode while it learns them.
+
+It trains in udrl's own loop, commanded by what each episode achieved. At equally distant moments every training episode
+gets a value: the probability that the probe gives to a token of its completion (end token included), as the geometric
+mean exp(-loss), under its own command.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from udrl.data.episodes import Episode
+from udrl.data.run import Run, atomic_write
+from udrl.errors import StudentError
+from udrl.progress import track
+from udrl.training.checkpoint import STATE, begun, fingerprint, take_up
+from udrl.training.selection.impact import FOLDER, Floats
+
+if TYPE_CHECKING:
+    import torch
+
+    from udrl.student.network import StudentModel
+    from udrl.training.examples import Examples
+
+PARTIAL = ".probe.partial"
+"""Folder in the run of a probe that is not finished."""
+SAVE_EVERY = 100
+"""Steps between the states that an interrupted probe goes on from."""
+VALUES = ".probe.npz"
+"""Among the selections: the values of the last probe, so that another share costs nothing."""
+
+
+def probed(
+    place: Run,
+    episodes: Sequence[Episode],
+    *,
+    student: str,
+    epochs: float,
+    steps: int | None,
+    moments: int,
+    seed: int,
+    device: str,
+    precision: str,
+    restart: bool,
+) -> tuple[Floats, int, float]:
+    """Train the probe unless its values are there; return them (episodes, moments), its steps and its seconds."""
+    from udrl.student.engines.pytorch import pick_device, pick_dtype
+    from udrl.training.examples import make_examples
+    from udrl.training.loop import run_loop
+    from udrl.training.options import LoopOptions
+    from udrl.training.starting_point import begin, preset_of
+
+    preset = preset_of(student, "auto")
+    where = pick_device(device)
+    dtype = pick_dtype(precision, where)
+    batch = preset.batch_size
+    total = steps or max(moments, round(epochs * len(episodes) / batch))
+    options = LoopOptions(
+        steps=total,
+        batch_size=batch,
+        micro_batch=batch,
+        learning_rate=preset.learning_rate,
+        save_every=SAVE_EVERY,
+        seed=seed,
+    )
+    mark = fingerprint(episodes, "probe", student, options, moments, str(dtype))
+    done = place.path / FOLDER / VALUES
+    if not restart and (saved := _read(done, mark)) is not None:
+        return saved[0], total, saved[1]
+    partial = place.path / PARTIAL
+    goes_on = take_up(partial, partial, mark, restart=restart)
+    model, tokenizer, space = begin(
+        episodes, preset, partial, vocab_size=None, attributes=(), facts=place.facts(), seed=seed, keep=not goes_on
+    )
+    begun(partial, mark)
+    context = int(model.model.config.max_position_embeddings)
+    # some may be too long: weights, which go with their examples, tell which are left
+    made = make_examples(episodes, tokenizer, space, context=context, weights=[float(i) for i in range(len(episodes))])
+    examples, read = replace(made, weights=None), np.array(made.weights, dtype=int)
+    if not len(examples):
+        raise StudentError(
+            f"no training episode fits into the {context} tokens that {student} reads: name another probe"
+        )
+    at = [round(total * (k + 1) / moments) for k in range(moments)]
+    bar, began = track(f"probe {student}", total=total, unit="steps"), time.perf_counter()
+    spent = _seconds(partial)
+
+    def log(step: int, _: Mapping[str, float]) -> None:
+        bar.update()
+        if step + 1 in at:
+            values = likelihoods(model, examples, dtype=dtype)
+            seconds = spent + time.perf_counter() - began
+            _write(partial / f"{step + 1}.npz", mark=mark, values=values, seconds=seconds)
+
+    try:
+        run_loop(model.to(where), examples, options, dtype=dtype, state_file=partial / STATE, fingerprint=mark, log=log)
+    finally:
+        bar.close()
+    found = np.full((len(episodes), moments), np.nan)
+    seconds = 0.0
+    for k, step in enumerate(at):
+        column = _read(partial / f"{step}.npz", mark)
+        assert column is not None  # written before the loop went on
+        found[read, k], seconds = column
+    done.parent.mkdir(exist_ok=True)
+    _write(done, mark=mark, values=found, seconds=seconds)
+    shutil.rmtree(partial)
+    return found, total, seconds
+
+
+def likelihoods(student: StudentModel, examples: Examples, *, dtype: torch.dtype) -> Floats:
+    """Return exp(-mean loss) of each example's completion under its own command, within (0, 1]."""
+    from udrl.training.validation import losses_of
+
+    return np.exp(-losses_of(student, examples, dtype=dtype))
+
+
+def _write(file: Path, **content: Any) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **content)
+    atomic_write(file, buffer.getvalue())
+
+
+def _read(file: Path, mark: str) -> tuple[Floats, float] | None:
+    """Return values and seconds that were written with this fingerprint, None where there are none."""
+    if not file.exists():
+        return None
+    with np.load(file) as saved:
+        return (saved["values"], float(saved["seconds"])) if str(saved["mark"]) == mark else None
+
+
+def _seconds(partial: Path) -> float:
+    """Return the seconds that an interrupted probe has taken, as far as they are known."""
+    return max((float(np.load(file)["seconds"]) for file in partial.glob("*.npz")), default=0.0)
