@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from udrl.data.run import Run
+from udrl.rewards import computable
+from udrl.student import load
 
 if TYPE_CHECKING:
     from udrl.student.answers import Answer
@@ -68,7 +70,6 @@ def demo(
     Raises what the stages raise.
     """
     from udrl.eval.bench import bench
-    from udrl.student import load
     from udrl.teacher.synthesis.synth import synth
 
     started = time.monotonic()
@@ -96,7 +97,6 @@ def demo(
 def show(student: Student, *, text: str = INPUT, task: str = TASK, seed: int = 0) -> tuple[Answer, ...]:
     """Return ``text`` under three commands: low, middle and high reachable relevance, at the usual length."""
     from udrl.commands import LENGTH, Command
-    from udrl.rewards import computable
     from udrl.student.answers import answer
 
     length = round(student.space.quantile(task, LENGTH, 0.5))

@@ -256,7 +256,7 @@ def test_batches_of_grpo_are_whole_groups_in_both_arms(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: dict[str, Any]
 ) -> None:
     asked: list[dict[str, Any]] = []
-    monkeypatch.setattr("udrl.training.train.train", lambda _, **options: asked.append(options))
+    monkeypatch.setattr(methods_study, "train", lambda _, **options: asked.append(options))
     monkeypatch.setattr(methods_study, "_steps_for", lambda *_: 5)
     settings = {"run": str(run), "start": "", "method": "grpo", "options": {"group_size": 6}, "rate": None, "seed": 0}
     methods_study._trained_by(tmp_path, {**settings, **arm})

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from udrl.encoder import loading
 from udrl.encoder.bert import MINILM
 from udrl.encoder.lsa import LsaEncoder
 from udrl.encoder.store import FileStore, MemoryStore, Store
@@ -126,7 +127,6 @@ def load_encoder(
 
     Raises UsageError (unknown name, precision or device), MissingDependency (says what to install).
     """
-    from udrl.encoder import loading
 
     device = loading.choose_device(device)
     folder = loading.find(name)

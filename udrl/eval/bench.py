@@ -20,6 +20,7 @@ from udrl.data.tasks import Task
 from udrl.errors import RunError, UsageError
 from udrl.eval import measurement
 from udrl.eval.completions import FILE, Block, read_blocks
+from udrl.eval.judge import judge as ask
 from udrl.eval.measurement import Judge, Setting, describe_hardware, load_setting, measure, store
 from udrl.eval.notes import backend_notes, empty_notes, notes_of
 from udrl.eval.pages.benchmark import report
@@ -39,6 +40,7 @@ from udrl.eval.teachers import check_base_url, check_tasks, is_builtin
 from udrl.eval.verdict import Verdict, verdicts
 from udrl.eval.writer import Session, planned_rows, read_data
 from udrl.progress import track
+from udrl.teacher import cards
 
 
 @dataclass(frozen=True)
@@ -312,9 +314,6 @@ def _judged(
     items: Items,
 ) -> Judge:
     """Have every system but the baselines judged beside the leading reference, students by their fairest row."""
-    from udrl.eval.judge import judge as ask
-    from udrl.teacher import cards
-
     if not references:
         raise UsageError("a judge compares with a reference, and this benchmark has none: name a --reference")
     leading = references[0]

@@ -10,6 +10,7 @@ from udrl.eval.students import Entrant
 from udrl.eval.suites import Items, Suite
 from udrl.eval.teachers import Asked, Contestant
 from udrl.eval.writer import RunData
+from udrl.teacher.backends.builtin.phrases import content_words
 
 
 def notes_of(suite: Suite, items: Items, data: RunData, entrants: Sequence[Entrant]) -> list[str]:
@@ -61,8 +62,6 @@ def empty_notes(blocks: Sequence[Block]) -> list[str]:
 
 
 def _unseen(items: Items, data: RunData) -> str:
-    from udrl.teacher.backends.builtin.phrases import content_words
-
     known = {word.casefold() for text in {e.input for e in data.pool} for word in content_words(text)}
     used = [word.casefold() for item in items.items for word in content_words(item.input)]
     unseen = sum(word not in known for word in used) / max(1, len(used))

@@ -13,7 +13,9 @@ from udrl.data.known_answers import Answers
 from udrl.data.run import Run
 from udrl.errors import RunError, UsageError
 from udrl.eval.systems import RELEVANCE, Student, attribute_names
+from udrl.rewards import computable
 from udrl.rewards.protocol import Reward
+from udrl.student import load
 
 STUDENT = "student"
 """The name of the run's own student."""
@@ -45,7 +47,6 @@ def entrants_of(
     answers: known ones of the benchmark's inputs. A student without attributes takes part with its open row. Raises
     UsageError where two have one name, StudentError as loading does.
     """
-    from udrl.student import load
 
     places: dict[str, Path] = {STUDENT: run.path} if run.student.is_dir() else {}
     for other in others:
@@ -78,7 +79,6 @@ def entrant_of(
     answers: Answers | None = None,
 ) -> Entrant:
     """Return a loaded student as an entrant; ``run``: where it was trained, None where that is not known."""
-    from udrl.rewards import computable
 
     sources: dict[str, str] = {}
     if run is not None:

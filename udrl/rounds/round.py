@@ -28,6 +28,7 @@ from udrl.rounds.quality import TOP, Measured, judged_items, measure
 from udrl.student.student import Student, load_student
 from udrl.training.calibrate import calibrate_on, rewards_of
 from udrl.training.origin import find_origin
+from udrl.training.train import train
 
 PLAN, EXPLORED = "plan.jsonl", "explored"
 
@@ -173,7 +174,6 @@ class Work:
 
     def _trained(self, folder: Path, parent: Path, student: Student, number: int) -> dict[str, Any]:
         """Train on from the parent's weights on the round's episodes; return what run.json says of it."""
-        from udrl.training.train import train
 
         stages = Run(folder).facts()["stages"]
         if "train" not in stages or not (folder / "student").is_dir():

@@ -26,7 +26,10 @@ from udrl.study.figures import Figure, Items, gain, over_inputs, over_seeds, sho
 from udrl.study.folders import copy_of, data_of, is_trained, same_data
 from udrl.study.output import Bars, StudyReport, place_of, publish
 from udrl.study.training import Measure, facts_of, look_at
+from udrl.training.methods import Grpo, Udrl, method_of, through_trl
 from udrl.training.methods.method_data import DERIVED
+from udrl.training.starting_point import preset_of
+from udrl.training.train import train
 
 METHODS = ("udrl", "sft", "top", "weighted", "dpo", "grpo")
 ARMS = ("time", "calls")
@@ -67,9 +70,6 @@ def study_methods(
     Raises UsageError for unknown methods and arms, MissingDependency where a method needs TRL and it is not installed,
     StudentError where cells fail.
     """
-    from udrl.training.methods import method_of, through_trl
-    from udrl.training.starting_point import preset_of
-
     if strange := [arm for arm in arms if arm not in ARMS]:
         raise UsageError(f"unknown arm '{strange[0]}' of the study; known: {', '.join(ARMS)}")
     preset_of(student, "auto")
@@ -119,7 +119,6 @@ def study_methods(
 
 def begin(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Train and measure the student that all methods go on from; a cell."""
-    from udrl.training.train import train
 
     with same_data(folder, settings):
         run = copy_of(Path(settings["run"]), folder / "run")
@@ -136,9 +135,6 @@ def train_by(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _trained_by(folder: Path, settings: Mapping[str, Any]) -> Path:
-    from udrl.training.methods import Grpo, Udrl, method_of
-    from udrl.training.train import train
-
     source, method = Path(settings["run"]), method_of(settings["method"], settings["options"])
     options: dict[str, Any] = {"method": method, "start_from": settings["start"], "seed": settings["seed"]}
     options |= {"replay": 0.0, "learning_rate": settings["rate"]}  # replayed returns would be looked at, too
@@ -186,8 +182,6 @@ def _steps_for(source: Path, folder: Path, seconds: float, options: Mapping[str,
     """Return how many steps take about so many seconds; kept, so that an interrupted cell goes on with as many."""
     kept = folder / "steps.json"
     if not kept.is_file():
-        from udrl.training.train import train
-
         pilot = copy_of(source, folder / "pilot")
         train(pilot, steps=PILOT, calibration_inputs=0, signs_inputs=0, restart=True, **options)
         lines = (pilot / "student" / "training.jsonl").read_text(encoding="utf-8").splitlines()

@@ -13,6 +13,7 @@ from udrl.study.figures import Figure, mean, over_inputs, shown
 from udrl.study.folders import data_of
 from udrl.study.output import MUTED, STUDENT, StudyReport, place_of, publish
 from udrl.study.training import Measure, train_one
+from udrl.training.starting_point import preset_of
 
 STUDENTS = ("gpt2-700k", "gpt2-1m", "gpt2-2m", "gpt2-mini", "gpt2-14m")
 PANELS = {
@@ -40,7 +41,6 @@ def study_size(
     students: presets, each trained from scratch for so many steps on the same order of episodes. Raises UsageError
     for an unknown preset and for one size alone, StudentError where cells fail.
     """
-    from udrl.training.starting_point import preset_of
 
     for one in students:
         preset_of(one, "random")

@@ -10,6 +10,7 @@ from typing import Any
 from udrl.data.run import Run
 from udrl.study.figures import measured
 from udrl.study.folders import copy_of, is_trained, same_data
+from udrl.training.train import train
 
 train_one = f"{__name__}:train_cell"
 """The cell's name for `udrl.study.cells`."""
@@ -33,7 +34,6 @@ def train_cell(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
     settings: run, episodes, student, steps, seed, limit, following; task, where it is trained on one alone.
     """
-    from udrl.training.train import train
 
     task = settings.get("task")
     with same_data(folder, settings):

@@ -15,6 +15,9 @@ from udrl.data.known_answers import Answers
 from udrl.data.run import Run
 from udrl.errors import StudentError
 from udrl.progress import track
+from udrl.rewards import as_scored
+from udrl.student.calibration import Calibration
+from udrl.training.material import validation_of
 from udrl.training.origin import find_origin
 
 if TYPE_CHECKING:
@@ -87,8 +90,6 @@ def recalibrate(
                 f"{place.episodes} holds no validation episodes to calibrate on: synthesize more inputs "
                 "(udrl synth --num-inputs)"
             )
-        from udrl.student.calibration import Calibration
-
         found = Calibration.load(place.student)
         assert found is not None
         reachable = {
@@ -101,7 +102,6 @@ def recalibrate(
 
 def _validation_of(place: Run) -> tuple[list[Episode], Mapping[str, Any], Answers]:
     """Return what the training of the run's student calibrated on, as far as it is still there."""
-    from udrl.training.material import validation_of
 
     trained = place.facts()["stages"].get("train", {})
     try:
@@ -155,6 +155,5 @@ def rewards_of(
 
     encoder: another one than the run's; facts: the run's run.json; answers: the run's.
     """
-    from udrl.rewards import as_scored
 
     return as_scored([a for a in student.attributes if a != LENGTH], facts, encoder=encoder, answers=answers)

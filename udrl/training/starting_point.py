@@ -13,6 +13,7 @@ from udrl.commands import LENGTH, Attribute, CommandSpace
 from udrl.data.episodes import Episode
 from udrl.errors import StudentError, UsageError, suggestion
 from udrl.text_commands import TextCommands
+from udrl.tokenizer import encode, load_tokenizer, train_tokenizer
 from udrl.training.origin import GENTLER, Origin
 from udrl.training.presets import PRESETS, Preset
 
@@ -75,7 +76,6 @@ def begin(
     import torch
 
     from udrl.student.network import StudentModel, grown, load_model
-    from udrl.tokenizer import encode, load_tokenizer, train_tokenizer
     from udrl.training.examples import fitting
     from udrl.training.from_scratch import scratch_gpt2
 
@@ -127,7 +127,6 @@ def _pretrained(source: str) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM
 
     from udrl.hub import is_reachable
-    from udrl.tokenizer import load_tokenizer
 
     # Without a network the hub's client tries again for most of a minute, file by file.
     here = {"local_files_only": Path(source).is_dir() or not is_reachable()}

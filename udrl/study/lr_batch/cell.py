@@ -21,10 +21,14 @@ from udrl.data.episodes import Episode, read_episodes
 from udrl.data.known_answers import read_answers
 from udrl.data.run import Run, atomic_write
 from udrl.errors import Diverged, StudentError, UsageError
+from udrl.rewards import as_scored
+from udrl.rewards.protocol import compute
 from udrl.study.folders import same_data
 from udrl.training.calibrate import first_inputs
 from udrl.training.checkpoint import STATE
 from udrl.training.methods.method_data import own
+from udrl.training.origin import find_origin
+from udrl.training.starting_point import begin, preset_of
 
 if TYPE_CHECKING:
     from udrl.rewards.protocol import Reward
@@ -138,8 +142,6 @@ def _read_twice(folder: Path, cell: CellSettings) -> dict[str, Any]:
     from udrl.training.examples import make_examples
     from udrl.training.loop import batches, run_loop
     from udrl.training.options import LoopOptions
-    from udrl.training.origin import find_origin
-    from udrl.training.starting_point import begin, preset_of
 
     place = Run(cell.run)
     facts = place.facts()
@@ -221,7 +223,6 @@ def _is_finite(read: Mapping[str, Any]) -> bool:
 
 def rewards_of_tasks(names: Mapping[str, str], run: Run) -> dict[str, Reward]:
     """Return each task's reward, as ``run`` was scored with it; UsageError for one that only a table knows."""
-    from udrl.rewards import as_scored
 
     found = as_scored(sorted(set(names.values())), run.facts(), answers=read_answers(run.path))
     for task, name in names.items():
@@ -268,8 +269,6 @@ class _Reader:
         return found
 
     def _scores(self, student: Student) -> dict[str, list[float]]:
-        from udrl.rewards.protocol import compute
-
         scores = {}
         for task, name in sorted(self.cell.rewards.items()):
             texts = list(self.material.inputs[task])

@@ -24,8 +24,10 @@ from udrl.study.lr_batch.cell import PLACES, CellSettings, Material, read_materi
 from udrl.study.lr_batch.figures import Kind
 from udrl.study.lr_batch.report import Results
 from udrl.study.output import StudyReport, place_of, publish
+from udrl.teacher.synthesis.synth import synth
 from udrl.training.methods.method_data import own
 from udrl.training.origin import Origin, find_origin
+from udrl.training.starting_point import begin, preset_of
 
 NAME = "lr-batch"
 WARMUP = 0.05
@@ -191,8 +193,6 @@ def _cell(settings: CellSettings) -> Cell:
 
 
 def _make_run(run: Run, options: LrBatchOptions, *, seed: int) -> None:
-    from udrl.teacher.synthesis.synth import synth
-
     synth(run, tasks=options.tasks, num_inputs=options.num_inputs, samples=options.samples, seed=seed)
 
 
@@ -212,7 +212,6 @@ def _prepare(
     """
     from udrl.training.examples import make_examples, mixing_weights
     from udrl.training.options import LoopOptions
-    from udrl.training.starting_point import begin, preset_of
 
     commanded, new = options.method == "udrl", not prepared.is_dir()
     partial = prepared.with_suffix(".partial")

@@ -23,6 +23,7 @@ from udrl.errors import StudentError
 from udrl.progress import track
 from udrl.training.checkpoint import STATE, begun, fingerprint, take_up
 from udrl.training.selection.impact import FOLDER, Floats
+from udrl.training.starting_point import begin, preset_of
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +57,6 @@ def probed(
     from udrl.training.examples import make_examples
     from udrl.training.loop import run_loop
     from udrl.training.options import LoopOptions
-    from udrl.training.starting_point import begin, preset_of
 
     preset = preset_of(student, "auto")
     where = pick_device(device)

@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 
 from udrl.data.tasks import Task
+from udrl.resources import folder
 from udrl.teacher.backends.builtin.phrases import DETERMINERS, content_phrases, template_of
 
 REPLACED = (0.35, 0.95)
@@ -33,8 +34,6 @@ _CODAS = [
 def vocabulary() -> Mapping[str, tuple[str, ...]]:
     """Return the word lists of ``data/words.yaml`` by their names."""
     import yaml
-
-    from udrl.resources import folder
 
     lists = yaml.safe_load((folder("data") / "words.yaml").read_text(encoding="utf-8"))
     return {name: tuple(map(str, values)) for name, values in lists.items() if isinstance(values, list)}
