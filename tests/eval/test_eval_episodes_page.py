@@ -18,7 +18,7 @@ from udrl.data.inputs import input_id, split_of
 from udrl.data.run import Run
 from udrl.errors import RunError
 from udrl.eval.pages.episodes import episodes_report
-from udrl.eval.pages.episodes_survey import BINS, EXAMPLES, look
+from udrl.eval.pages.episodes_survey import BINS, EXAMPLES, survey_of
 from udrl.teacher.synthesis.synth import synth
 
 HOSTILE = '</h3><script>alert("{{title}}")</script><img src=x onerror=alert(1)> & \u202e "quoted"'
@@ -139,7 +139,7 @@ def test_page_escapes_every_text_and_needs_nothing_from_outside(made: Path) -> N
 
 
 def test_page_shows_examples_of_each_bin_and_rule(made: Path) -> None:
-    found = look(Run(made))
+    found = survey_of(Run(made))
     kept = read_episodes(made / "episodes", splits=SPLITS)
     assert found.by == "novelty"
     for task, bins in found.bins.items():

@@ -14,7 +14,7 @@ from report_fakes import JUDGE, SYSTEMS, inputs, made
 from udrl.errors import RunError
 from udrl.eval.pages.benchmark import report
 from udrl.eval.pages.charts import Estimate, Point, forest_chart, pareto, scatter_chart
-from udrl.eval.pages.example_browser import EXTREMES, Example, examples_section, sampled
+from udrl.eval.pages.example_browser import EXTREMES, Example, browser_of, sampled
 
 TASKS = ("alpha", "beta")
 
@@ -38,17 +38,17 @@ def test_examples_fit_the_page_by_the_stated_rule() -> None:
     assert len(sampled(many, "student", 1)) == 1
 
 
-def test_examples_section_says_what_it_left_out() -> None:
+def test_examples_browser_says_what_it_left_out() -> None:
     many = [example(n) for n in range(300)]
-    html, data = examples_section(many, {"student": "student"}, leading="student", other=None, budget=20_000)
-    assert "200 of 300 inputs are on this page, which holds up to 0.02 million characters" in html
-    assert len(data["examples"]) == 200
-    html, data = examples_section(many[:5], {"student": "student"}, leading="student", other=None)
-    assert "on this page" not in html
-    assert data["scores"] == [{"name": "relevance", "digits": 2}]
+    browser = browser_of(many, {"student": "student"}, leading="student", other=None, budget=20_000)
+    assert "200 of 300 inputs are on this page, which holds up to 0.02 million characters" in browser.lead
+    assert len(browser.data["examples"]) == 200
+    browser = browser_of(many[:5], {"student": "student"}, leading="student", other=None)
+    assert "on this page" not in browser.lead
+    assert browser.data["scores"] == [{"name": "relevance", "digits": 2}]
     long = example(1, characters=30_000)
-    _, data = examples_section([long], {"student": "student"}, leading="student", other=None)
-    assert data["examples"][0]["answers"][0][1] == "x" * 20_000 + " […]"
+    browser = browser_of([long], {"student": "student"}, leading="student", other=None)
+    assert browser.data["examples"][0]["answers"][0][1] == "x" * 20_000 + " […]"
 
 
 def test_report_holds_every_figure_that_the_summary_has(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_forest_shows_systems_and_moves_far_baselines_to_the_edge() -> None:
     rows = [Estimate("字 <x>", 0.97, 0.95, 0.99), Estimate("echo", 3.0, 2.9, 3.1, "baseline")]
     svg = forest_chart(rows, title='a "title"', axis="share", line=1.0, bound=0.95, zone=(0.95, None))
     assert "字 &lt;x&gt;" in svg
-    assert 'aria-label="a &quot;title&quot;"' in svg
+    assert 'aria-label="a &#34;title&#34;"' in svg
     ticks = [float(text) for text in re.findall(r">(\d\.\d+)</text>", svg)]
     assert max(ticks) < 1.1  # the baseline did not squeeze the others together
     assert "3.00 [2.90, 3.10]" in svg

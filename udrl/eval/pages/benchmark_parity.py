@@ -1,18 +1,19 @@
 """The sections of the report with pictures of systems: parity with each reference, and what relevance costs.
 
-Every function returns HTML in which each text from outside is escaped.
+``figures`` is summary.json throughout. A section with nothing in it is None.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from typing import Any
+
+from markupsafe import Markup
 
 from udrl.eval.benchmark_files import references_of
 from udrl.eval.pages import glossary
 from udrl.eval.pages.charts import Estimate, Point, forest_chart, scatter_chart
-from udrl.eval.pages.markup import estimate, legend, role, row_of, table_of
+from udrl.eval.pages.tables import Cell, Row, Table, estimate, role_of
 from udrl.eval.parity import PARITY
 
 MAX_CHARTS = 12
@@ -21,58 +22,53 @@ MAX_CHARTS = 12
 NAMED = 10
 """Up to so many systems are named in a scatter plot; more are numbered, with a key below."""
 
+Entries = Mapping[str, Mapping[str, Any]]
+"""System -> its parity with one reference."""
 
-def parity_section(found: Mapping[str, Any]) -> str:
-    """Return a forest plot against each reference, what speaks against each comparison, and parity by task."""
+_EXTRA = (
+    ("At equal length", "length_controlled_win_rate", "length_controlled_win_rate_ci95"),
+    ("Second encoder", "second", ""),
+)
+
+
+def parity_section(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return for each reference a forest plot, what speaks against each comparison, and parity by task."""
     parts = []
-    for ref in references_of(found):
-        entries = {name: entry[ref] for name, entry in found["parity"].items() if ref in entry}
-        entries = {name: entry for name, entry in entries.items() if entry["ratio"] is not None}
+    for reference in references_of(figures):
+        entries = {
+            name: entry[reference]
+            for name, entry in figures["parity"].items()
+            if reference in entry and entry[reference]["ratio"] is not None
+        }
         if entries:
-            parts.append(_against(ref, entries, {name: found["systems"][name]["kind"] for name in entries}))
-    if not parts:
-        return ""
-    return (
-        '<section id="parity"><h2>Parity with the references</h2>'
-        f"<p>{glossary.PARITY} {glossary.NOT_SHOWN}</p>{''.join(parts)}"
-        f'<p class="small muted">{glossary.WINS}</p></section>'
-    )
+            parts.append(_against(reference, entries, {name: figures["systems"][name]["kind"] for name in entries}))
+    return parts
 
 
-def _against(ref: str, entries: Mapping[str, Mapping[str, Any]], kinds: Mapping[str, str]) -> str:
-    chart = _forest(f"Parity with {ref}", ref, [(name, role(kinds[name]), entry) for name, entry in entries.items()])
-    extra = [
-        (heading, key, interval)
-        for heading, key, interval in (
-            ("At equal length", "length_controlled_win_rate", "length_controlled_win_rate_ci95"),
-            ("Second encoder", "second", ""),
-        )
-        if any(entry.get(key) is not None for entry in entries.values())
-    ]
-    table = table_of(
-        f"Parity with {ref}",
-        [
-            "System",
-            "Ratio",
-            "Wins",
-            *(heading for heading, _, _ in extra),
-            "Within 5\N{NO-BREAK SPACE}%",
-            "What speaks against it",
-        ],
-        (_row(name, entry, kinds[name], extra) for name, entry in entries.items()),
-    )
-    heading = f"<h3>Against {escape(ref)}</h3>"
-    return f'{heading}<div class="chart-and-text"><figure>{chart}</figure>{table}</div>{_by_task(ref, entries, kinds)}'
+def _against(reference: str, entries: Entries, kinds: Mapping[str, str]) -> dict[str, Any]:
+    title = f"Parity with {reference}"
+    extra = [one for one in _EXTRA if any(entry.get(one[1]) is not None for entry in entries.values())]
+    by_task, undrawn = _by_task(reference, entries, kinds)
+    return {
+        "reference": reference,
+        "chart": _forest(title, reference, [(name, role_of(kinds[name]), entry) for name, entry in entries.items()]),
+        "table": Table(
+            title,
+            ["System", "Ratio", "Wins", *(heading for heading, _, _ in extra), "Within 5\N{NO-BREAK SPACE}%"],
+            [_row(name, entry, kinds[name], extra) for name, entry in entries.items()],
+            prose="What speaks against it",
+        ),
+        "by_task": by_task,
+        "undrawn": undrawn,
+    }
 
 
-def _row(name: str, part: Mapping[str, Any], kind: str, extra: Sequence[tuple[str, str, str]]) -> str:
-    cells = [estimate(part, key="ratio"), estimate(part, key="win_rate", interval="win_rate_ci95")]
+def _row(name: str, part: Mapping[str, Any], kind: str, extra: Sequence[tuple[str, str, str]]) -> Row:
+    cells: list[Cell | str] = [estimate(part, key="ratio"), estimate(part, key="win_rate", interval="win_rate_ci95")]
     for _, key, interval in extra:
-        cells.append(
-            estimate(part.get(key), key="ratio") if key == "second" else estimate(part, key=key, interval=interval)
-        )
-    caveats = "; ".join(part["caveats"]) or "nothing found"
-    return row_of(escape(name), (*cells, _within(part)), kind, text=caveats)
+        second = key == "second"
+        cells.append(estimate(part.get(key), key="ratio") if second else estimate(part, key=key, interval=interval))
+    return Row(name, [*cells, _within(part)], role_of(kind), "; ".join(part["caveats"]) or "nothing found")
 
 
 def _within(part: Mapping[str, Any]) -> str:
@@ -81,48 +77,33 @@ def _within(part: Mapping[str, Any]) -> str:
     return "not shown" if part["ci95"][1] >= PARITY else "no"
 
 
-def _by_task(ref: str, entries: Mapping[str, Mapping[str, Any]], kinds: Mapping[str, str]) -> str:
-    """One picture a system, baselines left out: in which tasks it keeps up."""
+def _by_task(reference: str, entries: Entries, kinds: Mapping[str, str]) -> tuple[list[tuple[str, Markup]], int]:
+    """Return a picture a system, baselines left out: in which tasks it keeps up; and how many have none."""
     order = [name for name in entries if kinds[name] == "student"]
     order += [name for name in entries if kinds[name] not in ("student", "baseline")]
     pictures = []
     for name in order[:MAX_CHARTS]:
-        rows = [
-            (task, role(kinds[name]), part)
-            for task, part in entries[name]["per_task"].items()
-            if part["ratio"] is not None
-        ]
+        parts = entries[name]["per_task"]
+        rows = [(task, role_of(kinds[name]), part) for task, part in parts.items() if part["ratio"] is not None]
         if len(rows) > 1:
-            chart = _forest(f"{name}: parity with {ref} by task", ref, rows)
-            pictures.append(f"<figure><figcaption>{escape(name)}</figcaption>{chart}</figure>")
-    if not pictures:
-        return ""
-    left = len(order) - MAX_CHARTS
-    note = f'<p class="small muted">{left} more systems have no picture; summary.json has their figures.</p>'
-    return (
-        f"<details><summary>Parity with {escape(ref)} by task</summary>"
-        f'<div class="charts">{"".join(pictures)}</div>{note if left > 0 else ""}</details>'
-    )
+            pictures.append((name, _forest(f"{name}: parity with {reference} by task", reference, rows)))
+    return pictures, max(0, len(order) - MAX_CHARTS)
 
 
-def _forest(title: str, ref: str, rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> str:
+def _forest(title: str, reference: str, rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> Markup:
     return forest_chart(
         [Estimate(label, entry["ratio"], entry["ci95"][0], entry["ci95"][1], colour) for label, colour, entry in rows],
         title=title,
-        axis=f"relevance as a share of {_shortened(ref)}'s",
+        axis=f"relevance as a share of {reference if len(reference) <= 24 else reference[:23] + '…'}'s",
         line=1.0,
         bound=PARITY,
         zone=(PARITY, None),
     )
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= 24 else name[:23] + "…"
-
-
-def pictures_section(found: Mapping[str, Any]) -> str:
+def pictures_section(figures: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return relevance against diversity, latency and size: what the quality of each system costs."""
-    systems = found["systems"]
+    systems = figures["systems"]
     numbered = len(systems) > NAMED
     labels = {name: str(n) if numbered else name for n, name in enumerate(systems, start=1)}
 
@@ -131,8 +112,7 @@ def pictures_section(found: Mapping[str, Any]) -> str:
         for name, system in systems.items():
             x, y = value(system), system["relevance"]
             if x is not None and y and (baselines or system["kind"] != "baseline"):
-                low, high = y["ci95"]
-                chosen.append(Point(labels[name], name, x, y["mean"], low, high, role(system["kind"])))
+                chosen.append(Point(labels[name], name, x, y["mean"], *y["ci95"], role_of(system["kind"])))
         return chosen
 
     wanted = (
@@ -141,23 +121,21 @@ def pictures_section(found: Mapping[str, Any]) -> str:
         ("Size and relevance", "million parameters", _millions, glossary.SIZE, False),
     )
     pictures = []
-    for title, axis, value, said, linear in wanted:
+    for title, axis, value, caption, linear in wanted:
         drawn = points(value, baselines=linear)
         # One point is no comparison.
         if len({(point.x, point.y) for point in drawn}) > 1:
             chart = scatter_chart(drawn, title=title, x=axis, y="relevance", log=not linear, frontier=not linear)
-            pictures.append(f"<figure>{chart}<figcaption>{said}</figcaption></figure>")
+            pictures.append((chart, caption))
     if not pictures:
-        return ""
-    kinds = dict.fromkeys(role(system["kind"]) for system in systems.values())
+        return None
     names = {"student": "students", "reference": "teachers, references and recorded systems", "baseline": "baselines"}
-    key = "".join(f"<li>{escape(name)}</li>" for name in systems)
-    return (
-        '<section id="pictures"><h2>Quality and what it costs</h2>'
-        "<p>Each dot is a system, the line through it the 95 % interval of its relevance.</p>"
-        f'{legend((kind, names[kind]) for kind in kinds)}<div class="charts">{"".join(pictures)}</div>'
-        f"{f'<ol class=key>{key}</ol>' if numbered else ''}</section>"
-    )
+    roles = dict.fromkeys(role_of(system["kind"]) for system in systems.values())
+    return {
+        "legend": [(role, names[role]) for role in roles],
+        "pictures": pictures,
+        "key": list(systems) if numbered else [],
+    }
 
 
 def _diversity(system: Mapping[str, Any]) -> float | None:

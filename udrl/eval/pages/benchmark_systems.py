@@ -1,62 +1,54 @@
 """The sections of the report with tables: systems, tasks, judge, and how it was measured.
 
-Every function returns HTML in which each text from outside (names, inputs, completions, notes) is escaped. A figure
-that summary.json does not hold is left out, so that a report can be made of older ones too.
+A figure that summary.json (``figures`` throughout) does not hold is left out, so that a report can be made of older
+ones too. A section with nothing in it is None.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from udrl.eval.benchmark_files import references_of
 from udrl.eval.pages import glossary
-from udrl.eval.pages.markup import ABSENT, below, definitions, estimate, number, percent, row_of, table_of
+from udrl.eval.pages.tables import NONE, Cell, Row, Table, estimate, number, percent, role_of, size
 
 Columns = Sequence[tuple[str, str, str]]
 
 
-def systems_section(found: Mapping[str, Any]) -> str:
+def systems_section(figures: Mapping[str, Any]) -> dict[str, Any]:
     """Return the tables of all systems with the meaning of every column and system."""
-    references = references_of(found)
-    leading = references[0] if references else None
-    systems = found["systems"]
-    against = f" Anchored and Agreement are against {escape(leading)}." if leading else ""
+    leading = next(iter(references_of(figures)), None)
+    systems = figures["systems"]
     rewards = list(dict.fromkeys(name for system in systems.values() for name in system.get("rewards") or {}))
-    quality: Columns = [
-        *glossary.QUALITY,
-        *((f"reward {name}", escape(name), f"The reward {name}.") for name in rewards),
-    ]
-    rows = definitions(((name, _meaning(name, system)) for name, system in systems.items()), columns=True)
-    meanings = definitions(
-        ((heading, meaning) for _, heading, meaning in (*glossary.QUALITY, *glossary.COST)), columns=True
-    )
-    return f"""<section id="systems"><h2>Systems side by side</h2>
-<p>Every system answered the same inputs. Small figures under a value are its 95 % interval.{against}</p>
-{_systems_table("What they write", quality, {n: _written(s, leading, rewards) for n, s in systems.items()}, systems)}
-<h3>What they take</h3>
-{_systems_table("What they take", glossary.COST, {n: _taken(s) for n, s in systems.items()}, systems)}
-<details><summary>What the columns mean</summary>{meanings}</details>
-<details><summary>What the systems are</summary>{rows}</details>
-</section>"""
+    quality = [*glossary.QUALITY, *((f"reward {name}", name, f"The reward {name}.") for name in rewards)]
+    written = {name: _written(system, leading, rewards) for name, system in systems.items()}
+    taken = {name: _taken(system) for name, system in systems.items()}
+    return {
+        "leading": leading,
+        "written": _systems_table("What they write", quality, written, systems),
+        "taken": _systems_table("What they take", glossary.COST, taken, systems),
+        "columns": [(heading, meaning) for _, heading, meaning in (*glossary.QUALITY, *glossary.COST)],
+        "meanings": [(name, _meaning(name, system)) for name, system in systems.items()],
+    }
 
 
 def _systems_table(
-    label: str, columns: Columns, cells: Mapping[str, Mapping[str, str]], systems: Mapping[str, Any]
-) -> str:
+    label: str, columns: Columns, cells: Mapping[str, Mapping[str, Cell]], systems: Mapping[str, Any]
+) -> Table:
     """A table of systems; a column that holds nothing is left out."""
-    kept = [(key, heading) for key, heading, _ in columns if any(own[key] != ABSENT for own in cells.values())]
-    rows = (row_of(_head(name, systems[name]), (own[key] for key, _ in kept), systems[name]["kind"])
-            for name, own in cells.items())  # fmt: skip
-    return table_of(label, ["System", *(heading for _, heading in kept)], rows)
+    kept = [(key, heading) for key, heading, _ in columns if any(row[key] != NONE for row in cells.values())]
+    rows = [
+        Row(_head(name, systems[name]), [row[key] for key, _ in kept], role_of(systems[name]["kind"]))
+        for name, row in cells.items()
+    ]
+    return Table(label, ["System", *(heading for _, heading in kept)], rows)
 
 
-def _head(name: str, system: Mapping[str, Any]) -> str:
-    kind, by = system["kind"], system["engine"]
-    known = (kind, None if by == f"{kind}: {name}" else by, system["precision"])
-    engine = [str(part) for part in known if part is not None]
-    return f'{escape(name)}<span class="kind">{escape(", ".join(engine))}</span>'
+def _head(name: str, system: Mapping[str, Any]) -> Cell:
+    kind, engine = system["kind"], system["engine"]
+    known = (kind, None if engine == f"{kind}: {name}" else engine, system["precision"])
+    return Cell(name, (", ".join(str(part) for part in known if part is not None),))
 
 
 def _meaning(name: str, system: Mapping[str, Any]) -> str:
@@ -68,11 +60,11 @@ def _meaning(name: str, system: Mapping[str, Any]) -> str:
     return f"a {system['kind']}, writing with care; several completions an input"
 
 
-def _written(system: Mapping[str, Any], ref: str | None, rewards: Sequence[str]) -> dict[str, str]:
+def _written(system: Mapping[str, Any], reference: str | None, rewards: Sequence[str]) -> dict[str, Cell]:
     return {
         "relevance": estimate(system["relevance"]),
-        "anchored": estimate(system["anchored_relevance"].get(ref)),
-        "agreement": estimate(system["agreement"].get(ref)),
+        "anchored": estimate(system["anchored_relevance"].get(reference)),
+        "agreement": estimate(system["agreement"].get(reference)),
         "relevance_second": estimate(system["relevance_second"]),
         "length": estimate(system["length"], 1),
         "copy_rate": estimate(system["copy_rate"]),
@@ -83,114 +75,94 @@ def _written(system: Mapping[str, Any], ref: str | None, rewards: Sequence[str])
     }
 
 
-def _taken(system: Mapping[str, Any]) -> dict[str, str]:
+def _taken(system: Mapping[str, Any]) -> dict[str, Cell]:
     cut, batch, cost = system.get("unfinished"), system.get("batch_size"), system.get("cost_per_1000")
-    ends = percent(system["stop_rate"])
-    speed = number(system["tokens_per_second"], 0)
     return {
-        "parameters": size(system["parameters"]),
+        "parameters": Cell(size(system["parameters"])),
         "latency": _latency(system["latency_ms"]),
-        "tokens_per_second": speed + below(f"{batch} together") if batch and speed != ABSENT else speed,
-        "cost": f"{cost['usd']:.2g}{below(escape(cost['basis']))}" if cost else ABSENT,
-        "answered": percent(system["coverage"]),
-        "failed": f"{system['failed']:,}",
-        "ends": ends + below(f"{cut:,} cut") if cut and ends != ABSENT else ends,
-        "truncated": f"{system['truncated']:,}",
+        "tokens_per_second": _with(number(system["tokens_per_second"], 0), f"{batch} together" if batch else ""),
+        "cost": Cell(f"{cost['usd']:.2g}", (cost["basis"],)) if cost else NONE,
+        "answered": Cell(percent(system["coverage"])),
+        "failed": Cell(f"{system['failed']:,}"),
+        "ends": _with(percent(system["stop_rate"]), f"{cut:,} cut" if cut else ""),
+        "truncated": Cell(f"{system['truncated']:,}"),
     }
 
 
-def judge_section(found: Mapping[str, Any]) -> str:
+def _with(text: str, below: str) -> Cell:
+    """A figure with what is to be said of it; where there is no figure, nothing is."""
+    return Cell(text, (below,) if below and text != NONE.text else ())
+
+
+def _diversity(value: Mapping[str, Any] | None) -> Cell:
+    if not value or value["mean"] is None:
+        return NONE
+    inside = value["within_input"]
+    return Cell(number(value["mean"]), (number(inside["mean"] if inside else None),))
+
+
+def _latency(value: Mapping[str, float] | None) -> Cell:
+    if not value:
+        return NONE
+    digits = 1 if value["p50"] < 10 else 0
+    return Cell(f"{value['p50']:,.{digits}f} ms", (f"{value['p95']:,.{digits}f} ms",))
+
+
+def judge_section(figures: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return what an LLM judge preferred, and how far it agrees with itself."""
-    judge = found.get("judge")
+    judge = figures.get("judge")
     if not judge:
-        return ""
-    keys = (
-        ("win_rate", "Wins"),
-        ("length_controlled_win_rate", "Wins at equal length"),
-        ("consistency", "Consistent"),
-        ("agreement", "Agrees"),
-    )
+        return None
+    columns = {
+        "win_rate": "Wins",
+        "length_controlled_win_rate": "Wins at equal length",
+        "consistency": "Consistent",
+        "agreement": "Agrees",
+    }
     rows = []
     for name, entries in judge["systems"].items():
-        for ref, entry in entries.items():
-            kind = found["systems"].get(name, {}).get("kind", "recorded")
-            cells = [estimate(entry, key=key, interval=f"{key}_ci95") for key, _ in keys]
+        kind = figures["systems"].get(name, {}).get("kind", "recorded")
+        for reference, entry in entries.items():
+            cells: list[Cell | str] = [estimate(entry, key=key, interval=f"{key}_ci95") for key in columns]
             cells += [number(entry.get("first_position")), percent(entry.get("ties")), f"{entry['items']:,}"]
-            rows.append(row_of(f'{escape(name)}<span class="kind">against {escape(ref)}</span>', cells, kind))
-    head = ["System", *(heading for _, heading in keys), "First", "Ties", "Inputs"]
-    named = judge["name"] if judge["name"] == judge.get("model") else f"{judge['name']} ({judge.get('model')})"
-    said = escape(glossary.JUDGE.replace("{name}", named))
-    return f'<section id="judge"><h2>What a judge says</h2><p>{said}</p>{table_of("Judge", head, rows)}</section>'
+            rows.append(Row(Cell(name, (f"against {reference}",)), cells, role_of(kind)))
+    model = judge.get("model")
+    return {
+        "name": judge["name"] if judge["name"] == model else f"{judge['name']} ({model})",
+        "table": Table("Judge", ["System", *columns.values(), "First", "Ties", "Inputs"], rows),
+    }
 
 
-def tasks_section(found: Mapping[str, Any]) -> str:
-    """Return relevance, length, copy rate and diversity of every system in every task."""
-    tasks = list(dict.fromkeys(task for system in found["systems"].values() for task in system["per_task"]))
+def tasks_section(figures: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return relevance, length, copy rate and diversity of every system in every task, of several."""
+    systems = figures["systems"]
+    tasks = list(dict.fromkeys(task for system in systems.values() for task in system["per_task"]))
     if len(tasks) < 2:
-        return ""
-    table = table_of(
-        "Tasks",
-        ["System", *map(escape, tasks)],
-        (
-            row_of(escape(name), (_task_cell(system["per_task"].get(task)) for task in tasks), system["kind"])
-            for name, system in found["systems"].items()
-        ),
-    )
-    return (
-        '<section id="tasks"><h2>Task by task</h2>'
-        "<p>Relevance with its 95 % interval; then the mean length, how much is copied, and distinct-2.</p>"
-        f"{table}</section>"
-    )
+        return None
+    rows = [
+        Row(name, [_task_cell(system["per_task"].get(task)) for task in tasks], role_of(system["kind"]))
+        for name, system in systems.items()
+    ]
+    return {"table": Table("Tasks", ["System", *tasks], rows)}
 
 
-def _task_cell(part: Mapping[str, Any] | None) -> str:
+def _task_cell(part: Mapping[str, Any] | None) -> Cell:
     if not part:
-        return ABSENT
+        return NONE
+    relevance = estimate(part["relevance"])
     facts = [f"{part['length']['mean']:.0f} words"] if part["length"] else []
     facts += [f"copies {percent(part['copy_rate']['mean'])}"] if part["copy_rate"] else []
     facts += [f"distinct {number(part['distinct_2']['mean'])}"] if part["distinct_2"] else []
-    return estimate(part["relevance"]) + "".join(map(below, facts))
+    return Cell(relevance.text, (*relevance.below, *facts))
 
 
-def how_section(found: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+def how_section(figures: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was measured with, and the notes of this benchmark."""
-    facts = definitions(
-        [
-            ("Suite", found["suite"]),
-            ("Relevance by", f"{found['encoder']}, in float32"),
-            ("Second encoder", found["second_encoder"] or "none"),
-            ("Hardware", found["hardware"]),
-            ("Seed", str(found["seed"])),
-        ]
-    )
-    notes = "".join(f"<li>{escape(note)}</li>" for note in about["notes"])
-    return (
-        f'<section id="how"><h2>How it was measured</h2>{facts}<p class="small">{glossary.LIMITS}</p>'
-        f'<ul class="small">{notes}</ul></section>'
-    )
-
-
-def size(parameters: int | None) -> str:
-    """A number of parameters, in millions or billions."""
-    if not parameters:
-        return ABSENT
-    return (
-        f"{parameters / 1e9:,.1f}\N{NO-BREAK SPACE}B"
-        if parameters >= 1e9
-        else f"{parameters / 1e6:,.1f}\N{NO-BREAK SPACE}M"
-    )
-
-
-def _diversity(value: Mapping[str, Any] | None) -> str:
-    if not value or value["mean"] is None:
-        return ABSENT
-    inside = value["within_input"]
-    return f"{number(value['mean'])}{below(number(inside['mean']) if inside else ABSENT)}"
-
-
-def _latency(value: Mapping[str, float] | None) -> str:
-    if not value:
-        return ABSENT
-    digits = 1 if value["p50"] < 10 else 0
-    middle, high = (f"{value[key]:,.{digits}f} ms" for key in ("p50", "p95"))
-    return f"{middle}{below(high)}"
+    facts = {
+        "Suite": figures["suite"],
+        "Relevance by": f"{figures['encoder']}, in float32",
+        "Second encoder": figures["second_encoder"] or "none",
+        "Hardware": figures["hardware"],
+        "Seed": figures["seed"],
+    }
+    return {"facts": list(facts.items()), "notes": about["notes"]}

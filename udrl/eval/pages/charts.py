@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from udrl.eval.pages.point_labels import place_labels
 from udrl.eval.pages.svg import ROLES, canvas, svg_of
 
@@ -57,7 +59,7 @@ def curve_chart(
     reachable: Sequence[float | None],
     before: Sequence[Sequence[float]] = (),
     compact: bool = False,
-) -> str:
+) -> Markup:
     """Draw commanded against achieved for one attribute: the diagonal is perfect obedience.
 
     curve: rows of (commanded, achieved, lo, hi); reachable: (lowest, highest) value the student can be brought to;
@@ -95,7 +97,7 @@ def forest_chart(
     zone: tuple[float | None, float | None] = (None, None),
     bound: float | None = None,
     digits: int = 2,
-) -> str:
+) -> Markup:
     """Draw each row's figure with its interval beside a line at ``line``.
 
     axis: what the figure is; bound: a dashed line; zone: a coloured range, None: to the end of the picture. The
@@ -140,7 +142,7 @@ def forest_chart(
 
 def scatter_chart(
     points: Sequence[Point], *, title: str, x: str, y: str, log: bool = False, frontier: bool = False
-) -> str:
+) -> Markup:
     """Draw systems by two figures, ``x`` and ``y``, with their intervals in y.
 
     log: x is drawn on a logarithmic scale. frontier: a line through the points for which no other has both a smaller x
@@ -189,7 +191,7 @@ def histogram_chart(
     title: str,
     name: str,
     zone: tuple[float, float] | None = None,
-) -> str:
+) -> Markup:
     """Draw how many values fall into each bin, the parts on top of each other.
 
     edges: of the bins, one more than counts. name: of what is counted. zone: a range that is marked.

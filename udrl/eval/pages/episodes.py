@@ -1,7 +1,6 @@
 """``episodes.html``: one self-contained page to look at the episodes before a student is trained on them.
 
-It works offline, holds no script, escapes every text, follows the reader's light or dark setting, fits a phone and can
-be printed.
+It works offline, holds no script, follows the reader's light or dark setting, fits a phone and can be printed.
 """
 
 from __future__ import annotations
@@ -9,23 +8,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from udrl import __version__
-from udrl.data.run import Run, atomic_write
-from udrl.eval.pages import episodes_sections as sections
+from udrl.data.run import Run
+from udrl.eval.pages.environment import write_page
 from udrl.eval.pages.episodes_checks import Check, checks
-from udrl.eval.pages.episodes_survey import Look, look
-from udrl.eval.pages.markup import finding, page
+from udrl.eval.pages.episodes_examples import examples_section, rejected_section
+from udrl.eval.pages.episodes_survey import MAX_ROWS, MAX_TASKS, survey_of
+from udrl.eval.pages.episodes_tables import (
+    MEANINGS,
+    ROLES,
+    counts_table,
+    hygiene,
+    lengths_section,
+    returns_sections,
+    writers_table,
+)
 
 FILE = "episodes.html"
-NAV = (
-    ("counts", "Counts"),
-    ("returns", "Returns"),
-    ("lengths", "Lengths"),
-    ("writers", "Who wrote"),
-    ("examples", "Examples"),
-    ("rejected", "Rejected"),
-    ("hygiene", "Hygiene"),
-)
+NAV = {
+    "counts": "Counts",
+    "returns": "Returns",
+    "lengths": "Lengths",
+    "writers": "Who wrote",
+    "examples": "Examples",
+    "rejected": "Rejected",
+    "hygiene": "Hygiene",
+}
 
 
 @dataclass(frozen=True)
@@ -46,37 +53,30 @@ def episodes_report(run: Run | Path | str, *, output: Path | None = None) -> Epi
     episodes, or the page cannot be written.
     """
     run = run if isinstance(run, Run) else Run(run)
-    found = look(run)
-    verdicts = checks(found)
-    path = output or run.path / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, render(found, verdicts, name=run.path.absolute().name))
-    meter = found.meter
-    return EpisodesReport(path, meter.count(), meter.count(kept=False), tuple(meter.tasks), tuple(verdicts))
-
-
-def render(found: Look, verdicts: list[Check], *, name: str) -> str:
-    """Return the page."""
-    meter = found.meter
-    tasks = "1 task" if len(meter.tasks) == 1 else f"{len(meter.tasks)} tasks"
-    body = [
-        sections.counts_section(found),
-        sections.returns_section(found),
-        sections.lengths_section(found),
-        sections.writers_section(found),
-        sections.examples_section(found),
-        sections.rejected_section(found),
-        sections.hygiene_section(found),
-    ]
-    return page(
-        title=f"Episodes of {name}",
-        description=(
-            f"{meter.count():,} episodes of {tasks}, {meter.count(kept=False):,} of them rejected: "
-            "what there is to train on, before it is trained on."
-        ),
+    survey = survey_of(run)
+    verdict = tuple(checks(survey))
+    meter = survey.meter
+    episodes, rejected = meter.count(), meter.count(kept=False)
+    page = write_page(
+        output or run.path / FILE,
+        "episodes.html",
+        name=run.path.absolute().name,
         nav=NAV,
-        verdict=(finding(check.passed, check.sentence, check.detail) for check in verdicts),
-        body="\n".join(body),
-        footer=f"Made by udrl {__version__} with udrl report --episodes. This page needs no network; the episodes "
-        "beside it hold every figure and text.",
+        checks=verdict,
+        episodes=f"{episodes:,}",
+        rejections=f"{rejected:,}",
+        tasks="1 task" if len(meter.tasks) == 1 else f"{len(meter.tasks)} tasks",
+        origins=[(ROLES[origin], f"{origin}: {MEANINGS[origin]}") for origin in meter.origins],
+        counts=counts_table(survey),
+        scored=survey.by is not None,
+        returns=returns_sections(survey),
+        lengths=lengths_section(survey),
+        writers=writers_table(survey),
+        examples=examples_section(survey),
+        rejected=rejected_section(survey),
+        hygiene=hygiene(survey),
+        most_tasks=MAX_TASKS,
+        tasks_undrawn=max(0, len(meter.tasks) - MAX_TASKS),
+        settings_unlisted=max(0, len(survey.settings) - MAX_ROWS),
     )
+    return EpisodesReport(page, episodes, rejected, tuple(meter.tasks), verdict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from udrl.eval.pages.episodes_survey import Look, length_correlation
+from udrl.eval.pages.episodes_survey import EpisodesSurvey, length_correlation
 from udrl.rewards.spread import ENOUGH, LEAST, advice
 
 MANY_REJECTED = 0.2
@@ -20,17 +20,17 @@ class Check:
     detail: str = ""
 
 
-def checks(found: Look) -> list[Check]:
+def checks(survey: EpisodesSurvey) -> list[Check]:
     """Return what speaks for and against training on the episodes."""
-    return [*_spreads(found), *_ties(found), *_small(found), _rejected(found)]
+    return [*_spreads(survey), *_ties(survey), *_small(survey), _rejected(survey)]
 
 
-def _spreads(found: Look) -> list[Check]:
-    if found.by is None:
+def _spreads(survey: EpisodesSurvey) -> list[Check]:
+    if survey.by is None:
         return [Check("Nothing is scored yet: run udrl score.", None, "Lengths alone can be looked at, and commanded.")]
-    warned = advice(found.spreads)
+    warned = advice(survey.spreads)
     result = []
-    for name, spread in found.spreads.items():
+    for name, spread in survey.spreads.items():
         if spread.overall is None:
             result.append(Check(f"{name} is the same everywhere: nothing can be learned from it.", False))
             continue
@@ -43,10 +43,10 @@ def _spreads(found: Look) -> list[Check]:
     return result
 
 
-def _ties(found: Look) -> list[Check]:
+def _ties(survey: EpisodesSurvey) -> list[Check]:
     result = []
-    for name in found.spreads:
-        tied = {task: length_correlation(found.meter, task, name) for task in found.meter.tasks}
+    for name in survey.spreads:
+        tied = {task: length_correlation(survey.meter, task, name) for task in survey.meter.tasks}
         far = {task: rho for task, rho in tied.items() if rho is not None and abs(rho) >= TIED}
         if far:
             worst = max(far, key=lambda task: abs(far[task]))
@@ -61,8 +61,8 @@ def _ties(found: Look) -> list[Check]:
     return result
 
 
-def _small(found: Look) -> list[Check]:
-    meter = found.meter
+def _small(survey: EpisodesSurvey) -> list[Check]:
+    meter = survey.meter
     few = [task for task in meter.tasks if meter.count(task=task, split="train", kept=True) < ENOUGH]
     if not few:
         return []
@@ -71,8 +71,8 @@ def _small(found: Look) -> list[Check]:
     return [Check(sentence, False, f"{named}: commands there have the bins of all tasks together.")]
 
 
-def _rejected(found: Look) -> Check:
-    count, total = sum(n for rule, n in found.counts.items() if rule.startswith("rejected:")), found.meter.count()
+def _rejected(survey: EpisodesSurvey) -> Check:
+    count, total = sum(n for rule, n in survey.counts.items() if rule.startswith("rejected:")), survey.meter.count()
     sentence = f"{count:,} of {total:,} episodes ({count / total:.1%}) are rejected."
     share = count / total
     return Check(

@@ -34,7 +34,7 @@ MAX_ROWS = 200
 
 
 @dataclass
-class Setting:
+class WriterSetting:
     """What one teacher wrote under one of its settings; sums are over kept episodes."""
 
     written: int = 0
@@ -67,20 +67,20 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class Look:
+class EpisodesSurvey:
     """All that the page shows. by: what the bins are of, a reward or None for the length."""
 
     facts: Mapping[str, Any]
     meter: EpisodeMeter
     counts: Mapping[str, int]
     spreads: Mapping[str, Spread]
-    settings: Mapping[tuple[str, str], Setting]
+    settings: Mapping[tuple[str, str], WriterSetting]
     by: str | None
     bins: Mapping[str, Sequence[Bin]]
     rejected: RejectedReport
 
 
-def look(run: Run) -> Look:
+def survey_of(run: Run) -> EpisodesSurvey:
     """Read the run's episodes twice, once for figures, once for examples. Memory: some 20 bytes an episode.
 
     Raises RunError where the run has no episodes.
@@ -88,16 +88,16 @@ def look(run: Run) -> Look:
     run.check()
     names = reward_names(run.episodes)
     meter, spread = EpisodeMeter(names), SpreadMeter()
-    settings: dict[tuple[str, str], Setting] = {}
+    settings: dict[tuple[str, str], WriterSetting] = {}
     for episode in iterate_episodes(run.episodes, kept=False):
         meter.add(episode)
         spread.add(episode, episode.returns)
         if episode.origin in ("teacher", "student"):
-            settings.setdefault((episode.teacher, _setting(episode.sampling)), Setting()).add(episode)
+            settings.setdefault((episode.teacher, _setting(episode.sampling)), WriterSetting()).add(episode)
     if not meter.tasks:
         raise RunError(f"{run.episodes} holds no episodes: run 'udrl synth --run {run.path}' first")
     by = next((name for name in sorted(names, key=lambda n: n != "relevance") if meter.scored(name)), None)
-    return Look(
+    return EpisodesSurvey(
         facts=run.facts(),
         meter=meter,
         counts=count_episodes(run.episodes),

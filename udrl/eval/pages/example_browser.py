@@ -9,11 +9,10 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 from udrl.data.hashing import hash_int
-from udrl.eval.pages.markup import filled, role
+from udrl.eval.pages.tables import role_of
 
 MAX_CHARACTERS = 8_000_000
 """Of inputs and completions on one page; about as many bytes."""
@@ -51,6 +50,14 @@ class Example:
         return len(self.input) + sum(min(MAX_TEXT, len(row["completion"] or "")) for row in rows)
 
 
+@dataclass(frozen=True)
+class ExampleBrowser:
+    """What the template needs: the section's ``lead``, and the ``data`` of its script, as JSON knows it."""
+
+    lead: str
+    data: Mapping[str, Any]
+
+
 def examples_of(rows: Iterable[Mapping[str, Any]], *, reference: str | None) -> list[Example]:
     """Return the inputs of a comparison, in the order of the suite.
 
@@ -72,7 +79,7 @@ def examples_of(rows: Iterable[Mapping[str, Any]], *, reference: str | None) -> 
     return list(found.values())
 
 
-def examples_section(
+def browser_of(
     examples: Sequence[Example],
     systems: Mapping[str, str],
     *,
@@ -82,12 +89,12 @@ def examples_section(
     show: str | None = None,
     note: str = "",
     budget: int = MAX_CHARACTERS,
-) -> tuple[str, dict[str, Any]]:
-    """Return the section (HTML) and the data that its script shows.
+) -> ExampleBrowser:
+    """Return the section's lead and the data that its script shows.
 
     systems: name -> kind, in the order in which they stand below an input; leading, other: the systems that are looked
-    at first, ``other`` beside ``leading``; order: in which the examples stand first (see templates/examples.html);
-    note: what else is to be said; budget: characters of text.
+    at first, ``other`` beside ``leading``; order: in which the examples stand first, one of those in
+    templates/example_browser.html; note: what else is to be said; budget: characters of text.
     """
     chosen = sampled(examples, leading, budget)
     names = list(systems)
@@ -96,7 +103,7 @@ def examples_section(
     scores = [(name, digits) for name, digits in scores if name in known]
     scores += [(name, 2) for name in known if name not in dict(scores)]
     data = {
-        "systems": [{"name": name, "role": role(kind)} for name, kind in systems.items()],
+        "systems": [{"name": name, "role": role_of(kind)} for name, kind in systems.items()],
         "scores": [{"name": name, "digits": digits} for name, digits in scores],
         "system": names.index(leading),
         "other": names.index(other) if other is not None else 0,
@@ -111,7 +118,7 @@ def examples_section(
             f"{budget / 1e6:g} million characters: the {EXTREMES} at each end of {leading}'s relevance and agreement, "
             "and others drawn evenly over the tasks. completions.parquet has all of them."
         )
-    return filled("examples.html", {"lead": escape(" ".join(filter(None, said)))}), data
+    return ExampleBrowser(" ".join(filter(None, said)), data)
 
 
 def sampled(examples: Sequence[Example], leading: str, budget: int) -> list[Example]:

@@ -1,4 +1,4 @@
-"""What the report says in plain words: the meaning of every column, system and figure."""
+"""What the pages say in plain words: the meaning of every column, system and figure."""
 
 from __future__ import annotations
 
@@ -163,21 +163,6 @@ FIGURES: tuple[tuple[str, str, str], ...] = (
 LEAKAGE = (
     "How far {other} moves along although it is commanded to stay at its median, as a share of its range. 0 is best."
 )
-PARITY = (
-    "How large is a system's relevance as a share of the reference's? Each line is a 95 % interval: "
-    "were the benchmark repeated with other inputs of the same sort, the share would most likely "
-    "fall inside it. A system is called within 5 % where its whole interval lies in the coloured "
-    "zone, right of the dashed line at 0.95."
-)
-WINS = (
-    "Wins: share of the inputs on which the system is more relevant than the reference (a tie counts half); at equal "
-    "length: what that share would be if both were as long. Second encoder: the ratio by a measure that took no part "
-    "in training."
-)
-NOT_SHOWN = (
-    "“Not shown” is neither yes nor no: the interval holds 0.95, and more inputs would be needed to tell. An arrow at "
-    "the edge is a baseline that lies beyond it."
-)
 DIVERSITY = (
     "Distinct-2 within a task: up and to the right is better. A system that is relevant but says the same everywhere "
     "stands on the left."
@@ -187,22 +172,6 @@ LATENCY = (
     "left of the line is as relevant as one on it. Systems that were not timed are absent."
 )
 SIZE = "Parameters, on a logarithmic scale: up and to the left is better. Systems of unknown size are absent."
-JUDGE = (
-    "{name} was shown both completions for an input and asked which one serves it better, each pair twice with the "
-    "order swapped. Consistent: share of the inputs on which it prefers the same one both times. First: share of its "
-    "preferences that go to the one shown first (0.5: no bias). Agrees: share of its preferences that relevance shares."
-)
-UNCALIBRATED = "The dashed line is the same without calibration."
-COMMANDS = (
-    "Each attribute was commanded at nine levels, all others left open. The line shows what came "
-    "out, the band its 95 % interval. On the dashed diagonal the student gives exactly what was "
-    "asked for; the coloured zone is what it can reach. Targets outside of it are moved to its "
-    "edge."
-)
-LIMITS = (
-    "Intervals are bootstrapped over inputs, and paired where systems are compared. Relevance says "
-    "whether a completion is about its input, not whether it is correct or well written."
-)
 FIGURE_NAMES = {
     "relevance": "relevance",
     "relevance_second": "relevance by the second encoder",
@@ -212,16 +181,3 @@ FIGURE_NAMES = {
     "distinct_2 of one input": "distinct-2 of one input",
 }
 """What the figures of a comparison are called."""
-
-COMPARE = (
-    "A starred difference is one that chance hardly explains (p below 0.05 after correction for the number of "
-    "differences in its table). Below each stands its 95 % interval."
-)
-COLOURS = "Green: the second run is more relevant; red: less; grey: chance could explain it, corrected as in the table."
-SIDE_BY_SIDE = "Measured for each run by itself: speeds differ with the machine and what else it does."
-COMPARED = (
-    "Only inputs of which both runs have completions are compared, each with itself. Intervals are a bootstrap over "
-    "inputs; p-values come from flipping the sign of inputs' differences at random (10,000 times, two-sided), "
-    "corrected by Holm's method for all differences of one table, tasks included. Rank correlations under "
-    "commands are within an input, over all levels and seeds."
-)

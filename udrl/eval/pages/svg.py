@@ -13,8 +13,9 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from html import escape
 from typing import Any
+
+from markupsafe import Markup, escape
 
 ROLES = {
     "ink": "#010101",
@@ -28,6 +29,9 @@ ROLES = {
     "bad": "#090909",
 }
 """Role -> the colour that stands for it while drawing; the page defines ``--ink``, ``--muted`` and so on."""
+
+_ROLE_OF = {colour: role for role, colour in ROLES.items()}
+_STAND_IN = re.compile(rf"(?<=[ :\"])(?:{'|'.join(_ROLE_OF)})(?=[;\"])")
 
 WIDTH = 3.7
 """Inches; at 96 pixels an inch the width of a phone's column."""
@@ -72,15 +76,21 @@ def canvas(height: float, salt: str, *, left: float, top: float) -> Iterator[tup
         yield figure, figure.add_subplot()
 
 
-def svg_of(figure: Any, label: str) -> str:
-    """Return the figure as a bare <svg> element with the page's colours and ``label`` as its accessible name."""
+def svg_of(figure: Any, label: str) -> Markup:
+    """Return the figure as a bare <svg> element with the page's colours and ``label`` as its accessible name.
+
+    It is markup: matplotlib escapes the texts in it, and ``label`` is escaped here.
+    """
     output = io.StringIO()
     figure.savefig(output, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = output.getvalue()
     svg = svg[svg.index("<svg") :]
-    # Names of a user's systems stand in it as text: only what matplotlib itself writes is cut out or exchanged.
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # the same names in every picture: a page may have each id once
-    for role, colour in ROLES.items():
-        svg = re.sub(rf"(?<=[ :\"]){colour}(?=[;\"])", f"var(--{role})", svg)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label, quote=True)}" ', 1)
+    # Names of a user's systems stand between the tags, and a colour's name in one of them stays a name.
+    svg = re.sub(r"<[^>]*>", _themed, svg)
+    return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1))
+
+
+def _themed(tag: re.Match[str]) -> str:
+    return _STAND_IN.sub(lambda colour: f"var(--{_ROLE_OF[colour[0]]})", tag[0])
