@@ -112,7 +112,8 @@ def pictures_section(figures: Mapping[str, Any]) -> dict[str, Any] | None:
         for name, system in systems.items():
             x, y = value(system), system["relevance"]
             if x is not None and y and (baselines or system["kind"] != "baseline"):
-                chosen.append(Point(labels[name], name, x, y["mean"], *y["ci95"], role_of(system["kind"])))
+                low, high = y["ci95"]
+                chosen.append(Point(labels[name], name, x, y["mean"], low, high, role_of(system["kind"])))
         return chosen
 
     wanted = (

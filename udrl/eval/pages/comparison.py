@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,7 @@ def _facts(benchmark: Benchmark, names: tuple[str, str]) -> Table:
     def speed(facts: Mapping[str, Any]) -> str:
         return f"{number(facts['latency_ms']['p50'], 1)} ms" if facts["latency_ms"] else ABSENT
 
-    columns = {
+    columns: dict[str, Callable[[Mapping[str, Any]], Cell | str]] = {
         "Latency": speed,
         "Tokens/s": lambda facts: number(facts["tokens_per_second"], 0),
         "Size": lambda facts: size(facts["parameters"]),

@@ -52,7 +52,7 @@ def estimate(value: Mapping[str, Any] | None, digits: int = 2, *, key: str = "me
     if not value or value.get(key) is None:
         return NONE
     bounds = value.get(interval)
-    return Cell(number(value[key], digits), (span(*bounds, digits),) if bounds else ())
+    return Cell(number(value[key], digits), (span(bounds[0], bounds[1], digits),) if bounds else ())
 
 
 def span(low: float, high: float, digits: int = 2) -> str:
