@@ -2,6 +2,7 @@
 #
 #   make demo      the whole flow: teacher, training, benchmark, three commands on one input
 #   make test      all tests but those that need the demo or a vLLM engine    make check   linters, types, CLI docs
+#   make fuzz      the property tests at random and for long; prints the seed, SEED=N repeats it, FACTOR=N is how long
 #   make test-demo the demo at full size against what it must reach
 #   make test-vllm   tests of the vllm and ray backends, on vLLM for CPUs in an environment of its own (3 GB)
 #   make test-browser  the pages in a real browser; needs Chromium or Chrome (UDRL_BROWSER=/path/to/it)
@@ -23,15 +24,23 @@ STAMP := $(VENV)/.udrl-ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 PYTEST_ARGS ?=
 WORKERS ?= 2
+SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+FACTOR ?= 50
 
-.PHONY: demo test test-browser test-vllm test-demo check bench bench-vllm docs setup clean
+.PHONY: demo test fuzz test-browser test-vllm test-demo check bench bench-vllm docs setup clean
 
 demo: setup
 	$(BIN)/udrl demo
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -x -q -n $(WORKERS) --dist loadfile --durations=25 \
+	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -x -q -n $(WORKERS) --dist loadfile --durations=25 \
 	  --ignore tests/demo --ignore tests/vllm --ignore tests/browser $(PYTEST_ARGS)
+
+fuzz: SEED := $(SEED)
+fuzz: setup
+	@echo "make fuzz SEED=$(SEED) FACTOR=$(FACTOR) tries the same examples again"
+	PYTHONHASHSEED=$(SEED) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --durations=10 \
+	  --timeout 0 --fuzz $(FACTOR) --hypothesis-seed=$(SEED) $(PYTEST_ARGS)
 
 test-browser: setup
 	$(BIN)/python -m pytest -x -q --durations=10 tests/browser $(PYTEST_ARGS)

@@ -13,6 +13,9 @@ from udrl.errors import TaskError, suggestion
 SCHEMA = 1
 """The newest schema of tasks, cards and suites that this version reads."""
 
+MAX_VALUES = 100_000
+"""How many values a file may hold."""
+
 
 def read_mapping(path: Path, *, kind: str, versioned: bool = True) -> dict[str, Any]:
     """Return the mapping in the YAML file ``path``, with its ``schema`` checked and taken out.
@@ -34,6 +37,10 @@ def read_mapping(path: Path, *, kind: str, versioned: bool = True) -> dict[str, 
         data = _load(text)
     except yaml.YAMLError as error:
         raise TaskError(f"{path}{_line(error)}: not valid YAML ({_problem(error)}): correct the {kind} file") from error
+    except ValueError as error:  # a date of month 13, a number of 5,000 digits
+        raise TaskError(f"{path}: holds a value that YAML cannot read ({error}): correct the {kind} file") from error
+    except RecursionError:
+        raise TaskError(f"{path}: is nested too deeply: correct the {kind} file") from None
     if not isinstance(data, dict):
         raise TaskError(f"{path}: a {kind} file must hold 'key: value' lines, found {_kind_of(data)}")
     schema = data.pop("schema", None if versioned else SCHEMA)
@@ -124,21 +131,31 @@ def _load(text: str) -> Any:
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
-        _refuse_doubles(node)
-        return None if node is None else loader.construct_document(node)
+        if node is None:
+            return None
+        _check_nodes(node)
+        return loader.construct_document(node)
     finally:
         loader.dispose()
 
 
-def _refuse_doubles(node: yaml.Node | None) -> None:
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.MarkedYAMLError(problem=f"key '{key.value}' stands twice", problem_mark=key.start_mark)
-                seen.add(key.value)
-            _refuse_doubles(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_doubles(item)
+def _check_nodes(root: yaml.Node) -> None:
+    """Refuse keys that stand twice, and aliases that spell out to more values than a person writes, or without end."""
+    stack, count = [root], 0
+    while stack:
+        node = stack.pop()
+        count += 1
+        if count > MAX_VALUES:
+            raise yaml.MarkedYAMLError(problem=f"more than {MAX_VALUES:,} values, with what its aliases stand for")
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode):
+                    if key.value in seen:
+                        raise yaml.MarkedYAMLError(
+                            problem=f"key '{key.value}' stands twice", problem_mark=key.start_mark
+                        )
+                    seen.add(key.value)
+                stack.append(value)
+        elif isinstance(node, yaml.SequenceNode):
+            stack.extend(node.value)

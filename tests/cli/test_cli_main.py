@@ -228,6 +228,34 @@ def test_closed_pipe_ends_quietly() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_broken_connection_is_no_closed_pipe(probe: SimpleNamespace, capfd: pytest.CaptureFixture[str]) -> None:
+    """Only where the reader of standard output has left has the command done what it was asked for."""
+    probe.action = lambda: _raise(BrokenPipeError(errno.EPIPE, "Broken pipe"))
+    assert cli.run(["probe"]) == 1
+    assert capfd.readouterr().err == "error: Broken pipe (BrokenPipeError; --debug shows where)\n"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_commands_start_without_standard_streams(closed: str) -> None:
+    command = f"exec {sys.executable} -m udrl init --help {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: udrl init") == (not closed.startswith(">"))
+
+
+def test_texts_that_the_terminal_cannot_show_are_escaped_as_json_does(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from udrl.cli import main as m; import click\n"
+        "m.app.invoke = lambda context: click.echo('\"caf\\u00e9 \\U0001f98a \\ud83d\"')\n"
+        "sys.exit(m.run(['init']))",
+    ]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "latin-1"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == b'"caf\xe9 \\ud83e\\udd8a \\ud83d"\n'
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full to write to")
 def test_full_disk_is_one_line() -> None:
     with Path("/dev/full").open("w") as full:
@@ -301,6 +329,10 @@ def test_config_takes_a_mapping_for_name_value_options(
     assert (seen["targets"], seen["tasks"]) == (["relevance=0.5", "clicks=3"], ["solo"])
 
 
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+"""Eleven lines that spell out to nine to the power of eleven values."""
+
+
 @pytest.mark.parametrize(
     ("config", "parts", "code"),
     [
@@ -315,6 +347,11 @@ def test_config_takes_a_mapping_for_name_value_options(
         ("num-inputs: many", ["Invalid value for '--num-inputs': 'many' is not a valid integer"], 2),
         ("- a\n- b", ["must hold 'key: value' lines"], 1),
         ("a: [1", ["not valid YAML"], 1),
+        ("seed: 2024-13-01", ["holds a value that YAML cannot read", "month must be in 1..12"], 1),
+        ("seed: " + "9" * 5000, ["holds a value that YAML cannot read"], 1),
+        ("seed: " + "[" * 3000, ["is nested too deeply"], 1),
+        ("seed: &a [*a]", ["not valid YAML (more than 100,000 values, with what its aliases stand for)"], 1),
+        (BOMB, ["not valid YAML (more than 100,000 values, with what its aliases stand for)"], 1),
     ],
 )
 def test_config_errors_name_file_and_key(

@@ -72,6 +72,6 @@ def test_pii_is_gone_after_masking(text: str) -> None:
 
 def test_pii_patterns_stay_linear() -> None:
     for text in ("a." * 20_000 + "@", "1-" * 20_000, "+1" + " 1" * 20_000, "://" + "a:" * 20_000, "a1:" * 20_000):
-        started = time.monotonic()
+        started = time.process_time()
         list(find(text))
-        assert time.monotonic() - started < 5
+        assert time.process_time() - started < 5

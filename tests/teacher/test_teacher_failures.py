@@ -9,7 +9,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -84,33 +87,56 @@ def test_failures_of_a_withdrawn_key_are_asked_for_again_by_the_same_command(
 # --- a silent teacher
 
 
-def test_watchdog_names_a_silent_teacher_ever_more_rarely() -> None:
+class Clock:
+    """Time that passes only where the watchdog waits; ``events``: what happens at which second."""
+
+    def __init__(self, until: float, events: Mapping[float, Callable[[], None]]) -> None:
+        self.now, self.until, self.events = 0.0, until, dict(events)
+
+    def wait(self, seconds: float) -> bool:
+        self.now += seconds
+        for moment in sorted(moment for moment in self.events if moment <= self.now):
+            self.events.pop(moment)()
+        return self.now > self.until
+
+    def set(self) -> None:
+        """Nothing: the time is over by itself."""
+
+
+def watched(
+    monkeypatch: pytest.MonkeyPatch, *, until: float, events: Mapping[float, Callable[[Watchdog], None]]
+) -> list[tuple[float, str]]:
+    """What a watchdog of 1 s of patience tells until then, and when, if ``events`` happen to it."""
     told: list[tuple[float, str]] = []
-    started = time.monotonic()
-    with Watchdog(
-        "tiny", "openai", patience=0.2, tell=lambda text: told.append((time.monotonic() - started, text))
-    ) as dog:
-        time.sleep(0.5)
-        assert not told, "nothing is in flight"
+    clock = Clock(until, {})
+    monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    dog = Watchdog("tiny", "openai", patience=1.0, tell=lambda text: told.append((clock.now, text)))
+    clock.events = {moment: partial(event, dog) for moment, event in events.items()}
+    monkeypatch.setattr(dog, "_end", clock)
+    with dog:
+        dog._thread.join()
+    assert own_threads() == []
+    return told
+
+
+def test_watchdog_names_a_silent_teacher_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(dog: Watchdog) -> None:
         for _ in range(3):
             dog.asked()
-        time.sleep(1.2)
-    assert own_threads() == []
-    assert 2 <= len(told) <= 4, "after 0.2, 0.4 and 0.8 s"
-    said = r"teacher 'tiny' has not replied for \d s, 3 requests are in flight: look at the server's log"
+
+    told = watched(monkeypatch, until=19.9, events={10.0: ask})
+    assert [round(moment) for moment, _ in told] == [11, 12, 14, 18], "nothing is in flight until then"
+    said = r"teacher 'tiny' has not replied for 1 s, 3 requests are in flight: look at the server's log"
     assert re.search(said, told[0][1])
 
 
-def test_watchdog_is_quiet_while_replies_come() -> None:
-    told: list[str] = []
-    with Watchdog("tiny", "vllm", patience=1.0, tell=told.append) as dog:
+def test_watchdog_is_quiet_while_replies_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(dog: Watchdog) -> None:
         for _ in range(8):
             dog.asked()
-        for _ in range(8):
-            time.sleep(0.2)
-            dog.replied()
-        time.sleep(1.2)
-    assert told == []
+
+    replies = {0.8 * (1 + number): Watchdog.replied for number in range(8)}
+    assert watched(monkeypatch, until=60, events={0.0: ask, **replies}) == []
 
 
 def own_threads() -> list[str]:

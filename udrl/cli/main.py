@@ -5,13 +5,19 @@ Exit codes: 0 done, 1 failed with one line, 2 wrong usage, 130 interrupted (ever
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import errno
+import io
+import json
 import os
+import select
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -93,6 +99,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line on ``arguments`` and return the exit code; every failure is one line on stderr."""
     context: click.Context | None = None
     warnings.showwarning = _show_warning
+    _prepare_streams()
     _quiet_libraries()
     silence()
     try:
@@ -108,18 +115,55 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("\ninterrupted: what was finished is kept, and the same command continues from there", err=True)
         return 130
-    except BrokenPipeError:
-        # The reader (head, less) has seen enough. Without this, Python complains again while it shuts down.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as failure:  # noqa: BLE001 - the one place where everything ends as one line
+        if isinstance(failure, BrokenPipeError) and _reader_left():
+            return 0
         if context is not None and context.meta.get(DEBUG):
             traceback.print_exc()
         line, code = explain(failure)
-        click.echo(f"error: {line}", err=True)
+        with contextlib.suppress(OSError):  # standard error may be what is full or gone
+            click.echo(f"error: {line}", err=True)
         give_way()
         return code
+    finally:
+        _let_go_of_output()
     return 0
+
+
+def _prepare_streams() -> None:
+    """Give the process streams that every text can be written to, also where it was started without."""
+    for name, errors in (("stdout", "json"), ("stderr", "backslashreplace")):
+        stream = getattr(sys, name)
+        if stream is None:  # started with the stream closed: >&-
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - to the end
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    """Write what the terminal's encoding lacks, and half of a surrogate pair, as JSON does: ``\\u00e9``."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+codecs.register_error("json", _escape)
+
+
+def _reader_left() -> bool:
+    """Tell whether it is standard output whose reader (head, less) has seen enough, and no connection elsewhere."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
+
+
+def _let_go_of_output() -> None:
+    """Drop what cannot be written any more: Python would complain again while it shuts down, and exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _quiet_libraries() -> None:
