@@ -91,12 +91,6 @@ def _import_everything() -> None:
     import sentence_transformers  # noqa: F401
     import transformers  # noqa: F401
 
-    import udrl.cli.bench
-    import udrl.eval.bench
-    import udrl.student.student
-    import udrl.student.training
-    import udrl.teacher.synthesis  # noqa: F401
-
 
 def _apart(call: Any) -> None:
     """Call it in a process of its own: threads that it starts would not survive the forks to come."""

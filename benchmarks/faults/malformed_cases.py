@@ -30,8 +30,8 @@ class Case:
 
 def prepare(base: Path, command: Callable[[list[str]], int]) -> None:
     """Make the valid files and the valid run (in ``base``) that the cases are mutations of."""
-    shutil.rmtree(base, ignore_errors=True)
     files, run = base / "files", str(base / "run")
+    shutil.rmtree(files, ignore_errors=True)
     files.mkdir(parents=True)
     made = [
         ["synth", "--task", TASK, "--task", "text-to-image", "--num-inputs", "30", "--samples", "3", "--run", run],
@@ -41,8 +41,10 @@ def prepare(base: Path, command: Callable[[list[str]], int]) -> None:
         ["render", "--run", run],
     ]
     for arguments in made:
-        if command(arguments) != 0:
+        done = base / f"{arguments[0]}.done"
+        if not done.exists() and command(arguments) != 0:
             raise SystemExit(f"the valid run could not be made: udrl {' '.join(arguments)}")
+        done.touch()
     rows = [{"id": n, "task": TASK, "text": f"a cheap lamp number {n} for a small room", "answer": n} for n in range(8)]
     outputs = [
         {"instruction": row["text"], "output": f"cheap lamp {n} small room", "generator": "x", "dataset": TASK}
