@@ -20,6 +20,7 @@ import sys
 import time
 import warnings
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,13 @@ from faults import malformed_cases as cases
 
 TRIALS, LIMIT = 10_000, 30.0
 CODES = (0, 1, 2, 130)
+WARM = (
+    "onnxruntime",
+    "sentence_transformers",
+    "udrl.eval.bench",
+    "udrl.teacher.synthesis.synth",
+    "udrl.training.train",
+)
 
 
 def run(folder: Path, *, scale: float, seed: int) -> dict[str, Any]:
@@ -87,9 +95,8 @@ def _command(arguments: list[str]) -> int:
 def _import_everything() -> None:
     """Import what the commands import, so that a case costs what it does and not what Python's start does."""
     warnings.simplefilter("default")
-    import onnxruntime  # noqa: F401
-    import sentence_transformers  # noqa: F401
-    import transformers  # noqa: F401
+    for name in WARM:
+        import_module(name)
 
 
 def _apart(call: Any) -> None:
