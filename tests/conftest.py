@@ -126,7 +126,7 @@ BY_IMPORTS = ("PYTEST_", "KMP_", "TORCHINDUCTOR_", "HF_XET_", "TOKENIZERS_PARALL
 
 def _shared_state() -> dict[str, object]:
     state: dict[str, object] = {
-        f"${name}": value for name, value in os.environ.items() if not name.startswith("PYTEST_")
+        f"${name}": value for name, value in os.environ.items() if not name.startswith(BY_IMPORTS)
     }
     state["working directory"] = Path.cwd()
     if "torch" in sys.modules:

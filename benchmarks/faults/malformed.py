@@ -188,24 +188,31 @@ def _work(base: Path, work: Path, indexes: list[int], seed: int, pipe: int) -> N
             "seconds": round(time.monotonic() - begun, 2),
             "wrong": _wrong(code, escaped, text, before),
             "said": (escaped or text)[-600:],
+            "changed": [path.relative_to(work).as_posix() for path in _changed(before)],
         }
         os.write(pipe, json.dumps(result).encode() + b"\n")
         os.chdir(work.parent)
 
 
 def _print(path: Path) -> tuple[int, int, int]:
-    found = path.lstat()
+    if not path.is_file():
+        return 0, 0, 0
+    found = path.stat()
     return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _changed(before: dict[Path, tuple[int, int, int]]) -> list[Path]:
+    """Return the files that are other than before; run.json may always say more."""
+    return [path for path, known in before.items() if path.name != "run.json" and _print(path) != known]
 
 
 def _wrong(code: int, escaped: str, text: str, before: dict[Path, tuple[int, int, int]]) -> list[str]:
     failed = code not in (0, 130)
-    lost = [path for path, known in before.items() if not path.is_file() or (failed and _print(path) != known)]
     found = {
         "traceback": bool(escaped) or "Traceback (most recent" in text,
         "defect": "a defect of udrl" in text,
         "code": code not in CODES,
         "silent": failed and not any(line.startswith("error: ") for line in text.splitlines()),
-        "lost": failed and any(path.name != "run.json" for path in lost),
+        "lost": any(not path.is_file() for path in before) or (failed and bool(_changed(before))),
     }
     return [name for name, true in found.items() if true]
