@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import json
 import os
 import random
 import shutil
@@ -11,6 +14,8 @@ from importlib import import_module
 from pathlib import Path
 
 import click
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
 from faults.mutations import mutate
@@ -52,9 +57,11 @@ def prepare(base: Path, command: Callable[[list[str]], int]) -> None:
     ]
     write_tables(files / "inputs", rows)
     write_tables(files / "outputs", outputs)
-    write_tables(
-        files / "rewards", [{"input": row["text"], "completion": "x", "clicks": 0.5, "task": TASK} for row in rows]
-    )
+    written = pq.read_table(next((base / "run" / "episodes").glob("train*.parquet"))).to_pylist()
+    scored = [
+        {name: row[name] for name in ("task", "input", "completion")} for row in written if not row["rejected_by"]
+    ]
+    write_tables(files / "rewards", [{**row, "clicks": 0.5 + n % 2 / 4} for n, row in enumerate(scored)])
     (files / "inputs.txt").write_text("\n".join(str(row["text"]) for row in rows) + "\n", encoding="utf-8")
     shipped = {
         "task.yaml": f"data/tasks/{TASK}.yaml",
@@ -73,13 +80,6 @@ def prepare(base: Path, command: Callable[[list[str]], int]) -> None:
 
 def write_tables(stem: Path, rows: list[dict[str, object]]) -> None:
     """Write ``rows`` in every format that udrl reads."""
-    import csv
-    import gzip
-    import json
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     stem.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     stem.with_suffix(".json").write_text(json.dumps(rows), encoding="utf-8")
     with stem.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
