@@ -286,6 +286,35 @@ def test_episodes_load_with_datasets(tmp_path: Path) -> None:
     assert by_file["train"][0]["returns"]["relevance"] == read_episodes(folder)[0].returns["relevance"]
 
 
+def test_episodes_load_from_one_cache_is_always_what_is_on_disk(tmp_path: Path) -> None:
+    """Folders of one name, as those of all runs are, and one folder whose rows are replaced, share a cache."""
+    import datasets
+
+    cache = str(tmp_path / "cache")
+    runs = [tmp_path / name / "episodes" for name in ("a", "b")]
+    made = {folder: [replace(episode(n), completion=f"{folder.parent.name} {n}") for n in range(40)] for folder in runs}
+
+    def check(folder: Path, rows: list[Episode]) -> None:
+        by_folder = datasets.load_dataset(str(folder), cache_dir=cache)
+        assert sorted(row["episode_id"] + row["completion"] for split in by_folder.values() for row in split) == sorted(
+            one.episode_id + one.completion for one in rows
+        )
+        train = datasets.load_dataset("parquet", data_files=str(folder / "train.parquet"), cache_dir=cache)["train"]
+        assert list(train["completion"]) == [one.completion for one in rows if one.split == "train"]
+        kept = by_folder.filter(lambda row: row["rejected_by"] is None)["train"]
+        assert list(kept["completion"]) == [one.completion for one in read_episodes(folder)]
+
+    for folder, rows in made.items():
+        write_episodes(folder, rows, reward_names=("relevance",))
+        check(folder, rows)
+    for folder, rows in made.items():
+        check(folder, rows)
+    rescored = [replace(one, returns={"relevance": 0.5}) for one in made[runs[0]]]
+    write_episodes(runs[0], rescored, reward_names=("relevance",))
+    loaded = datasets.load_dataset(str(runs[0]), cache_dir=cache)["train"]
+    assert {row["returns"]["relevance"] for row in loaded} == {0.5}
+
+
 def test_episodes_without_returns_load_with_datasets_even_with_an_empty_split(tmp_path: Path) -> None:
     import datasets
 

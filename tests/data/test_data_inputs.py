@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +17,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udrl.data.inputs import MAX_INPUT_WORDS, cut_input, input_id, normalise, read_inputs, read_references, split_of
+from udrl.data.inputs import (
+    MAX_INPUT_CHARACTERS,
+    MAX_INPUT_WORDS,
+    cut_input,
+    input_id,
+    normalise,
+    read_inputs,
+    read_references,
+    split_of,
+)
 from udrl.errors import InputError
 from udrl.words import count_words
 
@@ -97,7 +107,17 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "binary": ("a.txt", b"text\n\x00\x01\x02\n", "line 2: holds binary"),
     "utf16": ("a.txt", "a fox".encode("utf-16"), "UTF-16"),
     "latin1": ("a.jsonl", b'{"text": "fine"}\n{"text": "caf\xe9"}\n', "line 2: byte 14 is not UTF-8"),
-    "long_number": ("a.jsonl", b'{"text": "x", "n": ' + b"1" * 5000 + b"}\n", "line 1: holds a number of more digits"),
+    "long_number": ("a.jsonl", b'{"text": ' + b"1" * 5000 + b"}\n", "line 1: 'text' holds .* of 5,000 digits"),
+    "twice_jsonl": (
+        "a.jsonl",
+        b'{"text": "x"}\n{"n": 1, "text": "x", "n": 2}\n',
+        "line 2: the key 'n' stands there twice",
+    ),
+    "twice_json": ("a.json", b'[{"text": "x", "text": "y"}]', "item 1: the key 'text' stands there twice"),
+    "twice_csv": ("a.csv", b"n,text,n\n1,x,2\n", "a.csv: the column 'n' stands there twice"),
+    "twice_tsv": ("a.tsv.gz", gzip.compress(b"text\ttext\nx\ty\n"), "the column 'text' stands there twice"),
+    "object_json": ("a.json", b'{"text": "x"}', "must be a list of objects"),
+    "deep_json": ("a.json", b"[" * 100_000, "nested too deeply"),
     "half_jsonl": ("a.jsonl", b'{"text": "fine"}\n{"text": "ha', "line 2: .*half-written"),
     "half_csv": ("a.csv", b'id,text\n1,fine\n2,"ha', "line 3: "),
     "short_csv": ("a.csv", b"id,text\n1,fine\n2\n", "line 3: has fewer cells"),
@@ -107,7 +127,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "half_parquet": ("a.parquet", b"PAR1 and then nothing", "not a whole Parquet file"),
     "no_field": ("a.jsonl", b'{"txt": "x", "n": 1}\n', "found: txt, n"),
     "field_gone": ("a.jsonl", b'{"text": "x"}\n{"txt": "x"}\n', "line 2: none of the fields"),
-    "no_object": ("a.jsonl", b'["text"]\n', "line 1: a line must be a JSON object"),
+    "no_object": ("a.jsonl", b'["text"]\n', "line 1: a row must be a JSON object"),
     "no_text": ("a.jsonl", b'{"text": 5}\n', "line 1: field 'text' must be text, found '5'"),
     "surrogate": ("a.jsonl", b'{"text": "\\ud800"}\n', "line 1: .*surrogate"),
     "unknown_format": ("a.docx", b"x", "cannot tell the format"),
@@ -129,8 +149,11 @@ def test_inputs_refuses_missing_files_and_folders(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no file"):
         list(read_inputs(tmp_path / "no.jsonl"))
     (tmp_path / "folder.txt").mkdir()
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="is a folder and cannot be read"):
         list(read_inputs(tmp_path / "folder.txt"))
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(InputError, match="is a pipe or a device and cannot be read again"):
+        list(read_inputs(tmp_path / "pipe.jsonl"))
 
 
 def test_inputs_suggests_the_field_that_was_meant(tmp_path: Path) -> None:
@@ -187,6 +210,14 @@ def test_inputs_cut_leaves_at_most_the_limit(words: int, separator: str) -> None
     assert was_cut == (words > MAX_INPUT_WORDS)
     assert count_words(cut) == min(words, MAX_INPUT_WORDS)
     assert cut == text or was_cut
+
+
+def test_inputs_cut_one_endless_word_and_count_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"text": "x" * 2_000_000}) + "\n" + json.dumps({"text": "y" * MAX_INPUT_CHARACTERS}))
+    counts: Counter[str] = Counter()
+    assert list(map(len, read_inputs(path, counts=counts))) == [MAX_INPUT_CHARACTERS] * 2
+    assert counts["cut"] == 1
 
 
 def test_inputs_reads_real_data(shared_data: Path) -> None:

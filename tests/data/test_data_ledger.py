@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from udrl.data.index import LedgerIndex
 from udrl.data.inputs import input_id
 from udrl.data.ledger import FIELDS, Ledger, LedgerRecord, request_key
 from udrl.data.survey import KeySet, survey
@@ -144,8 +145,54 @@ def test_ledger_refuses_a_newer_schema_and_strange_lines(tmp_path: Path) -> None
     with pytest.raises(RunError, match="line 1: has schema 2, this udrl reads up to 1"):
         survey(Ledger(tmp_path))
     path.write_text('{"schema": 1, "key": "x", "status": "ok"}\n')
-    with pytest.raises(RunError, match="is no line of a ledger"):
+    with pytest.raises(RunError, match=r"part-00000\.jsonl, line 1: has no field 'attempts': correct or remove"):
         list(Ledger(tmp_path))
+
+
+GOOD_LINE = json.dumps({name: getattr(record(1), name) for name in FIELDS})
+EDITED: dict[str, tuple[dict[str, Any], str]] = {
+    "lacking": ({"sample": ...}, "has no field 'sample'"),
+    "unknown": ({"note": "mine"}, "has the unknown field 'note'"),
+    "text": ({"completion": 5}, "'completion' must be text or null, found 5"),
+    "whole": ({"seed": "7"}, "'seed' must be a whole number, found '7'"),
+    "truth": ({"sample": True}, "'sample' must be a whole number, found True"),
+    "large": ({"seed": 1 << 70}, "'seed' must be a whole number, found"),
+    "list": ({"messages": {}}, "'messages' must be a list"),
+    "object": ({"sampling": "{}"}, "'sampling' must be an object"),
+    "null": ({"input": None}, "'input' must be text, found None"),
+    "number": ({"started": "now"}, "'started' must be a number"),
+    "status": ({"status": "fine"}, "has the status 'fine' and a completion"),
+    "empty": ({"completion": None}, "has the status 'ok' and no completion"),
+    "surrogate": ({"input": "half \ud800"}, "holds half of a surrogate pair"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(EDITED))
+def test_ledger_names_the_line_that_somebody_edited(tmp_path: Path, case: str) -> None:
+    changes, message = EDITED[case]
+    data = {name: value for name, value in {**json.loads(GOOD_LINE), **changes}.items() if value is not ...}
+    path = tmp_path / "part-00000.jsonl"
+    path.write_text(f"{GOOD_LINE}\n{json.dumps(data)}\n")
+    for reader in (survey, list, LedgerIndex):
+        with pytest.raises(RunError, match=r"part-00000\.jsonl, line 2: ") as error:
+            reader(Ledger(tmp_path))  # type: ignore[operator]
+        assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["part-00000 (conflicted copy).jsonl", "part-00000.jsonl~", "part-1.jsonl", "part-00000.jsonl.gz", "a.txt"]
+)
+def test_ledger_refuses_files_that_are_none_of_its_own(tmp_path: Path, name: str) -> None:
+    for mine in ("part-00000.jsonl", name):
+        (tmp_path / mine).write_text(f"{GOOD_LINE}\n")
+    (tmp_path / ".DS_Store").write_text("the system's")
+    (tmp_path / "inventing").mkdir()
+    for use in (survey, lambda ledger: ledger.append(record(1))):
+        with pytest.raises(RunError, match="is no part of the ledger") as error:
+            use(Ledger(tmp_path))  # type: ignore[operator]
+        assert str(tmp_path / name) in str(error.value)
+    (tmp_path / name).unlink()
+    assert [one.seed for one in Ledger(tmp_path)] == [1]
 
 
 def test_ledger_says_that_the_disk_is_full(tmp_path: Path) -> None:

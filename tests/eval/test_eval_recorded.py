@@ -108,10 +108,10 @@ def test_recorded_outputs_are_matched_by_input_and_task(tmp_path: Path) -> None:
         (
             "a.csv",
             "question,output\nx,y\n",
-            "line 2: there is no column text .* found: question, output: rename",
+            "a.csv: there is no column text .* found: question, output: rename",
         ),
-        ("a.txt", "x\n", "must be a file .jsonl, .csv, .parquet or .json"),
-        ("a.json", b'[{"instruction": "caf\xe9", "output": "x"}]', "byte 22 is not UTF-8: save the file as UTF-8"),
+        ("a.txt", "x\n", "cannot tell the format; name the file .jsonl, .json, .csv, .tsv, .parquet"),
+        ("a.json", b'[{"instruction": "caf\xe9", "output": "x"}]', "line 1: byte 22 is not UTF-8: convert it to UTF-8"),
         ("a.jsonl", b'{"input": "caf\xe9", "output": "x"}\n', "line 1: byte 15 is not UTF-8"),
     ],
 )

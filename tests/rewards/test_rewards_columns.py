@@ -56,18 +56,23 @@ def test_columns_of_file_joins_by_input_and_completion(tmp_path: Path, name: str
     ("content", "field", "error", "message"),
     [
         (None, "clicks", InputError, "there is no file"),
-        ("", "clicks", InputError, "cannot be read as .csv"),
+        ("", "clicks", RewardError, "holds no number"),
         ("input,completion\na,b\n", "clicks", InputError, "no column 'clicks'; found: input, completion"),
         ("input,completion,click\na,b,1\n", "clicks", InputError, r"did you mean click\?"),
         (
             "input,completion,clicks\na,b,many\n",
             "clicks",
             RewardError,
-            "row 1: 'clicks' must be a number, found 'many'",
+            "line 2, row 1: 'clicks' must be a number, found 'many'",
         ),
         ("input,completion,clicks\na,b,\nc,d,\n", "clicks", RewardError, "holds no number"),
         ("input,completion,clicks\na,b,2\nc,d,2\n", "clicks", RewardError, "2 in every row"),
-        ("input,completion,clicks\na,b,2\nc,d,7\n", "clicks=0:5", RewardError, r"is 7 in a row, .*\[0, 5\]"),
+        (
+            "input,completion,clicks\na,b,2\nc,d,7\n",
+            "clicks=0:5",
+            RewardError,
+            r"line 3, row 2: 'clicks' is 7, .*\[0, 5\]",
+        ),
         ("input,completion,clicks\na,b,inf\nc,d,7\n", "clicks", RewardError, "row 1: 'clicks' must be a number"),
     ],
 )
@@ -81,7 +86,7 @@ def test_columns_of_file_bad_input(
         columns.columns_of_file(path, [columns.parse_field(field)], Ledger(tmp_path / "none"))
 
 
-def test_columns_of_file_reads_any_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_columns_of_file_reads_any_csv(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("input,completion,clicks\n3,7,1\n5,12,2\n")
     [clicks] = columns.columns_of_file(path, [columns.parse_field("clicks")], Ledger(tmp_path / "none"))
@@ -90,7 +95,6 @@ def test_columns_of_file_reads_any_csv(tmp_path: Path, monkeypatch: pytest.Monke
     path.write_text(f'input,completion,clicks\na,"{long}",1\nb,c,2\n')
     [clicks] = columns.columns_of_file(path, [columns.parse_field("clicks")], Ledger(tmp_path / "none"))
     assert clicks(episode("a", long)) == 1.0
-    monkeypatch.setattr(columns, "BLOCK", 1000)
     rows = "".join(f'"a\n{n}","two\nlines, {n}",{n}\n' for n in range(2000))
     path.write_text(f"input,completion,clicks\n{rows}")
     [clicks] = columns.columns_of_file(path, [columns.parse_field("clicks")], Ledger(tmp_path / "none"))

@@ -255,14 +255,16 @@ def test_answers_that_differ_are_not_taken_and_those_that_are_needed_are_missed(
     bare = tmp_path / "bare.jsonl"
     bare.write_text('{"input": "a", "anser": "1"}\n')
     assert answers_of_file(bare) == {}
-    with pytest.raises(InputError, match=r"has no column 'answer' \(did you mean anser\?\)"):
+    with pytest.raises(InputError, match=r"there is no column answer \(did you mean anser\?\)"):
         answers_of_file(bare, needed=True)
     late = tmp_path / "late.jsonl"
     late.write_text('{"input": "a"}\n{"input": "b", "answer": ' + "7" * 400 + '}\n{"input": "c"}\n')
     assert answers_of_file(late) == answers_of_file(late, needed=True) == {input_id("b"): "7" * 400}
     lost = tmp_path / "lost.jsonl"
     lost.write_text('{"topic": "a", "answer": "1"}\n')
-    with pytest.raises(InputError, match="nobody knows what the answer is to"):
+    with pytest.raises(
+        InputError, match="none of the fields text, input, prompt, caption, question is there; found: topic, answer"
+    ):
         answers_of_file(lost)
     plain = tmp_path / "plain.txt"
     plain.write_text("a\n")

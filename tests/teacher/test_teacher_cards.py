@@ -138,7 +138,7 @@ def test_cards_licence_reaches_the_students_card(small_run: Path) -> None:
 
 
 def test_cards_licence_that_the_hub_does_not_know_is_named_beside_other() -> None:
-    text = dataset_card(counts={}, meter=EpisodeMeter(()), facts={"licence": "mrl-0.1"})
+    text = dataset_card(counts={}, meter=EpisodeMeter(()), facts={"licence": "mrl-0.1"}, content="0")
     assert yaml.safe_load(text.split("---")[1])["license"] == "other"
     assert yaml.safe_load(text.split("---")[1])["license_name"] == "mrl-0.1"
 

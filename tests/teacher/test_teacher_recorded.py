@@ -98,11 +98,35 @@ def test_teacher_recorded_again_adds_only_what_is_new(tmp_path: Path) -> None:
     take(run, jsonl(file, rows(20)))
     again = take(run, file)
     assert (again.already, again.written) == (20, 0)
-    assert take(run, jsonl(tmp_path / "renamed.jsonl", rows(20))).written == 0, "content and row number decide"
+    assert take(run, jsonl(tmp_path / "renamed.jsonl", rows(20))).written == 0, "content decides"
     more = take(run, jsonl(file, rows(30)))
     assert (more.already, more.written) == (20, 10)
     assert len({record.key for record in Ledger(run / "ledger")}) == 30
     assert sorted(r.sample for r in Ledger(run / "ledger") if r.input == "input 0" and r.task == "poem") == [0, 1]
+
+
+def test_teacher_recorded_rows_are_known_by_what_they_say_wherever_they_stand(tmp_path: Path) -> None:
+    run, data = tmp_path / "run", rows(12)
+    data += [data[3], data[3], {**data[4], "clicks": 99}]  # equal rows are counted, other numbers are another row
+    assert take(run, jsonl(tmp_path / "own.jsonl", data)).written == 15
+    new = {**data[0], "output": words(101, start=900)}
+    moved = take(run, jsonl(tmp_path / "own.jsonl", [new, *reversed(data), data[3]]))
+    assert (moved.already, moved.written) == (15, 2), "the new row, and one more equal one"
+    written = [(r.input, r.completion) for r in Ledger(run / "ledger")][15:]
+    assert written == [(new["input"], new["output"]), (data[3]["input"], data[3]["output"])]
+    listed = [{**row, "output": [row["output"]], "index": 7, "Unnamed: 0": n} for n, row in enumerate(data)]
+    assert take(run, jsonl(tmp_path / "listed.jsonl", listed)).written == 0, "as lists, and with numbers of rows"
+
+
+def test_teacher_recorded_rows_that_earlier_versions_took_are_known(tmp_path: Path) -> None:
+    """Their keys hashed row numbers: whatever a key is, what its line says decides."""
+    run, file = tmp_path / "run", jsonl(tmp_path / "own.jsonl", rows(8))
+    take(run, file)
+    shard = run / "ledger" / "part-00000.jsonl"
+    lines = [json.loads(line) for line in shard.read_text().splitlines()]
+    shard.write_text("".join(json.dumps({**line, "key": f"{n:032x}"}) + "\n" for n, line in enumerate(lines)))
+    assert take(run, jsonl(file, rows(9))).written == 1
+    assert take(run, file, dry_run=True).already == 9
 
 
 def test_teacher_recorded_dry_run_writes_nothing(tmp_path: Path) -> None:
@@ -160,7 +184,10 @@ def test_teacher_recorded_knows_only_its_own_requests(tmp_path: Path) -> None:
     ("data", "message"),
     [
         ([{"text": "a", "result": "b"}], "no column output or completion.*found: text, result"),
-        ([{"question": "a", "output": "b"}], "no column text or input"),
+        (
+            [{"question": "a", "output": "b"}],
+            "none of the fields text, input, prompt, caption is there; found: question, output",
+        ),
         ([{"input": "a", "output": 3}], "must be texts"),
         ([{"input": "a", "output": "b", "task": "My Task"}], "small letters"),
         ([{"input": "a", "output": "b", "task": None}], "the row has no task"),
@@ -181,7 +208,7 @@ def test_teacher_recorded_refuses_options_that_it_has_no_use_for(tmp_path: Path)
             take(tmp_path / "run", file, **{option: value})
     with pytest.raises(InputError, match=r"did you mean poem"):
         take(tmp_path / "run", file, tasks=("poems",))
-    with pytest.raises(InputError, match="no column input"):
+    with pytest.raises(InputError, match="has no field 'input'"):
         take(tmp_path / "run", jsonl(file, [{"q": "a", "output": "b"}]), input_field="input")
 
 

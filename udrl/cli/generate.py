@@ -282,7 +282,8 @@ def _rewards(run: Path, attributes: tuple[str, ...]) -> dict[str, Score]:
 
 def _inputs(words: tuple[str, ...], file: Path | None, field: str | None, run: Path, task: str) -> Iterator[str]:
     """Yield the inputs from wherever they come; raises InputError or UsageError where there are none."""
-    from udrl.data.inputs import MAX_INPUT_WORDS, cut_input, read_inputs, text_lines
+    from udrl.data.inputs import MAX_INPUT_CHARACTERS, MAX_INPUT_WORDS, cut_input, read_inputs
+    from udrl.data.tables import text_lines
 
     if file is not None:
         yield from read_inputs(file, field=field)
@@ -304,7 +305,10 @@ def _inputs(words: tuple[str, ...], file: Path | None, field: str | None, run: P
             found = True
             shortened, cut = cut_input(stripped)
             if cut:
-                click.echo(f"warning: an input was cut at {MAX_INPUT_WORDS} words", err=True)
+                click.echo(
+                    f"warning: an input was cut at {MAX_INPUT_WORDS} words or {MAX_INPUT_CHARACTERS} characters",
+                    err=True,
+                )
             yield shortened
     if not found:
         raise InputError("there is no input: give TEXT, --input-file, or lines on standard input")

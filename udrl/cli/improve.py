@@ -28,7 +28,7 @@ COUNT = click.IntRange(min=1)
     "--inputs",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Explore on these inputs (.jsonl, .csv, .txt, .parquet). Default: the run's training inputs.",
+    help="Explore on these inputs (.jsonl, .json, .csv, .tsv, .txt, .parquet). Default: the run's training inputs.",
 )
 @click.option("--input-field", metavar="NAME", help="Column of the inputs. Default: text, input, prompt or caption.")
 @click.option("--task", "tasks", metavar="NAME", multiple=True, help="Repeatable: explore these. Default: all.")

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     "--reward-file",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Table with input, completion and the reward fields (.jsonl, .csv, .parquet). Default: the ledger.",
+    help="Table with input, completion and the reward fields (.jsonl, .json, .csv, .tsv, .parquet). "
+    "Default: the ledger.",
 )
 @click.option(
     "--answers",

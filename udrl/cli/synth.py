@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     default=("builtin",),
     show_default=True,
     help="Who writes (udrl teachers). Repeatable: each completion is one teacher's, in proportion to the weights. "
-    "recorded:FILE takes completions that already exist: a table (.jsonl, .csv, .parquet, each also .gz) with the "
-    "columns input, output and, if you like, task, model.",
+    "recorded:FILE takes completions that already exist: a table (.jsonl, .json, .csv, .tsv, .parquet, each also .gz) "
+    "with the columns input, output and, if you like, task, model.",
 )
 @click.option(
     "--base-url",
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     "--inputs",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Your inputs: .jsonl, .csv, .txt, .parquet, each also .gz. "
+    help="Your inputs: .jsonl, .json, .csv, .tsv, .txt, .parquet, each also .gz. "
     "Default: the tasks' seeds, filled up with invented ones.",
 )
 @click.option(

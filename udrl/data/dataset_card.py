@@ -44,6 +44,7 @@ task_categories:
 - text-generation
 configs:
 - config_name: default
+  description: "{content}"
   data_files:
 {splits}---
 """
@@ -92,11 +93,14 @@ Of kept episodes: 10 %, 50 % and 90 % quantiles; lengths in words.
 """
 
 
-def dataset_card(*, counts: Mapping[str, int], meter: EpisodeMeter, facts: Mapping[str, object]) -> str:
+def dataset_card(*, counts: Mapping[str, int], meter: EpisodeMeter, facts: Mapping[str, object], content: str) -> str:
     """Return the text of the card.
 
     counts: as ``write_episodes`` returns them; meter: of the same episodes. facts: a line each; ``licence`` (an
     identifier such as apache-2.0) also goes into the header, where the hub reads it.
+    content: a hash of the files beside the card. ``datasets.load_dataset(folder)`` keys its cache by the folder's last
+    name and the header alone, so that without it one run's ``episodes`` would be loaded as another's, and old ones
+    after a new scoring.
     """
     licence = licence_header({str(facts["licence"])} if facts.get("licence") else set())
     # datasets refuses a split without rows, so the header leaves it out.
@@ -104,7 +108,7 @@ def dataset_card(*, counts: Mapping[str, int], meter: EpisodeMeter, facts: Mappi
     total = counts.get("total", 0)
     size = next((name for most, name in _SIZES if total < most), "n>1M")
     lines = ((name, value) for name, value in facts.items())
-    return _HEADER.format(licence=licence, splits=splits, size=size) + _BODY.format(
+    return _HEADER.format(licence=licence, splits=splits, size=size, content=f"content {content}") + _BODY.format(
         place=PLACE,
         facts=_table(("", ""), lines) if facts else "",
         counts=_counts(meter),

@@ -21,6 +21,7 @@ Column table, in order (``EPISODE_SCHEMA`` is the truth):
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections import Counter
@@ -80,7 +81,8 @@ def write_episodes(
     """Write ``episodes`` as the dataset in ``folder``, which is replaced as a whole once all of them are
     there.
 
-    One file per split and README.md, the dataset card, so that ``datasets.load_dataset(folder)`` reads it.
+    One file per split and README.md, the dataset card, so that ``datasets.load_dataset(folder)`` reads it, and reads
+    it anew whenever it has changed: the card holds a hash of the files.
     Streams: at most ROW_GROUP episodes per split are held, and some 20 bytes of each for the card.
 
     reward_names: the fields of ``returns``; none: ``relevance``, null throughout (Parquet knows no empty
@@ -118,7 +120,8 @@ def write_episodes(
             for split, buffer in buffers.items():
                 if buffer:  # datasets cannot read a row group without rows
                     writers[split].write_table(_table(buffer, schema))
-        card = dataset_card(counts=counts, meter=meter, facts=card_facts or {})
+        content = _content(new / f"{split}.parquet" for split in SPLITS)
+        card = dataset_card(counts=counts, meter=meter, facts=card_facts or {}, content=content)
         (new / "README.md").write_text(card, encoding="utf-8")
         _swap(new, folder)
     return counts
@@ -241,6 +244,15 @@ def _count(counts: Counter[str], split: str, origin: str, rejected_by: str | Non
     counts.update(f"masked:{kind}" for kind in noted(sampling, MASKED))
     if rejected_by is not None:
         counts[f"rejected:{rejected_by}"] += 1
+
+
+def _content(paths: Iterable[Path]) -> str:
+    """Return 16 hex digits of what the files hold."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

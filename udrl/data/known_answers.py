@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
-from udrl.data.inputs import DEFAULT_FIELDS, cut_input, input_id, read_rows
+from udrl.data import tables
+from udrl.data.inputs import DEFAULT_FIELDS, FORMATS, cut_input, field_of, input_id
 from udrl.data.run import atomic_write
-from udrl.errors import InputError, RunError, suggestion
+from udrl.data.tables import no_column
+from udrl.errors import InputError, RunError
 
 ANSWER = "answer"
 """The column of the known answer, a text or a number."""
@@ -23,9 +25,6 @@ ANSWER = "answer"
 FILE = "answers.jsonl"
 FIELDS = (*DEFAULT_FIELDS, "question")
 """Where a row's input is looked for when no field is named: the first of these that it has."""
-
-TABLES = (".jsonl", ".csv", ".parquet")
-"""What can have columns, each also .gz."""
 
 Answers = Mapping[str, str]
 """Known answers as texts, by input id."""
@@ -61,34 +60,28 @@ def store_answers(folder: Path, answers: Answers, *, unknown: Collection[str] = 
 def answers_of_file(path: Path | str, *, field: str | None = None, needed: bool = False) -> dict[str, str]:
     """Return, by input id, what stands in the column ``answer`` of a table; empty where it has none.
 
-    path: .jsonl, .csv or .parquet, each also .gz (in a .txt file there is no answer). field: the column of the input;
+    path: a table as ``udrl.data.tables`` reads it (in a .txt file there is no answer). field: the column of the input;
     None: the first of FIELDS. needed: a table without the column, or without an answer in it, is an error. An input
     with answers that differ has none, which is told as a warning. Raises InputError as ``read_inputs`` does.
     """
     path = Path(path)
-    kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    if not needed and kind not in TABLES:
+    if not needed and tables.kind_of(path, FORMATS) == ".txt":
         return {}
-    found = _answers(path, read_rows(path), field=field, needed=needed, sparse=kind == ".jsonl")
-    if needed and not found:
-        raise InputError(f"{path}: holds no known answer: write one into the column '{ANSWER}'")
-    return found
-
-
-def _answers(
-    path: Path, rows: Iterable[tuple[str, Mapping[str, Any]]], *, field: str | None, needed: bool, sparse: bool
-) -> dict[str, str]:
-    """sparse: a row may lack the column although others have it."""
     found: dict[str, str] = {}
     torn: set[str] = set()
-    lacking: tuple[str, Mapping[str, Any]] | None = None
-    for place, row in rows:
+    lacking: list[InputError] = []
+
+    def pick(where: str, columns: Collection[str]) -> Collection[str]:
+        if ANSWER in columns:
+            return field_of(where, columns, field, FIELDS), ANSWER
+        if not lacking:
+            lacking.append(no_column(where, (ANSWER,), columns))
+        return ()
+
+    for place, row in tables.read_rows(path, pick):
         if ANSWER not in row:
-            lacking = lacking or (place, row)
-            if sparse:
-                continue
-            break
-        text = row.get(_input_field(path, place, row, field))
+            continue
+        text = row[field_of(f"{path}{place}", row, field, FIELDS)]
         answer = _text(row[ANSWER])
         if not isinstance(text, str) or not text.strip() or answer is None:
             continue
@@ -96,32 +89,17 @@ def _answers(
         identity = input_id(cut_input(text.strip().encode("utf-8", "replace").decode("utf-8"))[0])
         if found.setdefault(identity, answer) != answer:
             torn.add(identity)
-    if needed and not found and lacking:
-        place, row = lacking
-        raise InputError(
-            f"{path}{place}: has no column '{ANSWER}'{suggestion(ANSWER, map(str, row))}; found: "
-            f"{', '.join(map(str, row)) or 'none'}"
-        )
+    if needed and not found:
+        raise next(iter(lacking), InputError(f"{path}: holds no known answer: write one into the column '{ANSWER}'"))
     if torn:
-        warnings.warn(f"{path}: {len(torn):,} inputs have answers that differ: none of them is taken", stacklevel=4)
+        warnings.warn(f"{path}: {len(torn):,} inputs have answers that differ: none of them is taken", stacklevel=3)
     return {identity: answer for identity, answer in found.items() if identity not in torn}
-
-
-def _input_field(path: Path, place: str, row: Mapping[str, Any], field: str | None) -> str:
-    names = FIELDS if field is None else (field,)
-    for name in names:
-        if name in row:
-            return name
-    raise InputError(
-        f"{path}{place}: none of the columns {', '.join(names)} is there, so that nobody knows what the answer is to; "
-        f"found: {', '.join(map(str, row))}"
-    )
 
 
 def _text(value: object) -> str | None:
     if isinstance(value, bool) or value is None:
         return None
-    if isinstance(value, int):
+    if isinstance(value, int | Decimal):
         return str(value)
     if isinstance(value, float):
         return f"{value!r}" if math.isfinite(value) else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,6 +61,34 @@ class LedgerRecord:
 
 
 FIELDS = tuple(field.name for field in fields(LedgerRecord))
+NONE = type(None)
+_TEXT, _TEXT_OR_NONE, _COUNT, _NUMBER = (str,), (str, NONE), (int,), (int, float)
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "schema": _COUNT,
+    "key": _TEXT,
+    "status": _TEXT,
+    "error": _TEXT_OR_NONE,
+    "attempts": _COUNT,
+    "task": _TEXT,
+    "input_id": _TEXT,
+    "input": _TEXT,
+    "messages": (list,),
+    "completion": _TEXT_OR_NONE,
+    "finish_reason": _TEXT_OR_NONE,
+    "teacher": _TEXT,
+    "revision": _TEXT_OR_NONE,
+    "sampling": (dict,),
+    "seed": _COUNT,
+    "sample": _COUNT,
+    "prompt_tokens": (int, NONE),
+    "completion_tokens": (int, NONE),
+    "started": _NUMBER,
+    "seconds": _NUMBER,
+}
+_WHOLE = 1 << 63
+"""Whole numbers of a line are below this, which the table of episodes holds."""
+
+_SHARD = re.compile(r"part-\d{5,18}\.jsonl")
 _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 
 
@@ -121,15 +150,16 @@ class Ledger:
         """Yield every response in the order of the files, with its place, one at a time.
 
         A torn last line (the process died while writing it) is left out with a warning, and so is a damaged
-        line elsewhere; both are asked for again by the next synthesis. Raises RunError for a newer schema.
+        line elsewhere; both are asked for again by the next synthesis. Raises RunError, with file and line, for a newer
+        schema, for a line that lacks a field or has one of the wrong type, and as ``shards`` does.
         """
         for place, data in self.rows():
-            yield place, self._record(place, data)
+            yield place, LedgerRecord(**data)
 
     def rows(self) -> Iterator[tuple[Place, dict[str, Any]]]:
         """Yield every line as ``entries`` does, as the plain object that it holds: three times as fast."""
         for path in self.shards():
-            shard, offset = int(path.stem.removeprefix("part-")), 0
+            shard, offset = _number_of(path), 0
             with path.open("rb") as file:
                 for number, line in enumerate(file, start=1):
                     place = Place(shard, offset, len(line))
@@ -141,19 +171,19 @@ class Ledger:
                     if data is None:
                         warnings.warn(f"{path}, line {number}: damaged, left out", stacklevel=3)
                         continue
-                    if data["schema"] > SCHEMA:
-                        raise RunError(
-                            f"{path}, line {number}: has schema {data['schema']}, this udrl reads up to "
-                            f"{SCHEMA}: "
-                            "install a newer udrl"
-                        )
+                    _check(data, line, f"{path}, line {number}")
                     yield place, data
 
     def read(self, place: Place) -> LedgerRecord:
         """Return the response at ``place``, which ``entries`` gave."""
         if place.shard not in self._readers:
             self._readers[place.shard] = os.open(self._path(place.shard), os.O_RDONLY | os.O_CLOEXEC)
-        return self._record(place, json.loads(os.pread(self._readers[place.shard], place.length, place.offset)))
+        line = os.pread(self._readers[place.shard], place.length, place.offset)
+        data, where = _parse(line), f"{self._path(place.shard)}, byte {place.offset}"
+        if data is None:
+            raise RunError(f"{where}: is no line of a ledger any more: it was changed while it was read, start again")
+        _check(data, line, where)
+        return LedgerRecord(**data)
 
     def append(self, record: LedgerRecord) -> None:
         """Write one response; when this returns, the death of the process cannot lose it.
@@ -189,21 +219,25 @@ class Ledger:
                 os.close(file)
 
     def shards(self) -> list[Path]:
-        """Return the ledger's files in order."""
-        return sorted(self.folder.glob("part-*.jsonl"))
+        """Return the ledger's files in order.
+
+        Raises RunError for any other file in the folder, such as a conflicting copy that a synchronised folder made:
+        it may hold responses, which must be neither lost nor counted twice. Hidden files are the system's.
+        """
+        found = []
+        for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
+            if path.name.startswith(".") or (path.is_dir() and not _SHARD.fullmatch(path.name)):
+                continue
+            if not _SHARD.fullmatch(path.name) or path.is_dir() or path.is_fifo():
+                raise RunError(
+                    f"{path}: is no part of the ledger (those are called part-00000.jsonl and so on): move it out of "
+                    "the folder"
+                )
+            found.append(path)
+        return found
 
     def _path(self, number: int) -> Path:
         return self.folder / f"part-{number:05d}.jsonl"
-
-    def _record(self, place: Place, data: dict[str, Any]) -> LedgerRecord:
-        try:
-            return LedgerRecord(**data)
-        except TypeError as error:
-            found = ", ".join(data)
-            raise RunError(
-                f"{self._path(place.shard)}, byte {place.offset}: is no line of a ledger (fields: {found}): "
-                "remove the line"
-            ) from error
 
     def _open(self) -> int:
         """Return the last shard, opened for appending behind its last complete line."""
@@ -213,7 +247,7 @@ class Ledger:
             with disk_errors(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 shards = self.shards()
-                self._number = int(shards[-1].stem.removeprefix("part-")) if shards else 0
+                self._number = _number_of(shards[-1]) if shards else 0
                 if shards and shards[-1].stat().st_size >= self._shard_bytes:
                     self._number += 1
                 flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -228,10 +262,53 @@ class Ledger:
             os.ftruncate(file, self._size)
 
 
+def _number_of(path: Path) -> int:
+    return int(path.stem.removeprefix("part-"))
+
+
+def _check(data: Mapping[str, Any], line: bytes, where: str) -> None:
+    """Raise RunError where ``data`` is not what a line of the ledger says: somebody has edited it.
+
+    where: the file and its line; line: as it stands there.
+    """
+    if data["schema"] > SCHEMA:
+        raise RunError(f"{where}: has schema {data['schema']}, this udrl reads up to {SCHEMA}: install a newer udrl")
+    wrong = None
+    if data.keys() != _TYPES.keys():
+        lacking, unknown = sorted(_TYPES.keys() - data.keys()), sorted(data.keys() - _TYPES.keys())
+        wrong = f"has no field '{lacking[0]}'" if lacking else f"has the unknown field '{unknown[0]}'"
+    else:
+        for name, kinds in _TYPES.items():
+            value = data[name]
+            if type(value) not in kinds or (type(value) is int and abs(value) >= _WHOLE):
+                wrong = f"'{name}' must be {_named(kinds)}, found {value!r:.40}"
+                break
+    if wrong is None:
+        if data["status"] not in ("ok", "failed") or (data["status"] == "ok") != (data["completion"] is not None):
+            wrong = f"has the status {data['status']!r} and {'no' if data['completion'] is None else 'a'} completion"
+        elif b"\\u" in line and _holds_surrogate(data):
+            wrong = "holds half of a surrogate pair"
+    if wrong is not None:
+        raise RunError(f"{where}: {wrong}: correct or remove the line, its completion is then asked for again")
+
+
+def _holds_surrogate(data: Mapping[str, Any]) -> bool:
+    try:
+        _ENCODE(data).encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _named(kinds: tuple[type, ...]) -> str:
+    names = {str: "text", int: "a whole number", float: "a number", dict: "an object", list: "a list", NONE: "null"}
+    return " or ".join(names[kind] for kind in kinds if kind is not int or float not in kinds)
+
+
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         data = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) and type(data.get("schema")) is int else None
 

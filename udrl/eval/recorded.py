@@ -1,7 +1,7 @@
 """Files of recorded outputs: what systems wrote before, to be compared without asking anybody.
 
-A file is a table (.jsonl, .csv, .parquet, each also .gz) or a JSON list of objects (.json, also .gz; AlpacaEval's
-``model_outputs.json``), one completion or a list of them a row:
+A file is a table as ``udrl.data.tables`` reads it (.json is how AlpacaEval writes its ``model_outputs.json``), one
+completion or a list of them a row:
 
     input    what it was written for; also instruction, text, prompt, caption (of several the first that is not empty)
     output   the completion, or a list of completions; also completion
@@ -11,14 +11,13 @@ A file is a table (.jsonl, .csv, .parquet, each also .gz) or a JSON list of obje
 
 from __future__ import annotations
 
-import gzip
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from udrl.data.inputs import DEFAULT_FIELDS, cut_input, input_id, read_rows
+from udrl.data import tables
+from udrl.data.inputs import DEFAULT_FIELDS, cut_input, input_id
 from udrl.errors import InputError, UsageError
 from udrl.eval.suites import Item
 
@@ -47,9 +46,9 @@ def read_outputs(path: Path) -> Iterator[Output]:
     Raises InputError, with the place, where the file cannot be read so.
     """
     stem = path.name.partition(".")[0]
-    for place, row in _rows(path):
+    for place, row in tables.read_rows(path, _pick):
         where = f"{path}{place}"
-        text, outputs = _value(row, INPUTS, where), _value(row, OUTPUTS, where)
+        text, outputs = _value(row, INPUTS), _value(row, OUTPUTS)
         task, model = row.get("task"), next((row[name] for name in MODELS if row.get(name)), stem)
         outputs = outputs if isinstance(outputs, list) else [outputs]
         for value in (text, task, model, *outputs):
@@ -148,36 +147,18 @@ def _plain(name: str) -> str:
     return "".join(character for character in name.casefold() if character.isalnum())
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    kind = (path.with_suffix("") if path.suffix == ".gz" else path).suffix
-    if kind not in (".json", ".jsonl", ".csv", ".parquet"):
-        raise InputError(f"{path}: must be a file .jsonl, .csv, .parquet or .json, each also with .gz: rename it")
-    if kind != ".json":
-        yield from read_rows(path)
-        return
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            data = json.load(file)
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}: check the path") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start + 1} is not UTF-8: save the file as UTF-8") from error
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}): write or download it again") from error
-    if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
-        raise InputError(f"{path}: must be a list of objects, each with input (instruction) and output: correct it")
-    for number, row in enumerate(data, start=1):
-        yield f", item {number}", row
+def _pick(where: str, columns: Collection[str]) -> Collection[str]:
+    for names in (INPUTS, OUTPUTS):
+        if not any(name in columns for name in names):
+            raise tables.no_column(where, names, columns)
+    return [name for name in (*INPUTS, *OUTPUTS, *MODELS, "task") if name in columns]
 
 
-def _value(row: Mapping[str, Any], names: Sequence[str], where: str) -> Any:
+def _value(row: Mapping[str, Any], names: Sequence[str]) -> Any:
     """Return what stands in the first of the columns ``names`` that is not empty (Alpaca's rows may have an empty
     ``input`` beside the ``instruction``).
     """
     found = [row[name] for name in names if name in row]
-    if not found:
-        there = ", ".join(map(str, row)) or "none"
-        raise InputError(f"{where}: there is no column {' or '.join(names)}; found: {there}: rename the right one")
     return next((value for value in found if value not in (None, "")), found[0])
 
 

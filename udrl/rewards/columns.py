@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from udrl.data import tables
 from udrl.data.episodes import Episode
 from udrl.data.hashing import hash_hex
 from udrl.data.ledger import Ledger
@@ -17,10 +20,11 @@ from udrl.errors import InputError, RewardError, UsageError, suggestion
 from udrl.rewards.protocol import RewardFacts
 
 SOURCE = "column"
-FORMATS = (".jsonl", ".csv", ".parquet")
 TEXTS = ("input", "completion")
-BLOCK = 64 << 20
-"""Bytes of a table that are parsed at a time; no row may be longer."""
+
+_EMPTY = frozenset(("", "na", "n/a", "#n/a", "nan", "null", "none"))
+"""Cells of CSV files that hold nothing, lower-cased."""
+_TRUTHS = {"true": 1.0, "false": 0.0}
 
 
 @dataclass(frozen=True)
@@ -79,29 +83,60 @@ def parse_field(text: str) -> Field:
 def columns_of_file(path: Path, fields: Sequence[Field], ledger: Ledger) -> list[Column]:
     """Read ``fields`` from a table with the columns input, completion and each field's name.
 
-    path: .jsonl, .csv or .parquet, the first two also .gz. An empty cell is "not scored"; where a pair stands
+    path: a table as ``udrl.data.tables`` reads it. An empty cell is "not scored"; where a pair stands
     twice, its mean counts. A completion may stand there as in ``ledger`` or as in its episode; what the ledger holds
     counts before. Memory: about 300 bytes a row. Raises InputError for a file that cannot be read as such, RewardError
-    for a value that is no number or outside its declared range.
+    for a value that is no number or outside its declared range; both name the row.
     """
     sums: dict[str, dict[bytes, list[float]]] = {wanted.name: {} for wanted in fields}
-    for number, row in enumerate(_rows(path, [*TEXTS, *sums]), start=1):
+
+    def pick(where: str, columns: Collection[str]) -> Collection[str]:
+        for name in (*TEXTS, *sums):
+            if name not in columns:
+                raise InputError(
+                    f"{where}: has no column '{name}'{suggestion(name, columns)}; found: {', '.join(columns) or 'none'}"
+                )
+        return (*TEXTS, *sums)
+
+    for place, row in tables.read_rows(path, pick):
+        where = f"{path}{place}"
         if not isinstance(row["input"], str) or not isinstance(row["completion"], str):
-            raise InputError(f"{path}, row {number}: input and completion must be texts")
+            raise InputError(f"{where}: input and completion must be texts")
         digest = _digest(row["input"], row["completion"])
-        for name, values in sums.items():
-            if row[name] is None:
-                continue
-            value = _number(row[name])
-            if value is None:
-                raise RewardError(f"{path}, row {number}: '{name}' must be a number, found {row[name]!r}")
-            values.setdefault(digest, []).append(value)
+        for wanted in fields:
+            value = _cell(row[wanted.name], wanted, where)
+            if value is not None:
+                sums[wanted.name].setdefault(digest, []).append(value)
     columns = []
     written = _written(ledger, frozenset().union(*sums.values()))
     for wanted in fields:
         means = {digest: sum(values) / len(values) for digest, values in sums[wanted.name].items()}
         columns.append(Column(_facts(wanted, means.values(), str(path)), means, path, written))
     return columns
+
+
+def _cell(raw: object, wanted: Field, where: str) -> float | None:
+    """Return the value of a cell, which CSV files hold as text; None: empty. Raises RewardError for what is none."""
+    value: object = raw
+    if isinstance(raw, str):
+        text = raw.strip().lower()
+        if text in _EMPTY:
+            return None
+        try:
+            value = _TRUTHS[text] if text in _TRUTHS else float("none" if "_" in text else text)
+        except ValueError:
+            value = None
+    elif raw is None or (isinstance(raw, float) and math.isnan(raw)):
+        return None
+    number = _number(value)
+    if number is None:
+        raise RewardError(f"{where}: '{wanted.name}' must be a number, found {str(raw)[:40]!r}: correct it")
+    if wanted.bounds is not None and not wanted.bounds[0] <= number <= wanted.bounds[1]:
+        raise RewardError(
+            f"{where}: '{wanted.name}' is {number:g}, outside its declared range "
+            f"[{wanted.bounds[0]:g}, {wanted.bounds[1]:g}]: correct the row or the range"
+        )
+    return number
 
 
 def columns_of_ledger(ledger: Ledger, fields: Sequence[Field]) -> list[Column]:
@@ -158,50 +193,13 @@ def _facts(field: Field, values: Any, place: str) -> RewardFacts:
 
 
 def _number(value: object) -> float | None:
-    if isinstance(value, bool | int | float) and math.isfinite(value):
-        return float(value)
+    if isinstance(value, bool | int | float | Decimal):
+        with suppress(OverflowError):  # a whole number beyond a float's range
+            number = float(value)
+            return number if math.isfinite(number) else None
     return None
 
 
 def _digest(text: str, completion: str) -> bytes:
     parts = (part.strip().encode("utf-8", "replace") for part in (text, completion))
     return hashlib.blake2b(b"\0".join(parts), digest_size=16).digest()
-
-
-def _rows(path: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a table with the columns ``names``; raises InputError."""
-    import pyarrow as pa
-    import pyarrow.csv as pa_csv
-    import pyarrow.json as pa_json
-    import pyarrow.parquet as pq
-
-    kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    if kind not in FORMATS:
-        raise InputError(f"{path}: cannot tell the format; name the file {', '.join(FORMATS)}")
-    try:
-        if kind == ".parquet":
-            table = pq.read_table(path)
-        else:
-            with pa.input_stream(str(path), compression="detect") as stream:
-                if kind == ".csv":
-                    table = pa_csv.read_csv(
-                        stream,
-                        read_options=pa_csv.ReadOptions(block_size=BLOCK),
-                        parse_options=pa_csv.ParseOptions(newlines_in_values=True),
-                        convert_options=pa_csv.ConvertOptions(column_types=dict.fromkeys(TEXTS, pa.string())),
-                    )
-                else:
-                    table = pa_json.read_json(stream, read_options=pa_json.ReadOptions(block_size=BLOCK))
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}: check the path") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InputError(f"{path}: cannot be read as {kind} ({first}): correct or write it again") from error
-    for name in names:
-        if name not in table.column_names:
-            raise InputError(
-                f"{path}: has no column '{name}'{suggestion(name, table.column_names)}; found: "
-                f"{', '.join(table.column_names) or 'none'}"
-            )
-    for batch in table.select(list(names)).to_batches(max_chunksize=10_000):
-        yield from batch.to_pylist()

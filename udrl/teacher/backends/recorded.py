@@ -19,13 +19,17 @@ from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from udrl import yamlfile
+from udrl.data import tables
 from udrl.data.hashing import hash_hex, hash_int
-from udrl.data.inputs import DEFAULT_FIELDS, cut_input, input_id, read_rows
+from udrl.data.inputs import cut_input, field_of, input_id
+from udrl.data.ledger import Ledger
 from udrl.data.run import Run, atomic_write
+from udrl.data.survey import KeySet
 from udrl.data.tasks import NAME, Task, load_task, shipped_tasks
 from udrl.errors import InputError, TaskError, suggestion
 from udrl.teacher.protocol import Reply, Request
@@ -39,16 +43,17 @@ MOST_WORDS = 300
 """No bound taken from a file is above this: a student's context ends not far behind it."""
 
 _SHARES = (0.01, 0.95)
-_NOT_NUMBERS = ("task", "model", "licence", "license", "source", "id")
+_FACTS = ("task", "model", "licence", "license")
+_NOT_NUMBERS = (*_FACTS, "source", "id")
+_ROW_NUMBERS = re.compile(r"index|Unnamed: \d+|__index_level_\d+__|")
+"""What pandas and others call columns of row numbers: they change when a row is added, what a row says does not."""
 _UNNAMED = "recorded"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One completion of the file. number: of the row, from 1; part: which of the row's completions, from 0."""
+    """One completion of the file."""
 
-    number: int
-    part: int
     task: str
     input: str
     output: str
@@ -124,26 +129,17 @@ class RecordedTeacher:
     def requests(self) -> Iterator[Request]:
         """Yield a request for every completion of the file, in its order.
 
-        The key hashes content and row number: a file that has grown adds its new rows, the same rows in a file of
-        another name add nothing. Memory: about 100 bytes an input, for ``sample``.
+        The key hashes what the row says, and how many equal ones stand before it: rows that were taken are known
+        wherever they stand in a file of whatever name. Memory: about 100 bytes an input, for ``sample``, and a row.
         """
         samples: dict[int, int] = {}
+        keys = _Keys()
         for row in self._rows(Survey()):
             identity = input_id(row.input)
             asked = hash_int(row.task, identity)
             sample = samples.get(asked, 0)
             samples[asked] = sample + 1
-            key = hash_hex(
-                _UNNAMED,
-                row.number,
-                row.part,
-                row.task,
-                row.input,
-                row.output,
-                row.model,
-                sorted(row.numbers.items()),
-                size=16,
-            )
+            key = keys.next(row.task, row.input, row.output, row.model, row.numbers)
             self._held = key, row
             messages = ({"role": "user", "content": row.input},)
             yield Request(key, row.task, identity, row.input, messages, dict(row.numbers), 0, sample)
@@ -166,25 +162,18 @@ class RecordedTeacher:
         self._held = None
 
     def _rows(self, counts: Survey) -> Iterator[Row]:
-        names: dict[str, str] = {}
-        number = 0
-        for place, data in read_rows(self.path):
-            number += 1
+        for place, data in tables.read_rows(self.path, self._pick, numbers=True):
             where = f"{self.path}{place}"
-            if not names or names["input"] not in data or names["output"] not in data:
-                names = {
-                    "input": _column(data, (self._field,) if self._field else DEFAULT_FIELDS, where),
-                    "output": _column(data, OUTPUTS, where),
-                }
+            names = self._names(where, data)
             task = self._task(data, where)
             counts.tasks.add(task)
             if self._wanted and task not in self._wanted:
                 continue
-            text, outputs = data[names["input"]], data[names["output"]]
+            text, outputs = (data[name] for name in names)
             outputs = outputs if isinstance(outputs, list) else [outputs]
             if not all(value is None or isinstance(value, str) for value in (text, *outputs)):
-                raise InputError(f"{where}: '{names['input']}' and '{names['output']}' must be texts")
-            given = [(part, output) for part, output in enumerate(outputs) if output is not None]
+                raise InputError(f"{where}: {' and '.join(map(repr, names))} must be texts")
+            given = [output for output in outputs if output is not None]
             if not text or not text.strip() or not given:
                 counts.blank += 1
                 continue
@@ -192,9 +181,16 @@ class RecordedTeacher:
             counts.cut += was_cut
             model = _text(data, "model", where) or _UNNAMED
             licence = _text(data, "licence", where) or _text(data, "license", where)
-            numbers = _numbers(data, names.values(), where)
-            for part, output in given:
-                yield Row(number, part, task, text, _clean(output), model, licence, numbers)
+            numbers = _numbers(data, names, where)
+            for output in given:
+                yield Row(task, text, _clean(output), model, licence, numbers)
+
+    def _names(self, where: str, columns: Collection[str]) -> tuple[str, str]:
+        """Return the columns of the input and of the output."""
+        return field_of(where, columns, self._field), _column(where, columns, OUTPUTS)
+
+    def _pick(self, where: str, columns: Collection[str]) -> Collection[str]:
+        return *self._names(where, columns), *(name for name in _FACTS if name in columns)
 
     def _task(self, data: Mapping[str, Any], where: str) -> str:
         name = _text(data, "task", where)
@@ -264,15 +260,41 @@ def bounds(lengths: Mapping[int, int]) -> tuple[int, int]:
     return low, max(low, min(marks[1], MOST_WORDS))
 
 
-def _column(data: Mapping[str, Any], names: Iterable[str], where: str) -> str:
-    names = tuple(names)
-    for name in names:
-        if name in data:
-            return name
-    raise InputError(
-        f"{where}: there is no column {' or '.join(names)}{suggestion(names[0], map(str, data))}; found: "
-        f"{', '.join(map(str, data)) or 'none'}"
+def taken(ledger: Ledger) -> KeySet:
+    """Return the keys that recorded rows have which ``ledger`` holds the completions of.
+
+    What a row says stands in its line, so that rows taken by earlier versions, whose keys hashed row numbers, are
+    known as well.
+    """
+    keys = _Keys()
+    return KeySet.of(
+        keys.next(row["task"], cut_input(row["input"])[0], row["completion"], row["teacher"], row["sampling"])
+        for _, row in ledger.rows()
+        if row["status"] == "ok"
     )
+
+
+class _Keys:
+    """The identities of rows: a hash of what each says, and of how many equal ones came before."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, int] = {}
+
+    def next(self, task: str, text: str, output: str, model: str, numbers: Mapping[str, Any]) -> str:
+        """Return the identity of the next row that says this."""
+        lasting = sorted((name, value) for name, value in numbers.items() if not _ROW_NUMBERS.fullmatch(name))
+        said = hash_hex(_UNNAMED, task, text, output, model, lasting, size=16)
+        mark = int(said[:16], 16)
+        equal = self._seen.get(mark, 0)
+        self._seen[mark] = equal + 1
+        return hash_hex(said, equal, size=16)
+
+
+def _column(where: str, columns: Collection[str], names: Collection[str]) -> str:
+    for name in names:
+        if name in columns:
+            return name
+    raise tables.no_column(where, names, columns)
 
 
 def _text(data: Mapping[str, Any], name: str, where: str) -> str | None:
@@ -281,7 +303,7 @@ def _text(data: Mapping[str, Any], name: str, where: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise InputError(f"{where}: '{name}' must be text, found {value!r}")
-    return value.strip()
+    return _clean(value)
 
 
 def _clean(text: str) -> str:
@@ -289,14 +311,14 @@ def _clean(text: str) -> str:
     return text.strip().encode("utf-8", "replace").decode("utf-8")
 
 
-def _numbers(data: Mapping[str, Any], taken: Collection[str], where: str) -> dict[str, float]:
+def _numbers(data: Mapping[str, Any], columns: Collection[str], where: str) -> dict[str, float]:
     """Return the columns that hold numbers; a CSV file's cells are texts that read as numbers.
 
     Raises InputError for a whole number beyond a float's range.
     """
     numbers: dict[str, float] = {}
     for name, value in data.items():
-        if name in taken or name in _NOT_NUMBERS:
+        if name in columns or name in _NOT_NUMBERS:
             continue
         if isinstance(value, str):
             try:
@@ -304,8 +326,8 @@ def _numbers(data: Mapping[str, Any], taken: Collection[str], where: str) -> dic
             except ValueError:
                 continue
         try:
-            if isinstance(value, bool | int | float) and math.isfinite(value):
-                numbers[str(name)] = float(value)
+            if isinstance(value, bool | int | float | Decimal) and math.isfinite(value):
+                numbers[_clean(name)] = float(value)
         except OverflowError:
             raise InputError(f"{where}: '{name}' is beyond 1.8e308: write a smaller number or take it out") from None
     return numbers

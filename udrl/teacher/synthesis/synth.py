@@ -315,7 +315,7 @@ def _take_recorded(
             dry_run=dry_run,
         )
         if dry_run:
-            return replace(report, already=_held(writer, survey(Ledger(run.ledger)).good))
+            return replace(report, already=_held(writer, recorded.taken(Ledger(run.ledger))))
         described = {
             model: {
                 "model": model,
@@ -332,12 +332,13 @@ def _take_recorded(
             start = Start(
                 run, report, teachers=described, prices={}, budget=Budget(), seed=seed, samples=None, started=started
             )
-            start.report = replace(report, already=_held(writer, start.known.good))
+            known = recorded.taken(Ledger(run.ledger))
+            start.report = replace(report, already=_held(writer, known))
             with (
                 start.recording(),
                 closing(track("synth", total=report.requests, initial=start.report.already, unit="completions")) as bar,
             ):
-                wanted = (request for request in writer.requests() if request.key not in start.known.good)
+                wanted = (request for request in writer.requests() if request.key not in known)
                 start.ask(writer, wanted, bar=bar, backend="recorded", tasks={task.name: task for task in defined})
             return start.finish(rewards=rewards, max_failure_rate=1.0, hygiene=hygiene)
 
