@@ -20,6 +20,8 @@ import json
 import time
 from pathlib import Path
 
+from udrl.files import atomic_write
+
 PARTS = ("kills", "storm", "malformed", "hostile", "calls")
 
 
@@ -42,8 +44,7 @@ def main() -> None:
             begun = time.perf_counter()
             figures = importlib.import_module(f"faults.{part}").run(work, scale=options.scale, seed=options.seed)
             figures |= {"seed": options.seed, "scale": options.scale, "seconds": round(time.perf_counter() - begun, 1)}
-            result.with_suffix(".new").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-            result.with_suffix(".new").replace(result)
+            atomic_write(result, json.dumps(figures, indent=2) + "\n")
         print(part, json.dumps(json.loads(result.read_text(encoding="utf-8"))), flush=True)
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from udrl.data.run import Run, atomic_write, disk_errors
+from udrl.data.run import Run
 from udrl.errors import RunError
+from udrl.files import atomic_write, disk_errors
 
 HOLDER = """
 import sys, time

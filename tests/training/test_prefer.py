@@ -11,6 +11,7 @@ import pytest
 from methods_run import INPUTS, SMALL, WORDS, import_trl, started_run
 
 import udrl.cli.main as cli
+from udrl.data.run import Run
 from udrl.errors import RewardError, StudentError
 from udrl.rewards import load_reward
 from udrl.rewards.preference import FILE, Preference, pair_ids
@@ -76,22 +77,33 @@ def test_prefer_is_a_reward_that_grpo_pays_by(learnt: tuple[Path, Path], tmp_pat
     assert paid["reward"] == pytest.approx(paid["reward_preference"] + 0.5 * paid["reward_brevity"], abs=1e-5)
 
 
-def test_prefer_keeps_a_model_that_was_finished_when_a_kill_came(
+def test_prefer_that_was_killed_before_it_recorded_is_not_trained_again(
     learnt: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the two renames that put a new model in the place of an earlier one there is none."""
     bare, started = learnt
     run = shutil.copytree(bare, tmp_path / "killed")
-    (run / "preference").rename(run / ".preference.partial")
-    weights = (run / ".preference.partial" / "model.safetensors").read_bytes()
-
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(reward_model, "_train", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        prefer(run, start_from=started, by="brevity")
+    for moment in ("record", "done"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, moment, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                prefer(run, start_from=started, by="brevity", steps=1, seed=5)
+    # the second call found the first one's model, and was killed as it ended
+    weights = (run / "preference" / "model.safetensors").read_bytes()
+    assert weights != (bare / "preference" / "model.safetensors").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(reward_model, "_train", interrupted)
+        report = prefer(run, start_from=started, by="brevity", steps=1, seed=5)
+        assert (run / "preference" / "model.safetensors").read_bytes() == weights
+        facts = Run(run).facts()["stages"]["prefer"]
+        assert (report.steps, report.folder, facts["seed"]) == (1, run / "preference", 5)
+        assert report.accuracy == (facts["accuracy"] and tuple(facts["accuracy"]))
+        with pytest.raises(KeyboardInterrupt):  # asked for again once it has ended, it is trained again
+            prefer(run, start_from=started, by="brevity", steps=1, seed=5)
     assert (run / "preference" / "model.safetensors").read_bytes() == weights
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_prefer_says_what_is_missing(learnt: tuple[Path, Path], tmp_path: Path) -> None:

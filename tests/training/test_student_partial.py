@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -16,10 +17,11 @@ from tiny_students import comparable
 
 from udrl.commands import CommandSpace
 from udrl.data.episodes import read_episodes
-from udrl.data.run import Run
+from udrl.data.run import RECORD, Run
 from udrl.errors import StudentError
 from udrl.student.network import StudentModel
 from udrl.training import loop
+from udrl.training.checkpoint import STATE
 from udrl.training.render import render
 from udrl.training.train import train
 
@@ -30,7 +32,15 @@ class Killed(BaseException):
 
 def trained(run: Path, **more: Any) -> dict[str, torch.Tensor]:
     train(run, student="gpt2-mini", steps=2, batch_size=4, vocab_size=400, calibration_inputs=0, signs_inputs=0, **more)
+    return weights_of(run)
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "student" / "model.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(other[name], tensor) for name, tensor in one.items())
 
 
 def killed_before_it_is_recorded(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,6 +59,60 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     losses = StudentModel.losses
     monkeypatch.setattr(StudentModel, "losses", lambda self, *a, **k: steps.append(1) or losses(self, *a, **k))
     return steps
+
+
+@pytest.mark.parametrize("moment", ["record", "done"])
+def test_a_student_trained_on_from_itself_is_not_trained_on_twice(
+    run: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Once it is published, the run's student is another, and the call's own origin is gone."""
+    origin = trained(run)
+    shutil.copy(run / "student" / "model.safetensors", run / "origin")
+    called = {"steps": 2, "batch_size": 4, "calibration_inputs": 1, "signs_inputs": 0, "seed": 3}
+
+    def killed(self: Run, *_: Any, **__: Any) -> None:
+        if (run / "student" / RECORD).exists():  # not as the call ends what was before it
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, moment, killed)
+        with pytest.raises(Killed):
+            train(run, start_from=run, **called)
+    once = weights_of(run)
+    assert not same(once, origin)
+    steps = counted(monkeypatch)
+    report = train(run, start_from=run, **called)
+    assert steps == []
+    assert same(weights_of(run), once)
+    facts = Run(run).facts()["stages"]["train"]
+    assert (report.steps, report.folder, facts["seed"]) == (2, run / "student", 3)
+    assert facts["origin"]["weights"] == hashlib.sha256((run / "origin").read_bytes()).hexdigest()[:16]
+    assert not {path.name for path in (run / "student").iterdir()} & {"fingerprint", RECORD, STATE}
+
+    train(run, start_from=run, **called)  # asked for again once it has ended, it is trained on again
+    assert len(steps) >= 2
+    assert not same(weights_of(run), once)
+
+
+@pytest.mark.parametrize("differing", [{"seed": 4}, {"restart": True}])
+def test_another_training_does_not_take_the_report_of_one_that_was_killed(
+    run: Path, monkeypatch: pytest.MonkeyPatch, differing: dict[str, Any]
+) -> None:
+    killed_before_it_is_recorded(run, monkeypatch)
+    steps = counted(monkeypatch)
+    trained(run, **differing)
+    assert len(steps) >= 2
+    assert Run(run).facts()["stages"]["train"]["seed"] == differing.get("seed", 0)
+
+
+def test_what_was_published_is_recorded_by_whoever_writes_next(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed_before_it_is_recorded(run, monkeypatch)
+    assert Run(run).facts()["stages"]["train"]["steps"] == 20  # of the student that was copied with the run
+    with Run(run).writing():
+        assert Run(run).facts()["stages"]["train"]["steps"] == 2
+    steps = counted(monkeypatch)
+    trained(run)
+    assert steps == []
 
 
 @pytest.fixture
@@ -79,6 +143,7 @@ def test_interrupted_after_the_last_step_nothing_is_lost_or_trained_again(
     killed_before_it_is_recorded(run, monkeypatch)
     again = trained(run)
     assert steps == []  # both continued behind the last step
+    assert Run(run).facts()["stages"]["train"]["steps"] == 2
     assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
     left = {path.name for path in (run / "student").iterdir()}
     assert not left & {"fingerprint", "training_state.pt", "best.pt"}
@@ -144,10 +209,3 @@ def test_completions_that_the_student_cannot_read_are_told(run: Path) -> None:
     with pytest.warns(UserWarning, match=r"the completions of 1 of .* longer than the 512 tokens"):
         report = train(run, student="gpt2-mini", steps=1, batch_size=4, vocab_size=400, calibration_inputs=0)
     assert report.episodes == len(read_episodes(run / "episodes")) - 1
-
-
-def test_restart_forgets_what_was_published_but_not_recorded(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    killed_before_it_is_recorded(run, monkeypatch)
-    steps = counted(monkeypatch)
-    trained(run, restart=True)
-    assert len(steps) >= 2

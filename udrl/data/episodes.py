@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -36,9 +35,9 @@ from udrl.data.cleaning import REPAIRED
 from udrl.data.dataset_card import dataset_card
 from udrl.data.inputs import Split
 from udrl.data.pii import MASKED
-from udrl.data.run import disk_errors
 from udrl.data.statistics import EpisodeMeter
 from udrl.errors import RewardError, RunError
+from udrl.files import replacing_folder, standing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -95,12 +94,9 @@ def write_episodes(
 
     names = tuple(reward_names) or ("relevance",)
     schema = episode_schema(names)
-    new = folder.with_name(f".{folder.name}.new")
     counts: Counter[str] = Counter()
     meter = EpisodeMeter(names)
-    with disk_errors(folder):
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
+    with replacing_folder(folder) as new:
         with ExitStack() as stack:
             # A Python file, not a path: its errors carry the errno that tells a full disk.
             files = {split: stack.enter_context((new / f"{split}.parquet").open("wb")) for split in SPLITS}
@@ -123,7 +119,6 @@ def write_episodes(
         content = _content(new / f"{split}.parquet" for split in SPLITS)
         card = dataset_card(counts=counts, meter=meter, facts=card_facts or {}, content=content)
         (new / "README.md").write_text(card, encoding="utf-8")
-        _swap(new, folder)
     return counts
 
 
@@ -167,7 +162,7 @@ def iterate_episodes(
 
 def has_episodes(folder: Path) -> bool:
     """Say whether there is a dataset in ``folder``, also where a crash left its replacement half done."""
-    return _current(folder) is not None
+    return standing(folder).is_dir()
 
 
 def count_episodes(folder: Path) -> Counter[str]:
@@ -266,8 +261,8 @@ def _open(folder: Path, split: str) -> pq.ParquetFile:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    current = _current(folder)
-    if current is None:
+    current = standing(folder)
+    if not current.is_dir():
         raise RunError(f"{folder} does not exist: make episodes with 'udrl synth' or 'udrl score' first")
     path = current / f"{split}.parquet"
     try:
@@ -292,22 +287,3 @@ def _check_schema(path: Path, schema: pa.Schema) -> None:
     missing = [name for name in ("schema", *_NAMES) if name not in schema.names]
     if missing:
         raise RunError(f"{path}: lacks the columns {', '.join(missing)}, so it holds no episodes: run 'udrl score'")
-
-
-def _swap(new: Path, folder: Path) -> None:
-    """Put ``new`` in the place of ``folder``. A crash in between leaves the old one where ``_current`` finds
-    it."""
-    old = _old(folder)
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _old(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.old")
-
-
-def _current(folder: Path) -> Path | None:
-    return next((candidate for candidate in (folder, _old(folder)) if candidate.is_dir()), None)

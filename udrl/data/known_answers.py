@@ -15,9 +15,9 @@ from pathlib import Path
 
 from udrl.data import tables
 from udrl.data.inputs import DEFAULT_FIELDS, FORMATS, cut_input, field_of, input_id
-from udrl.data.run import atomic_write
 from udrl.data.tables import no_column
 from udrl.errors import InputError, RunError
+from udrl.files import atomic_write
 
 ANSWER = "answer"
 """The column of the known answer, a text or a number."""

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from udrl.data.hashing import hash_hex
-from udrl.data.run import disk_errors
 from udrl.errors import RunError
+from udrl.files import disk_errors
 
 SCHEMA = 1
 SHARD_BYTES = 256 << 20

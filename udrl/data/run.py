@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -17,14 +16,17 @@ from typing import Any
 
 from udrl import __version__
 from udrl.errors import RunError
+from udrl.files import atomic_write, disk_errors, finish_replacing, partial_of, replace_folder
 
 SCHEMA = 1
 """Schema of run.json that this version writes, and the newest that it reads."""
 
 DEFAULT = Path("runs/default")
 
+RECORD = "record.json"
+"""In a folder that was published: what run.json says of it, and what the call that made it returns, until that ends."""
+
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "datasets", "numpy", "pyarrow", "vllm")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _held: dict[Path, int] = {}  # runs that this process is writing, with the depth of nested ``writing()``
 
 
@@ -107,6 +109,7 @@ class Run:
         try:
             self._lock(descriptor)
             self._begin()
+            self._catch_up()
             _held[key] = 1
             yield
         finally:
@@ -129,6 +132,37 @@ class Run:
         }
         self._write(data)
 
+    def publish(self, folder: Path, stage: str, /, *, asked: str, report: Mapping[str, Any], **facts: Any) -> None:
+        """Put `partial_of` a folder of the run, which is whole, in its place, and record ``stage``, as one.
+
+        Where a kill comes in between, the next ``writing()`` records it. asked: what tells this call from others;
+        report: what it returns. Both are kept for a call that was killed and is repeated (`finished`), until
+        ``done``.
+        """
+        content = {"stage": stage, "asked": asked, "report": report, "facts": facts}
+        atomic_write(partial_of(folder) / RECORD, json.dumps(content))
+        replace_folder(folder)
+        self.record(stage, **facts)
+
+    def finished(self, folder: Path, asked: str) -> dict[str, Any] | None:
+        """Return the report of the call that published ``folder`` where it asked for the same and never ended."""
+        content = _published(folder / RECORD)
+        report: dict[str, Any] | None = content["report"] if content and content["asked"] == asked else None
+        return report
+
+    def done(self, folder: Path) -> None:
+        """Say that the call that published ``folder`` ends here: the same call is then one that begins anew."""
+        (folder / RECORD).unlink(missing_ok=True)
+
+    def _catch_up(self) -> None:
+        """Finish what a kill came between: a folder that was being replaced, one that is not recorded yet."""
+        for old in self.path.glob(".*.old"):
+            finish_replacing(old.with_name(old.name.removeprefix(".").removesuffix(".old")))
+        for file in sorted(self.path.glob(f"[!.]*/{RECORD}")):
+            content = _published(file)
+            if content and not content["facts"].items() <= self.facts()["stages"].get(content["stage"], {}).items():
+                self.record(content["stage"], **content["facts"])
+
     def _lock(self, descriptor: int) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -150,7 +184,8 @@ class Run:
             self.check()
             return
         # Somebody's folder must not become a run: stages replace folders such as 'episodes' as a whole.
-        strangers = [p.name for p in self.path.iterdir() if p.name != ".lock" and not p.name.startswith(".run.json.")]
+        own = (".lock", partial_of(self.path / "run.json").name)
+        strangers = [path.name for path in self.path.iterdir() if path.name not in own]
         if strangers:
             raise RunError(
                 f"{self.path} is not empty (it holds '{min(strangers)}') and is no run: name a new folder with --run"
@@ -160,6 +195,13 @@ class Run:
 
     def _write(self, data: dict[str, Any]) -> None:
         atomic_write(self.path / "run.json", json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def _published(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content
 
 
 def versions() -> dict[str, str]:
@@ -185,37 +227,3 @@ def hardware() -> dict[str, Any]:
     if torch is not None and torch.cuda.is_available():
         gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {"system": platform.platform(), "processor": processor, "cores": os.cpu_count(), "gpus": gpus}
-
-
-def atomic_write(path: Path, content: bytes | str) -> None:
-    """Write a file so that readers, and a crash at any moment, see either the old contents or the new ones.
-
-    Raises RunError where the disk is full or may not be written.
-    """
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with disk_errors(path):
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk, a read-only one and missing permission into one clear RunError about ``path``."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise RunError(
-                f"the disk is full while writing {path}: free some space and start the same command again; "
-                "everything finished is kept"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise RunError(f"{path} cannot be written ({error.strerror}): name another folder with --run") from error
-        raise

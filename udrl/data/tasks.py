@@ -12,8 +12,9 @@ from typing import Any
 from udrl import yamlfile
 from udrl.data.cleaning import RULES
 from udrl.data.inputs import read_inputs
-from udrl.data.run import Run, atomic_write
+from udrl.data.run import Run
 from udrl.errors import RunError, TaskError, UsageError, suggestion, unknown
+from udrl.files import atomic_write
 from udrl.resources import folder
 
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")

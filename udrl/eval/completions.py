@@ -36,8 +36,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from udrl.data.hashing import hash_hex
-from udrl.data.run import disk_errors
 from udrl.errors import RunError
+from udrl.files import replacing_file
 
 SCHEMA = 1
 FILE = "completions.parquet"
@@ -152,13 +152,8 @@ def write_table(path: Path, table: Any, about: Mapping[str, Any]) -> None:
     import pyarrow.parquet as pq
 
     table = table.replace_schema_metadata({METADATA: json.dumps(about).encode()})
-    temporary = path.with_name(f".{path.name}.tmp")
-    with disk_errors(path):
-        try:
-            pq.write_table(table, temporary, compression="zstd")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with replacing_file(path) as file:
+        pq.write_table(table, file, compression="zstd")
 
 
 def read_table(path: Path) -> tuple[Any, dict[str, Any]]:

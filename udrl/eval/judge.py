@@ -19,9 +19,9 @@ import numpy as np
 
 from udrl.bootstrap import Intervals, length_controlled, mean_intervals
 from udrl.data.hashing import hash_hex, hash_int
-from udrl.data.run import disk_errors
 from udrl.errors import RunError
 from udrl.eval.completions import Completion
+from udrl.files import disk_errors
 from udrl.teacher.protocol import Request
 
 if TYPE_CHECKING:

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 
 from udrl.bootstrap import Intervals, mean_intervals, ratio_intervals
-from udrl.data.run import atomic_write
 from udrl.errors import RunError
 from udrl.eval.completions import SystemFacts
 from udrl.eval.figures import DIVERSITY, PLAIN, Group, Item, System, items_of, systems_of
 from udrl.eval.parity import headline, parity_of
 from udrl.eval.scores import Floats, Scores
+from udrl.files import atomic_write
 
 SCHEMA = 1
 FILE = "summary.json"

@@ -20,10 +20,11 @@ from udrl.data.hygiene import Hygiene
 from udrl.data.index import LedgerIndex
 from udrl.data.known_answers import answers_of_file, read_answers, store_answers
 from udrl.data.ledger import Ledger
-from udrl.data.run import Run, disk_errors
+from udrl.data.run import Run
 from udrl.data.tasks import stored_tasks
 from udrl.encoder import MINILM, SentenceEncoder, load_encoder
 from udrl.errors import RewardError, RunError, UsageError
+from udrl.files import disk_errors
 from udrl.progress import Bar, track
 from udrl.rewards import BUILT_IN, canaries, default_rewards, load_reward
 from udrl.rewards.columns import Column, columns_of_file, columns_of_ledger, parse_field

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from udrl.commands import LENGTH, Command, CommandSpace
 from udrl.data.episodes import Episode
 from udrl.data.hashing import hash_int, hash_unit
-from udrl.data.run import atomic_write
 from udrl.errors import RunError
+from udrl.files import atomic_write
 from udrl.progress import track
 from udrl.rounds.options import RoundOptions
 from udrl.student.targets import positions_of

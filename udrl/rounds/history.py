@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from udrl import __version__
-from udrl.data.run import Run, atomic_write
+from udrl.data.run import Run
 from udrl.errors import RunError, UsageError
 from udrl.eval.figures import DIVERSITY
+from udrl.files import atomic_write
 from udrl.rounds.options import RoundOptions
 from udrl.rounds.quality import TOP, Measured
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from udrl.data.run import Run
 from udrl.errors import RunError, StudentError, UsageError
+from udrl.files import copy_folder, remove_folder
 from udrl.rounds import history
 from udrl.rounds.history import Round, State, folder_of
 from udrl.rounds.inputs import Source
@@ -76,7 +76,7 @@ def improve(
         _check_judged(state, place, options)
         _install(place, state)
         if restart:
-            _forget(folder_of(place, _next(state)))
+            remove_folder(folder_of(place, _next(state)))
         made = []
         while state.stopped is None and _next(state) <= rounds:
             number = _next(state)
@@ -106,15 +106,6 @@ def keep(run: Path | str, number: int) -> ImproveReport:
         return _report(place, state, [])
 
 
-def _forget(folder: Path) -> None:
-    """Remove an unfinished round, under another name: a kill must not leave its completions to a new plan."""
-    gone = folder.with_name(".forgotten")
-    shutil.rmtree(gone, ignore_errors=True)
-    if folder.is_dir():
-        folder.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
-
-
 def _next(state: State) -> int:
     return 1 + max(one.round for one in state.rounds)
 
@@ -139,14 +130,7 @@ def _install(place: Run, state: State) -> None:
             "the student away and say which with --keep"
         )
     if found != kept.weights:
-        new, old = place.path / ".student.new", place.path / ".student.old"
-        for left in (new, old):
-            shutil.rmtree(left, ignore_errors=True)
-        shutil.copytree(folder_of(place, state.kept) / "student", new)
-        if found is not None:
-            place.student.rename(old)
-        new.rename(place.student)
-        shutil.rmtree(old, ignore_errors=True)
+        copy_folder(folder_of(place, state.kept) / "student", place.student)
     facts = {"kept": kept.round, "weights": kept.weights, "rounds": len(state.rounds) - 1, "stopped": state.stopped}
     earlier = place.facts()["stages"].get("improve", {})
     if not facts.items() <= earlier.items():

@@ -13,7 +13,6 @@ import numpy as np
 
 from udrl.commands import LENGTH, CommandSpace
 from udrl.data.episodes import Episode
-from udrl.data.run import atomic_write
 from udrl.encoder import Encoder
 from udrl.errors import RunError, StudentError
 from udrl.eval.completions import Completion, SystemFacts
@@ -23,6 +22,7 @@ from udrl.eval.matching import mean_lengths, settled_targets
 from udrl.eval.scores import Scores, score
 from udrl.eval.suites import Item, Sweep
 from udrl.eval.systems import RELEVANCE, answer, wish
+from udrl.files import atomic_write
 from udrl.metrics import Interval, mean_interval, spearman_within
 from udrl.progress import track
 from udrl.rewards.protocol import Reward, covered

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from udrl.data.run import Run
 from udrl.data.tasks import Task, stored_tasks
 from udrl.encoder import MINILM, Encoder, load_encoder
 from udrl.errors import RunError, StudentError, UsageError
+from udrl.files import copy_folder
 from udrl.rewards.protocol import Reward, covered
 from udrl.rounds import history
 from udrl.rounds.episodes import build
@@ -62,10 +62,7 @@ class Work:
                 )
             self._rewards_of(student)  # before anything is copied: is there something to explore?
             _begin_run(folder, self.facts, ("synth", "score", "hygiene", "train"))
-            partial = folder / ".student.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(self.place.student, partial)
-            partial.rename(folder / "student")
+            copy_folder(self.place.student, folder / "student")
         # An interrupted start may have had other options, or another encoder.
         (folder / history.MEASURED).unlink(missing_ok=True)
         _begin_run(folder, self.facts, ("score",), anew=True)

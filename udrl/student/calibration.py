@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from udrl.commands import LENGTH, CommandSpace
-from udrl.data.run import atomic_write
 from udrl.errors import StudentError
+from udrl.files import atomic_write
 
 SCHEMA = 1
 FILE = "calibration.json"

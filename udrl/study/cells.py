@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from udrl.data.hashing import hash_hex
-from udrl.data.run import atomic_write
 from udrl.errors import MissingDependency, StudentError, UdrlError, UsageError, is_installed
+from udrl.files import atomic_write
 from udrl.progress import note, track
 from udrl.training.checkpoint import STATE
 

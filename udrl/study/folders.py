@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import Any
 from udrl.data.episodes import Episode, iterate_episodes, reward_names, write_episodes
 from udrl.data.known_answers import FILE as ANSWERS
 from udrl.data.known_answers import read_answers
-from udrl.data.run import Run, atomic_write
+from udrl.data.run import Run
 from udrl.errors import RunError, StudentError
+from udrl.files import atomic_write, remove_folder
 
 BESIDE = ("tasks", ANSWERS)
 """What a run's episodes need beside them, where it is there."""
@@ -47,7 +47,7 @@ def same_data(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
     try:
         _check_data(settings)
     except StudentError:
-        shutil.rmtree(folder)
+        remove_folder(folder)
         folder.mkdir()
         raise
 

@@ -11,7 +11,6 @@ calls   each may look at so many returns: of as many scored episodes, which it t
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +18,9 @@ from typing import Any
 
 from udrl.data.episodes import Episode, iterate_episodes
 from udrl.data.hashing import hash_int
-from udrl.data.run import Run, atomic_write
+from udrl.data.run import Run
 from udrl.errors import MissingDependency, UsageError, is_installed
+from udrl.files import atomic_write, remove_folder
 from udrl.study.cells import MADE, Cell, place_in, run_cells
 from udrl.study.figures import Figure, Items, gain, over_inputs, over_seeds, shown
 from udrl.study.folders import copy_of, data_of, is_trained, same_data
@@ -186,7 +186,7 @@ def _steps_for(source: Path, folder: Path, seconds: float, options: Mapping[str,
         train(pilot, steps=PILOT, calibration_inputs=0, signs_inputs=0, restart=True, **options)
         lines = (pilot / "student" / "training.jsonl").read_text(encoding="utf-8").splitlines()
         taken = [line["seconds"] for line in map(json.loads, lines) if "loss" in line][PILOT // 3 :]
-        shutil.rmtree(pilot)
+        remove_folder(pilot)
         atomic_write(kept, json.dumps(max(2, int(seconds * len(taken) / sum(taken)))))
     steps: int = json.loads(kept.read_text(encoding="utf-8"))
     return steps

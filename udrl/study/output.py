@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from udrl import __version__
-from udrl.data.run import Run, atomic_write
+from udrl.data.run import Run
 from udrl.data.tasks import NAME
 from udrl.errors import UsageError
+from udrl.files import atomic_write
 
 SCHEMA = 1
 TABLE, PICTURE, DATA = "table.md", "picture.png", "study.json"

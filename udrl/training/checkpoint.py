@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from udrl.data.episodes import Episode
-from udrl.data.run import atomic_write
+from udrl.data.run import Run
 from udrl.errors import StudentError
+from udrl.files import atomic_write, remove_folder, standing
 from udrl.training.cost import SPENT
+from udrl.training.origin import Origin
 
 FINGERPRINT = "fingerprint"
 STATE = "training_state.pt"
 """What an interrupted training is gone on with from, once steps have been saved."""
 WRITTEN_LAST = ("config.json", "generation_config.json", "model*.safetensors*")
 """What is written once training is over, anew after every interruption."""
+
+
+def request_of(run: Run, origin: Origin | None, arguments: Mapping[str, object]) -> str:
+    """Return a hash of what a call asked for: its arguments, the run's episodes, and the weights it starts from.
+
+    Not those of the run's own student: the call puts another in its place, and is still the same when it is repeated.
+    """
+    own = origin is not None and origin.folder.resolve() == run.student.resolve()
+    digest = hashlib.blake2b(repr((sorted(arguments.items()), origin and not own and origin.weights)).encode())
+    for file in sorted(standing(run.episodes).glob("*.parquet")):
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
 
 
 def fingerprint(episodes: Sequence[Episode], *parts: object) -> str:
@@ -27,16 +41,13 @@ def fingerprint(episodes: Sequence[Episode], *parts: object) -> str:
     return digest.hexdigest()
 
 
-def take_up(partial: Path, folder: Path, mark: str, *, restart: bool) -> bool:
+def take_up(partial: Path, mark: str, *, restart: bool) -> bool:
     """Leave in ``partial`` what an interrupted training of the fingerprint ``mark`` did, or nothing; tell which.
 
-    What it did is gone on with. It may be all there is to do, and in ``folder`` already, where the interruption came
-    before it was recorded (`clean`). What is begun here is marked by `begun`, once it can be gone on with.
+    What it did is gone on with. What is begun here is marked by `begun`, once it can be gone on with.
 
     Raises StudentError where a training of another fingerprint has saved steps there, unless it is to ``restart``.
     """
-    if not restart and not partial.exists() and _is(folder, mark):
-        folder.rename(partial)
     goes_on = not restart and _is(partial, mark)
     if not goes_on:
         if not restart and (partial / STATE).exists():
@@ -44,7 +55,7 @@ def take_up(partial: Path, folder: Path, mark: str, *, restart: bool) -> bool:
                 f"{partial} holds a training that was interrupted, with other options or other episodes: repeat the "
                 "command that began it to go on, or forget it with --restart"
             )
-        shutil.rmtree(partial, ignore_errors=True)
+        remove_folder(partial)
         partial.mkdir(parents=True)
     for pattern in WRITTEN_LAST:  # half a config.json keeps the tokenizer from being loaded
         for file in partial.glob(pattern):
@@ -62,18 +73,8 @@ def _is(place: Path, mark: str) -> bool:
     return file.exists() and file.read_text() == mark
 
 
-def publish(partial: Path, folder: Path) -> None:
-    """Put what is finished, such as a student, in place of an earlier one."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def clean(folder: Path) -> None:
     """Remove from a published and recorded student what only an interrupted training needs."""
     for name in (FINGERPRINT, SPENT, STATE, "best.pt"):
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "trl", ignore_errors=True)
+    remove_folder(folder / "trl")

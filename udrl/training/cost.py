@@ -10,6 +10,7 @@ from math import isfinite
 from pathlib import Path
 
 from udrl.errors import UsageError
+from udrl.files import atomic_write
 from udrl.training.ranks import Rank
 
 SPENT = "spent.json"
@@ -104,9 +105,7 @@ class Meter:
     def keep(self) -> None:
         """Keep the seconds so far."""
         assert self._file is not None
-        partial = self._file.with_suffix(".partial")
-        partial.write_text(json.dumps({"seconds": self.seconds}))
-        partial.replace(self._file)
+        atomic_write(self._file, json.dumps({"seconds": self.seconds}))
         self._written = time.monotonic()
 
     def reached(self, samples: int = 0) -> str | None:

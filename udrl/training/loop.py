@@ -20,6 +20,7 @@ import torch
 from udrl.architecture.packing import Indices
 from udrl.commands import CommandSpace
 from udrl.errors import Diverged, StudentError, UsageError, is_out_of_memory
+from udrl.files import replacing_file
 from udrl.student.network import StudentModel
 from udrl.training.balance import balanced_order
 from udrl.training.cost import Meter
@@ -284,9 +285,8 @@ def _best_loss(file: Path, fingerprint: str) -> float:
 def save_state(file: Path, content: Mapping[str, Any]) -> None:
     """Write ``content`` so that whoever is interrupted leaves the file as it was."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    torch.save(dict(content), partial)
-    partial.replace(file)
+    with replacing_file(file) as partial:
+        torch.save(dict(content), partial)
 
 
 def batches(examples: Examples, space: CommandSpace, options: LoopOptions) -> Indices:

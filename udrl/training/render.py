@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from udrl.commands import CommandSpace
 from udrl.data.episodes import Episode, read_episodes
 from udrl.data.run import Run
 from udrl.errors import StudentError
+from udrl.files import replacing_file
 from udrl.progress import track
 from udrl.tokenizer import decode, encode, load_tokenizer
 from udrl.training.examples import achieved
@@ -65,12 +67,8 @@ def render(run: Path | str = "runs/default", *, output: Path | str, splits: tupl
         warnings.warn(f"the student does not know {', '.join(unknown)}: those episodes are left out", stacklevel=2)
     target = Path(output)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    bar = track("render", total=len(episodes), unit="rows")
-    with partial.open("w", encoding="utf-8") as file:
+    with closing(track("render", total=len(episodes), unit="rows")) as bar, replacing_file(target) as file:
         for row in rows(episodes, tokenizer, space):
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(f"{json.dumps(row, ensure_ascii=False)}\n".encode())
             bar.update()
-    bar.close()
-    partial.replace(target)
     return len(episodes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 import warnings
 from collections.abc import Sequence
@@ -14,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from udrl.data.episodes import read_episodes
-from udrl.data.run import Run, atomic_write
+from udrl.data.run import Run
 from udrl.errors import MissingDependency, StudentError, UsageError, is_installed
+from udrl.files import atomic_write, partial_of, remove_folder
 from udrl.metrics import mean_interval
 from udrl.rewards.preference import FILE, SCHEMA, logits_of, pair_ids
-from udrl.training.checkpoint import publish
+from udrl.training.checkpoint import request_of
 from udrl.training.methods import Dpo
 from udrl.training.methods.method_data import Pair, own, pairs_of
 from udrl.training.origin import find_origin
@@ -71,20 +71,26 @@ def prefer(
     """
     if not is_installed("trl"):
         raise MissingDependency("a reward model is trained by TRL, which is not here: pip install 'udrl[study]'")
+    arguments = {name: value for name, value in locals().items() if name != "run"}
     if epochs <= 0 or batch_size < 1 or (steps is not None and steps < 1):
         raise UsageError("epochs, steps and batch-size of a reward model must be above 0")
     started, place, origin, method = time.monotonic(), Run(run), find_origin(start_from), Dpo(reward=by, gap=gap)
+    folder = place.path / FOLDER
     with place.writing():
+        asked = request_of(place, origin, arguments)
+        if (finished := place.finished(folder, asked)) is not None:
+            place.done(folder)
+            return PreferReport(
+                **{**finished, "folder": folder, "accuracy": finished["accuracy"] and (*finished["accuracy"],)}
+            )
         pairs, unseen = (_pairs(place, split, method) for split in ("train", "validation"))
         if not pairs:
             raise StudentError(
                 f"no input has two completions whose '{by}' is {gap:g} of its task's range apart: score the run with "
                 "it (udrl score), lower --gap, or ask the teacher for more completions an input (udrl synth --samples)"
             )
-        folder, partial = place.path / FOLDER, place.path / f".{FOLDER}.partial"
-        if (partial / FILE).exists() and not folder.exists():  # killed while it took the place of an earlier one
-            partial.rename(folder)
-        shutil.rmtree(partial, ignore_errors=True)
+        partial = partial_of(folder)
+        remove_folder(partial)
         count = steps or max(1, round(epochs * len(pairs) / batch_size))
         rate = learning_rate or preset_of("gpt2", "auto", origin).learning_rate * GENTLE
         model, tokenizer = _train(origin.folder, pairs, partial, count, batch_size, rate, device, seed)
@@ -99,11 +105,12 @@ def prefer(
         tokenizer.save_pretrained(partial)
         facts = {"schema": SCHEMA, "mean": float(np.mean(said)), "deviation": max(float(np.std(said)), 1e-6), "by": by}
         atomic_write(partial / FILE, json.dumps(facts))
-        publish(partial, folder)
         seconds = round(time.monotonic() - started, 1)
         report = PreferReport(folder, f"preference:{folder}", len(pairs), len(unseen), right, count, seconds)
-        kept: dict[str, Any] = {**asdict(report), "folder": str(folder), "by": by, "gap": gap, "seed": seed}
-        place.record("prefer", **kept, batch_size=batch_size, learning_rate=rate, origin=origin.record())
+        told = {**asdict(report), "folder": str(folder)}
+        kept = {**told, "by": by, "gap": gap, "seed": seed, "batch_size": batch_size, "learning_rate": rate}
+        place.publish(folder, "prefer", asked=asked, report=told, **kept, origin=origin.record())
+        place.done(folder)
         return report
 
 

@@ -12,8 +12,9 @@ from typing import Any, Literal, cast
 
 from udrl.data.run import Run
 from udrl.errors import UsageError
+from udrl.files import partial_of
 from udrl.training.calibrate import INPUTS, calibrate_on, first_inputs, rewards_of
-from udrl.training.checkpoint import STATE, begun, clean, fingerprint, publish, take_up
+from udrl.training.checkpoint import STATE, begun, clean, fingerprint, request_of, take_up
 from udrl.training.cost import Limits, Meter
 from udrl.training.material import gather, plan
 from udrl.training.methods import Method, Udrl, check_trainable, method_of, record, through_trl
@@ -21,9 +22,11 @@ from udrl.training.methods.published import advice, published
 from udrl.training.methods.watch import Watch
 from udrl.training.monitor import Monitor, Tracker
 from udrl.training.origin import REPLAY, find_origin
-from udrl.training.ranks import joined
+from udrl.training.ranks import Rank, joined
 from udrl.training.starting_point import Rendering, begin, preset_of
 
+MAY_CHANGE = ("run", "restart", "tracker", "save_every", "micro_batch", "gradient_checkpointing")
+"""Arguments that may be others when an interrupted call is repeated."""
 SIGNS_INPUTS = 4
 """Validation inputs a task that the signs of obedience are measured on."""
 Schedule = Literal["cosine", "linear", "constant"]
@@ -152,6 +155,7 @@ def train(
     StudentError or UsageError for what cannot be trained; the student of an earlier training stays until the new one is
     finished.
     """
+    arguments = {name: value for name, value in locals().items() if name not in MAY_CHANGE}
     started, place = time.monotonic(), Run(run)
     origin = None if start_from is None else find_origin(start_from)
     if origin is not None and (student is not None or vocab_size is not None or init != "auto" or commands != "ids"):
@@ -176,6 +180,11 @@ def train(
         used = {"curriculum": curriculum, "balance": balance, "attribute": attributes, "lora": lora, "shard": shard}
         used |= {"patience": patience, "max-samples": max_samples}
         check_trainable(how, starts_from=origin is not None, processes=group.count, used=used)
+        if origin is not None:  # again: what an interrupted call has finished is recorded only now
+            origin = find_origin(origin.folder)
+        asked = request_of(place, origin, arguments)
+        if (report := _finished(place, asked, group, restart=restart)) is not None:
+            return report
         material = gather(place, how, origin, selection=selection, replay=replay, seed=seed)
         pool, held, facts, answers = material.pool, material.held, material.facts, material.answers
         episodes = pool.episodes
@@ -221,7 +230,7 @@ def train(
             seed=seed,
         )
         options = planned.options
-        partial = place.path / ".student.partial"
+        partial = partial_of(place.student)
         began = (how, student, init, vocab_size, attributes, commands, lora, origin and origin.weights, *refit)
         mark = fingerprint(episodes, decisive(options), *began, str(dtype))
         state = partial / STATE
@@ -240,7 +249,8 @@ def train(
             refit=refit,
         )
         if group.first:
-            goes_on = take_up(partial, place.student, mark, restart=restart)
+            goes_on = take_up(partial, mark, restart=restart)
+            _end(place)  # of a call before this one
             made = start(keep=not goes_on)
             begun(partial, mark)
         from_first(None, group)
@@ -306,7 +316,7 @@ def train(
         if last and keep == "best":
             last = best_of(validations)
         stopped = meter.ended or (f"--max-samples {max_samples:,}" if planned.shortened else None)
-        told = wanted and advice(wanted, model.parameter_count, options.learning_rate, planned.usual_rate)
+        slow = wanted and advice(wanted, model.parameter_count, options.learning_rate, planned.usual_rate)
         done_steps = validations[-1].step if validations else meter.step if meter.ended else options.steps
         cost = meter.cost
         report = TrainReport(
@@ -324,7 +334,7 @@ def train(
             signs=watch.means or monitor.signs,
             method=how.name,
             reward_calls=watch.scored,
-            advice=(*watch.advice, *([told] if told else [])),
+            advice=(*watch.advice, *([slow] if slow else [])),
             validation_reward=last.reward if last else None,
             validation_calls=watch.judged,
             calibration_calls=swept if space.attributes else 0,
@@ -333,7 +343,8 @@ def train(
             gpu_hours=cost.gpu_hours,
             usd=cost.usd,
         )
-        done = {**asdict(report), "folder": str(place.student), "options": asdict(options), "lora": lora, "seed": seed}
+        told = {**asdict(report), "folder": str(place.student)}
+        done = {**told, "options": asdict(options), "lora": lora, "seed": seed}
         done["method"] = record(how)
         done["machine_usd"] = machine_usd
         if wanted is not None:
@@ -345,9 +356,28 @@ def train(
         from udrl.training.model_card import write_card
 
         write_card(partial, space=space, report=done, run_facts=facts)
-        publish(partial, place.student)
-        place.record(
-            "train", **done, precision=str(dtype), device=str(where), torch=torch.__version__, processes=group.count
-        )
-        clean(place.student)
+        done |= {"precision": str(dtype), "device": str(where), "torch": torch.__version__, "processes": group.count}
+        place.publish(place.student, "train", asked=asked, report=told, **done)
+        _end(place)
         return from_first(report, group)
+
+
+def _finished(run: Run, asked: str, group: Rank, *, restart: bool) -> TrainReport | None:
+    """Return the report of a call that asked for the same, and was killed when its student was in its place already."""
+    report = run.finished(run.student, asked) if group.first and not restart else None
+    if group.count > 1:
+        from udrl.training.distributed import from_first
+
+        report = from_first(report, group)
+    if report is None:
+        return None
+    if group.first:
+        _end(run)
+    lists = {"advice": tuple(report["advice"]), "folder": Path(report["folder"])}
+    return TrainReport(**{**report, **lists})
+
+
+def _end(run: Run) -> None:
+    """End a call that published the run's student: nothing of it has to be gone on with any more."""
+    clean(run.student)
+    run.done(run.student)

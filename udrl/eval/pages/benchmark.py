@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from udrl.data.run import Run, atomic_write
+from udrl.data.run import Run
 from udrl.errors import RunError
 from udrl.eval.benchmark_files import Row, benchmark_folders, leading_of, read_benchmark, references_of
 from udrl.eval.pages.benchmark_commands import commands_section
@@ -20,6 +20,7 @@ from udrl.eval.pages.benchmark_systems import how_section, judge_section, system
 from udrl.eval.pages.environment import page_of
 from udrl.eval.pages.example_browser import browser_of, examples_of
 from udrl.eval.verdict import verdicts
+from udrl.files import atomic_write
 
 FILE = "report.html"
 NAV = {

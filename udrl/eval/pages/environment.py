@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from udrl import __version__
-from udrl.data.run import atomic_write
+from udrl.files import atomic_write
 
 PACKAGE = "udrl.eval.pages"
 

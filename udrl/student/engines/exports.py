@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from udrl import __version__
-from udrl.data.run import disk_errors
 from udrl.errors import StudentError
+from udrl.files import replacing_folder
 
 SCHEMA = 1
 FOLDER = "engines"
@@ -78,19 +77,8 @@ def find_export(student: Path, name: str) -> Export | None:
 def publishing(student: Path, name: str) -> Iterator[Path]:
     """Give a folder to write the export ``name`` into; it takes the place of an earlier one when all went well."""
     folder = student / FOLDER / name
-    partial, old = folder.with_name(f".{name}.partial"), folder.with_name(f".{name}.old")
-    with disk_errors(folder):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
-            yield partial
-            shutil.rmtree(old, ignore_errors=True)
-            if folder.exists():
-                folder.rename(old)
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+    with replacing_folder(folder) as partial:
+        yield partial
 
 
 def describe_sources(student: Path) -> dict[str, dict[str, Any]]:

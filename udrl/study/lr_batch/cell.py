@@ -19,8 +19,9 @@ import numpy as np
 
 from udrl.data.episodes import Episode, read_episodes
 from udrl.data.known_answers import read_answers
-from udrl.data.run import Run, atomic_write
+from udrl.data.run import Run
 from udrl.errors import Diverged, StudentError, UsageError
+from udrl.files import atomic_write
 from udrl.rewards import as_scored
 from udrl.rewards.protocol import compute
 from udrl.study.folders import same_data

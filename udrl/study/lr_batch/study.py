@@ -8,8 +8,8 @@ more steps. So every cell is read twice: at equal tokens and at equal steps.
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from udrl.data.episodes import Episode, read_episodes
 from udrl.data.hashing import hash_hex
 from udrl.data.run import Run
 from udrl.errors import StudentError, UsageError, unknown
+from udrl.files import replacing_folder
 from udrl.study.cells import Cell, run_cells
 from udrl.study.folders import data_of
 from udrl.study.lr_batch.cell import PLACES, CellSettings, Material, read_material, rewards_of_tasks
@@ -214,16 +215,11 @@ def _prepare(
     from udrl.training.options import LoopOptions
 
     commanded, new = options.method == "udrl", not prepared.is_dir()
-    partial = prepared.with_suffix(".partial")
-    if new:
-        shutil.rmtree(partial, ignore_errors=True)  # of a start that was killed here
-        partial.mkdir(parents=True)
-    model, tokenizer, space = begin(
-        material.train, preset_of(options.student, "auto", origin), partial if new else prepared,
-        vocab_size=None, attributes=(), facts=run.facts(), seed=seed, origin=origin, keep=new, commanded=commanded,
-    )  # fmt: skip
-    if new:
-        partial.rename(prepared)
+    with replacing_folder(prepared) if new else nullcontext(prepared) as folder:
+        model, tokenizer, space = begin(
+            material.train, preset_of(options.student, "auto", origin), folder,
+            vocab_size=None, attributes=(), facts=run.facts(), seed=seed, origin=origin, keep=new, commanded=commanded,
+        )  # fmt: skip
     context = int(model.model.config.max_position_embeddings)
     examples = make_examples(material.train, tokenizer, space, context=context, commanded=commanded)
     weights = mixing_weights(examples.tasks, LoopOptions(steps=1).task_temperature)

@@ -28,10 +28,11 @@ from udrl.data import tables
 from udrl.data.hashing import hash_hex, hash_int
 from udrl.data.inputs import cut_input, field_of, input_id
 from udrl.data.ledger import Ledger
-from udrl.data.run import Run, atomic_write
+from udrl.data.run import Run
 from udrl.data.survey import KeySet
 from udrl.data.tasks import NAME, Task, load_task, shipped_tasks
 from udrl.errors import InputError, TaskError, suggestion
+from udrl.files import atomic_write
 from udrl.teacher.protocol import Reply, Request
 from udrl.words import count_words
 

@@ -18,9 +18,10 @@ from typing import Any
 from udrl.data.dedup import THRESHOLD, Deduplicator
 from udrl.data.hashing import hash_hex, hash_int
 from udrl.data.inputs import input_id
-from udrl.data.run import Run, atomic_write
+from udrl.data.run import Run
 from udrl.data.tasks import Task, seeds
 from udrl.errors import RunError, TaskError
+from udrl.files import atomic_write
 from udrl.teacher.synthesis.invention import Invention, Inventor, fill, missing
 
 SCHEMA = 1

@@ -32,8 +32,9 @@ import numpy.typing as npt
 
 from udrl.commands import LENGTH
 from udrl.data.episodes import Episode
-from udrl.data.run import Run, atomic_write
+from udrl.data.run import Run
 from udrl.errors import StudentError, UsageError, unknown
+from udrl.files import atomic_write
 from udrl.training.checkpoint import fingerprint
 
 SCHEMA = 1

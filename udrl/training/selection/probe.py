@@ -8,7 +8,6 @@ mean exp(-loss), under its own command.
 from __future__ import annotations
 
 import io
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from udrl.data.episodes import Episode
-from udrl.data.run import Run, atomic_write
+from udrl.data.run import Run
 from udrl.errors import StudentError
+from udrl.files import atomic_write, remove_folder
 from udrl.progress import track
 from udrl.training.checkpoint import STATE, begun, fingerprint, take_up
 from udrl.training.selection.impact import FOLDER, Floats
@@ -76,7 +76,7 @@ def probed(
     if not restart and (saved := _read(done, mark)) is not None:
         return saved[0], total, saved[1]
     partial = place.path / PARTIAL
-    goes_on = take_up(partial, partial, mark, restart=restart)
+    goes_on = take_up(partial, mark, restart=restart)
     model, tokenizer, space = begin(
         episodes, preset, partial, vocab_size=None, attributes=(), facts=place.facts(), seed=seed, keep=not goes_on
     )
@@ -112,7 +112,7 @@ def probed(
         found[read, k], seconds = column
     done.parent.mkdir(exist_ok=True)
     _write(done, mark=mark, values=found, seconds=seconds)
-    shutil.rmtree(partial)
+    remove_folder(partial)
     return found, total, seconds
 
 
