@@ -14,8 +14,8 @@ import torch
 from udrl.errors import StudentError
 from udrl.hub import is_reachable
 from udrl.tokenizer import train_tokenizer
+from udrl.training.admission import admit
 from udrl.training.from_scratch import scratch_gpt2
-from udrl.training.starting_point import _pretrained
 
 
 class Refusing(BaseHTTPRequestHandler):
@@ -61,7 +61,7 @@ def test_weights_in_a_pickle_are_refused(tmp_path: Path) -> None:
     model.config.save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(StudentError, match=r"cannot be loaded .*safetensors"):
-        _pretrained(str(tmp_path))
+        admit(str(tmp_path))
 
 
 @pytest.mark.usefixtures("nowhere")
@@ -72,4 +72,4 @@ def test_weights_without_a_hub_are_refused_without_waiting(monkeypatch: pytest.M
     assert not is_reachable()
     monkeypatch.setattr("time.sleep", sleep)
     with pytest.raises(StudentError, match=r"'no-such/model' cannot be loaded .*--init random"):
-        _pretrained("no-such/model")
+        admit("no-such/model")

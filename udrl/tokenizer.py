@@ -6,10 +6,11 @@ copied looks the same on both sides. Special tokens inside a text are split: ``<
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 END = "<|endoftext|>"
 
@@ -40,7 +41,31 @@ def load_tokenizer(path: str | Path, **options: Any) -> Any:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(str(path), use_fast=True, **options)
+    return AutoTokenizer.from_pretrained(str(path), **{"use_fast": True, "trust_remote_code": False, **options})
+
+
+def ends_among(own: int | None, *declared: Any) -> list[int]:
+    """Return the ids that end an answer; the first is the one that training writes.
+
+    own: the tokenizer's end, which comes first. declared: the ends of a generation config and of a config, an id or a
+    list each, or nothing. A list means that several end (Llama-3-Instruct). One other id alone is a disagreement
+    (Qwen), in which the tokenizer is right; it counts where the tokenizer names none.
+    """
+    lists = [list(one) if isinstance(one, list | tuple) else [one] for one in declared]
+    several = [one for ids in lists if len(ids) > 1 for one in ids]
+    alone = [] if several or _is_id(own) else [one for ids in lists for one in ids if _is_id(one)][:1]
+    return [one for one in dict.fromkeys([own, *several, *alone]) if _is_id(one)]
+
+
+def _is_id(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def saved_ends(folder: Path, tokenizer: Any) -> list[int]:
+    """Return the ids that end an answer of the student in ``folder``."""
+    file = folder / "generation_config.json"
+    declared = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
+    return ends_among(tokenizer.eos_token_id, declared)
 
 
 def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:

@@ -180,13 +180,13 @@ def test_training_from_a_pretrained_gpt2_leaves_attention_dropout_out(run: Path,
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from udrl.tokenizer import train_tokenizer
-    from udrl.training.starting_point import _pretrained
+    from udrl.training.admission import admit
 
     tokenizer = train_tokenizer(["a red fox in the snow"] * 10, 320)
     config = GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=2, eos_token_id=tokenizer.eos_token_id)
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
     tokenizer.save_pretrained(tmp_path / "gpt2")
-    model, _ = _pretrained(str(tmp_path / "gpt2"))
+    model, _ = admit(str(tmp_path / "gpt2"))
     assert [block.attn.attn_dropout.p for block in model.transformer.h] == [0.0, 0.0], "or a GPU takes padded groups"
     assert model.config.resid_pdrop == 0.1
 

@@ -20,6 +20,24 @@ from torch.utils.checkpoint import checkpoint
 from udrl.architecture.packing import Batch, padded, select
 
 
+def can_pack(config: Any) -> bool:
+    """Say whether what is here computes a model of this ``config``: a GPT-2 as it was published."""
+    return (
+        config.model_type == "gpt2"
+        and config.activation_function == "gelu_new"
+        and config.scale_attn_weights
+        and not config.scale_attn_by_inverse_layer_idx
+        and not config.add_cross_attention
+    )
+
+
+def without_attention_dropout(model: Any) -> None:
+    """Set a GPT-2's attention dropout to 0: attention over sequences of any length has none, on every device alike."""
+    model.config.attn_pdrop = 0.0
+    for block in model.transformer.h:
+        block.attn.attn_dropout.p = 0.0
+
+
 def packed_logits(model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.dtype, text_size: int) -> Tensor:
     """Return logits (M, text_size) in float32 at the predicting positions of ``batch``.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -69,6 +69,7 @@ def decode_batch(
     sampling: Sampling,
     limits: Sequence[int],
     end: int,
+    others: Collection[int] = (),
     on_token: Callable[[int, int], None] | None = None,
     unasked: Sequence[Sequence[int]] | None = None,
     writers: Sequence[Writer] | None = None,
@@ -76,8 +77,9 @@ def decode_batch(
     """Continue every prompt until the end token or its limit.
 
     seeds: one a prompt, the start of its own random stream; limits: most new ids of each prompt (at least 1);
-    on_token: called with (row, id) for every id as it is drawn; unasked: each prompt with every attribute open, where
-    ``sampling`` guides; writers: one a prompt, where words are required or banned.
+    others: ids that end a completion as ``end`` does; on_token: called with (row, id) for every id as it is drawn;
+    unasked: each prompt with every attribute open, where ``sampling`` guides; writers: one a prompt, where words are
+    required or banned.
     """
     steps = decode_steps(
         engine,
@@ -86,6 +88,7 @@ def decode_batch(
         sampling=sampling,
         limits=limits,
         end=end,
+        others=others,
         unasked=unasked,
         writers=writers,
     )
@@ -108,6 +111,7 @@ def decode_steps(
     sampling: Sampling,
     limits: Sequence[int],
     end: int,
+    others: Collection[int] = (),
     unasked: Sequence[Sequence[int]] | None = None,
     writers: Sequence[Writer] | None = None,
 ) -> Generator[tuple[int, int], None, list[Decoded]]:
@@ -142,8 +146,8 @@ def decode_steps(
         for row, token in zip(rows, tokens, strict=True):
             if row not in alive:
                 continue
-            if token is None or token == end:
-                stopped[row] = token == end
+            if token is None or token == end or token in others:
+                stopped[row] = token is not None
                 alive.discard(row)
                 continue
             if writers is None:

@@ -109,9 +109,10 @@ class Vocabulary:
     for no text, (n,).
     """
 
-    def __init__(self, tokenizer: Any, size: int) -> None:
+    def __init__(self, tokenizer: Any, size: int, ends: Sequence[int] = ()) -> None:
+        """Read the vocabulary of ``size`` text ids. ends: ids that end a completion, the tokenizer's end among them."""
         self.tokenizer = tokenizer
-        self.end: int = tokenizer.eos_token_id
+        self.ends = frozenset(ends) or frozenset([tokenizer.eos_token_id])
         if '"ByteLevel"' not in tokenizer.backend_tokenizer.decoder.__getstate__().decode():
             raise StudentError(
                 "this student's tokenizer is not byte-level: words cannot be required, banned or counted"
@@ -122,7 +123,8 @@ class Vocabulary:
         self.pieces = [
             added[id_] if id_ in added else bytes(to_byte[c] for c in name or "") for id_, name in enumerate(names)
         ]
-        self.pieces[self.end] = b""
+        for end in self.ends:
+            self.pieces[end] = b""
         # models may have more rows than their tokenizer has ids
         self.nothing = torch.tensor([id_ for id_, name in enumerate(names) if name is None], dtype=torch.long)
         self.comma = self.pieces.index(b",")
@@ -186,7 +188,7 @@ class Writer:
             self.forced.extend(self._due(token, logits, look_ahead))
             if self.forced:
                 return self._force()
-            if token == self.vocabulary.end:
+            if token in self.vocabulary.ends:
                 return token
             text = self.text + self.vocabulary.pieces[token]
             if self.wording.max_words is not None and count_words(_shown(text)) > self.wording.max_words:
@@ -257,7 +259,7 @@ class Writer:
         ]
         if not fitting:
             return ()
-        gap, ends = bool(self.vocabulary.gap[token]), token == self.vocabulary.end
+        gap, ends = bool(self.vocabulary.gap[token]), token in self.vocabulary.ends
         spare = self._room() - sum(map(len, unmet.values()))
         if not gap and spare > 0:
             return ()

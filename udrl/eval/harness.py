@@ -110,7 +110,8 @@ class StudentModel:
                 [streams[i] for i in rows],
                 sampling=sampling,
                 limits=[limits[i] for i in rows],
-                end=self.student.tokenizer.eos_token_id,
+                end=self.student.ends[0],
+                others=self.student.ends[1:],
                 unasked=None if sampling.guidance == 1 else [opened[i] for i in rows],
             )
             for i, one in zip(rows, decoded, strict=True):

@@ -151,7 +151,8 @@ def _caveats(ours: Mapping[str, Any], theirs: Mapping[str, Any], ratio: Mapping[
             f"{ratio['items_needed']:,} would be needed, there are {ratio['items']:,}"
         )
     if ratio["items"] < FEW_ITEMS:
-        found.append(f"there are only {ratio['items']} inputs, and intervals of so few are too narrow")
+        few = "is only 1 input" if ratio["items"] == 1 else f"are only {ratio['items']} inputs"
+        found.append(f"there {few}, and intervals of so few are too narrow")
     found += _completeness(ours, "it") + _completeness(theirs, ref)
     return found
 

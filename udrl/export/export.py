@@ -144,6 +144,7 @@ def _write_onnx(
         name=student.name,
         calibration=student.calibration,
         sampling=student.sampling,
+        ends=student.ends,
     )
     return EngineAnswerer(student, seed), EngineAnswerer(other, seed)
 
@@ -176,7 +177,7 @@ def _plain(student: Student) -> Student:
     from udrl.student.student import Student
 
     sampling = replace(student.sampling, temperature=0.0, no_repeat=0, guidance=1.0)
-    return Student(student.computes, student.tokenizer, name=student.name, sampling=sampling)
+    return Student(student.computes, student.tokenizer, name=student.name, sampling=sampling, ends=student.ends)
 
 
 def _default(student: Path, sampling: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ text is parsed to: commands are given as ids. Format: https://github.com/ggml-or
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def write_gguf(student: StudentModel, tokenizer: Any, folder: Path, *, name: str
     writer.add_layer_norm_eps(config.layer_norm_epsilon)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0 if quantised else gguf.LlamaFileType.ALL_F32)
     size = rows_of(student)
-    _add_vocabulary(writer, tokenizer, base, size)
+    _add_vocabulary(writer, tokenizer, base, size, student.ends)
 
     def add(name: str, values: torch.Tensor, as_kind: Any = kind.F32) -> None:
         array: npt.NDArray[np.float32] = values.detach().float().cpu().numpy()
@@ -76,7 +77,7 @@ def write_gguf(student: StudentModel, tokenizer: Any, folder: Path, *, name: str
     writer.close()
 
 
-def _add_vocabulary(writer: Any, tokenizer: Any, base: int, size: int) -> None:
+def _add_vocabulary(writer: Any, tokenizer: Any, base: int, size: int, ends: Sequence[int]) -> None:
     import gguf
 
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
@@ -92,5 +93,7 @@ def _add_vocabulary(writer: Any, tokenizer: Any, base: int, size: int) -> None:
     )  # fmt: skip
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]])
     writer.add_bos_token_id(tokenizer.eos_token_id)
-    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_eos_token_id(ends[0])
+    for add, end in zip((writer.add_eot_token_id, writer.add_eom_token_id), ends[1:], strict=False):
+        add(end)  # the programs end at each of the three
     writer.add_add_bos_token(False)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from udrl.errors import RewardError
 
 NAME = "preference"
@@ -28,6 +30,15 @@ def pair_ids(tokenizer: Any, inputs: Sequence[str], completions: Sequence[str], 
         room = max(0, context - len(between) - len(second))
         found.append([*first[:room], *between, *second][:context])
     return found
+
+
+def load_scorer(folder: Path | str) -> Any:
+    """Load what scores, from a reward model's folder or, with a new head of one number, from a student's."""
+    from transformers import AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=1, local_files_only=True, trust_remote_code=False
+    )
 
 
 def logits_of(model: Any, rows: Sequence[Sequence[int]]) -> list[float]:
@@ -68,7 +79,7 @@ class Preference:
 
     def __init__(self, folder: Path | str) -> None:
         """Load the reward model in ``folder``; raises RewardError where there is none."""
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoTokenizer
 
         file = Path(folder) / FILE
         if not file.is_file():
@@ -77,13 +88,20 @@ class Preference:
         if facts["schema"] > SCHEMA:
             raise RewardError(f"{file} has the schema {facts['schema']}, which a newer udrl writes: update udrl")
         self.mean, self.deviation = float(facts["mean"]), float(facts["deviation"])
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            self.model = load_scorer(folder).eval()
+            # earlier versions made them only of networks whose config has this
+            self.context = int(facts.get("context") or self.model.config.max_position_embeddings)
+        except (OSError, ValueError, SafetensorError) as error:
+            first = str(error).strip().splitlines()[0].rstrip(".:")
+            raise RewardError(
+                f"the reward model in {folder} cannot be loaded ({first}): make it with udrl prefer"
+            ) from error
 
     def __call__(self, inputs: Sequence[str], completions: Sequence[str]) -> list[float]:
         """Return the value of each pair."""
         import math
 
-        context = int(self.model.config.max_position_embeddings)
-        rows = pair_ids(self.tokenizer, inputs, completions, context=context)
+        rows = pair_ids(self.tokenizer, inputs, completions, context=self.context)
         return [1 / (1 + math.exp(min(700.0, (self.mean - x) / self.deviation))) for x in logits_of(self.model, rows)]

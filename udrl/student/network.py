@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from udrl.architecture.gpt2 import packed_logits
-from udrl.architecture.packing import Batch, padded, select
+from udrl.architecture.any import context_of, whole_logits, with_weight
+from udrl.architecture.gpt2 import can_pack, packed_logits
+from udrl.architecture.packing import Batch
 from udrl.commands import CommandSpace
 from udrl.errors import StudentError
 
@@ -50,13 +51,20 @@ class ControlRows(nn.Module):
         return self.forward(torch.arange(len(self.low), device=self.weight.device))
 
 
-def embedded(ids: Tensor, text: Tensor, rows: ControlRows, base: int) -> Tensor:
-    """Return embeddings (..., width): ids under ``base`` are rows of ``text`` (base, width), the others control ids."""
+def embedded(ids: Tensor, embedding: nn.Module, rows: ControlRows, base: int) -> Tensor:
+    """Return embeddings (..., width): ids under ``base`` as ``embedding`` reads them, the others as control ids.
+
+    A control row stands in the saved checkpoint as a row of the embedding's weight. So the embedding module itself
+    reads it here as well: what it does with its rows (Gemma multiplies them by the root of the width) it does with
+    control rows, and the checkpoint computes from plain ids what was trained.
+    """
     if not len(rows.low):  # commands are text
-        return F.embedding(ids, text)
+        return embedding(ids)  # type: ignore[no-any-return]
     control = ids >= base
-    found = F.embedding(ids.masked_fill(control, 0), text)
-    return found.index_put((control,), rows(ids[control] - base).to(found.dtype))
+    found: Tensor = embedding(ids.masked_fill(control, 0))
+    raw = rows(ids[control] - base)
+    read = with_weight(embedding, raw)(torch.arange(len(raw), device=raw.device))
+    return found.index_put((control,), read.to(found.dtype))
 
 
 class StudentModel(nn.Module):
@@ -67,26 +75,29 @@ class StudentModel(nn.Module):
         super().__init__()
         self.model = model
         self.space = space
-        embedding = model.get_input_embeddings().weight
-        self.rows = rows or ControlRows(space, embedding.detach()[: space.base].mean(0))
-        config = model.config
-        self.packed = (
-            config.model_type == "gpt2"
-            and config.activation_function == "gelu_new"
-            and config.scale_attn_weights
-            and not config.scale_attn_by_inverse_layer_idx
-        )
+        weight = model.get_input_embeddings().weight
+        self.rows = rows or ControlRows(space, weight.detach()[: space.base].mean(0))
+        self.packed = can_pack(model.config)
+
+    @property
+    def context(self) -> int:
+        """Longest sequence, prompt and completion together, in ids."""
+        return context_of(self.model)
+
+    @property
+    def ends(self) -> list[int]:
+        """The ids that end a completion; training writes the first."""
+        found = self.model.config.eos_token_id
+        return list(found) if isinstance(found, list) else [found]
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return embeddings (..., width) of text and control ids, without positions."""
-        return embedded(ids, self.model.get_input_embeddings().weight, self.rows, self.space.base)
+        return embedded(ids, self.model.get_input_embeddings(), self.rows, self.space.base)
 
     def logits(self, batch: Batch, *, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return logits (M, base) in float32 at the predicting positions of a packed batch."""
-        embeddings = self.embed(batch.ids)
-        if self.packed:
-            return packed_logits(self.model, embeddings, batch, dtype=dtype, text_size=self.space.base)
-        return self._padded_logits(embeddings, batch, dtype)
+        compute = packed_logits if self.packed else whole_logits
+        return compute(self.model, self.embed(batch.ids), batch, dtype=dtype, text_size=self.space.base)
 
     def forward(self, batch: Batch, *, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return `losses`: what computes in several processes goes through a module's forward."""
@@ -95,25 +106,6 @@ class StudentModel(nn.Module):
     def losses(self, batch: Batch, *, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the negative log-likelihood (M,) of every completion token, end token included."""
         return F.cross_entropy(self.logits(batch, dtype=dtype), batch.labels, reduction="none")
-
-    def _padded_logits(self, embeddings: Tensor, batch: Batch, dtype: torch.dtype) -> Tensor:
-        """Any other architecture: its own forward on the right-padded groups, causal, so that padding is never seen."""
-        hidden = []
-        device_type = embeddings.device.type
-        with torch.autocast(device_type, dtype=dtype, enabled=dtype != torch.float32):
-            for group, own in zip(batch.groups, torch.split(embeddings, [g.size for g in batch.groups]), strict=True):
-                shape = (group.rows, group.length)
-                mask = torch.zeros(group.rows * group.length, dtype=torch.long, device=embeddings.device)
-                mask[group.keep] = 1
-                out = self.model.base_model(
-                    inputs_embeds=padded(own, group).view(*shape, -1),
-                    attention_mask=mask.view(shape),
-                    position_ids=torch.arange(group.length, device=embeddings.device).expand(shape),
-                    use_cache=False,
-                )
-                hidden.append(select(out.last_hidden_state.flatten(0, 1), group.keep))
-            logits = self.model.get_output_embeddings()(select(torch.cat(hidden), batch.predict))
-        return logits[:, : self.space.base].float()  # type: ignore[no-any-return]
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -146,9 +138,10 @@ def save_model(student: StudentModel, folder: Path) -> None:
     head = model.get_output_embeddings()
     tied = head.weight.data_ptr() == embedding.weight.data_ptr()
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    for name in list(state):
-        if state[name].shape == text.shape and model.state_dict()[name].data_ptr() == embedding.weight.data_ptr():
-            state[name] = full
+    name = next(f"{n}.weight" for n, module in model.named_modules() if module is embedding)
+    if tied:  # one name for one matrix
+        state = {n: t for n, t in state.items() if t.data_ptr() != state[name].data_ptr()}
+    state[name] = full
     if not tied:
         name = next(n for n, p in model.named_parameters() if p is head.weight)
         wide = torch.zeros(padded, head.weight.shape[1], dtype=head.weight.dtype)
@@ -158,28 +151,29 @@ def save_model(student: StudentModel, folder: Path) -> None:
         name = next(n for n, p in model.named_parameters() if p is head.bias)
         state[name] = F.pad(head.bias.detach().cpu(), (0, padded - space.base))
     config, generation = model.config, model.generation_config
-    before = config.vocab_size
+    text_config = config.get_text_config()
+    before = text_config.vocab_size
     try:
-        config.vocab_size = padded
-        eos = config.eos_token_id
+        text_config.vocab_size = padded
+        eos = config.eos_token_id  # settled when the training began: one id, or a list
         model.generation_config = GenerationConfig(
             eos_token_id=eos,
-            pad_token_id=eos,
+            pad_token_id=eos[0] if isinstance(eos, list) else eos,
             suppress_tokens=list(range(space.base, padded)) or None,
             do_sample=False,
         )
-        if tied:
-            state = {n: t for n, t in state.items() if not (t is full and n.startswith("lm_head"))}
         model.save_pretrained(folder, state_dict=state, safe_serialization=True)
     finally:
-        config.vocab_size, model.generation_config = before, generation
+        text_config.vocab_size, model.generation_config = before, generation
 
 
 def load_model(folder: Path, space: CommandSpace, *, revision: str | None = None) -> StudentModel:
     """Load a saved student: the text rows into the language model, the rows at whole bins into `ControlRows`."""
     import transformers
 
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+    )
     embedding = model.get_input_embeddings().weight.detach()
     if len(embedding) < space.base + space.size:
         raise StudentError(

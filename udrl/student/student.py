@@ -20,7 +20,7 @@ from udrl.student.calibration import Calibration
 from udrl.student.engines.choice import load_engine
 from udrl.student.prompts import fitted_prompts, random_streams
 from udrl.student.targets import positions_of
-from udrl.tokenizer import decode, load_tokenizer
+from udrl.tokenizer import decode, load_tokenizer, saved_ends
 
 SAMPLING = Sampling(temperature=0.2, top_p=0.95, no_repeat=5)
 """What a student ships with unless training says otherwise."""
@@ -53,8 +53,11 @@ class Student:
         name: str,
         calibration: Calibration | None = None,
         sampling: Sampling = SAMPLING,
+        ends: Sequence[int] = (),
     ) -> None:
+        """ends: ids that end a completion, where the tokenizer's end is not the only one."""
         self.computes = computes
+        self.ends = tuple(ends) or (tokenizer.eos_token_id,)
         self.tokenizer = tokenizer
         self.name = name
         self.calibration = calibration
@@ -191,7 +194,8 @@ class Student:
                 [streams[i] for i in rows],
                 sampling=sampling,
                 limits=[limits[i] for i in rows],
-                end=self.tokenizer.eos_token_id,
+                end=self.ends[0],
+                others=self.ends[1:],
                 on_token=None if on_token is None else _renumbered(on_token, rows),
                 unasked=None if sampling.guidance == 1 else [self._unasked(prompts[i], controls[i]) for i in rows],
                 writers=self._writers(wording, [limits[i] for i in rows]),
@@ -225,7 +229,8 @@ class Student:
             random_streams(prompts, [seed]),
             sampling=sampling,
             limits=limits,
-            end=self.tokenizer.eos_token_id,
+            end=self.ends[0],
+            others=self.ends[1:],
             unasked=None if sampling.guidance == 1 else [self._unasked(prompts[0], control)],
             writers=self._writers(wording, limits),
         )
@@ -273,7 +278,7 @@ class Student:
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:
-        return Vocabulary(self.tokenizer, self.space.base)
+        return Vocabulary(self.tokenizer, self.space.base, self.ends)
 
     def _prompts(
         self, inputs: Sequence[str], controls: Sequence[Sequence[int]], sampling: Sampling
@@ -304,6 +309,7 @@ def load_student(path: Path | str, *, device: str = "auto", precision: str = "au
     sampling = Sampling(**calibration.sampling) if calibration else SAMPLING
     try:
         tokenizer = load_tokenizer(folder, local_files_only=True)
+        ends = saved_ends(folder, tokenizer)
         computes = load_engine(
             folder, space, sampling=asdict(sampling), engine=engine, device=device, precision=precision
         )
@@ -312,4 +318,4 @@ def load_student(path: Path | str, *, device: str = "auto", precision: str = "au
             f"{folder} cannot be loaded as a student ({str(error).splitlines()[0]}): train again"
         ) from error
     name = folder.parent.name if folder.name == "student" else folder.name
-    return Student(computes, tokenizer, name=name, calibration=calibration, sampling=sampling)
+    return Student(computes, tokenizer, name=name, calibration=calibration, sampling=sampling, ends=ends)

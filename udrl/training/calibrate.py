@@ -73,6 +73,11 @@ def recalibrate(
         given = {"temperature": temperature, "top_p": top_p, "no_repeat": no_repeat, "guidance": guidance}
         changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         student.sampling = replace(student.sampling, **changed)
+        if not student.attributes:
+            raise StudentError(
+                f"the student in {place.student} learned no commands (--method sft and the like do not), so there is "
+                "nothing to calibrate: train one with udrl train --method udrl"
+            )
         if student.sampling.guidance != 1:
             check_guidable(place)
         held, facts, answers = _validation_of(place)

@@ -17,7 +17,8 @@ from udrl.data.run import Run
 from udrl.errors import MissingDependency, StudentError, UsageError, is_installed
 from udrl.files import atomic_write, partial_of, remove_folder
 from udrl.metrics import mean_interval
-from udrl.rewards.preference import FILE, SCHEMA, logits_of, pair_ids
+from udrl.rewards.preference import FILE, SCHEMA, load_scorer, logits_of, pair_ids
+from udrl.tokenizer import load_tokenizer
 from udrl.training.checkpoint import request_of
 from udrl.training.methods import Dpo
 from udrl.training.methods.method_data import Pair, own, pairs_of
@@ -74,6 +75,8 @@ def prefer(
     arguments = {name: value for name, value in locals().items() if name != "run"}
     if epochs <= 0 or batch_size < 1 or (steps is not None and steps < 1):
         raise UsageError("epochs, steps and batch-size of a reward model must be above 0")
+    from udrl.architecture.any import context_of
+
     started, place, origin, method = time.monotonic(), Run(run), find_origin(start_from), Dpo(reward=by, gap=gap)
     folder = place.path / FOLDER
     with place.writing():
@@ -94,7 +97,7 @@ def prefer(
         count = steps or max(1, round(epochs * len(pairs) / batch_size))
         rate = learning_rate or preset_of("gpt2", "auto", origin).learning_rate * GENTLE
         model, tokenizer = _train(origin.folder, pairs, partial, count, batch_size, rate, device, seed)
-        context = int(model.config.max_position_embeddings)
+        context = context_of(model)
         said = _logits(model, tokenizer, pairs, context)
         right = None
         if unseen:
@@ -103,7 +106,13 @@ def prefer(
             right = (found.mean, found.lo, found.hi)
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        facts = {"schema": SCHEMA, "mean": float(np.mean(said)), "deviation": max(float(np.std(said)), 1e-6), "by": by}
+        facts = {
+            "schema": SCHEMA,
+            "mean": float(np.mean(said)),
+            "deviation": max(float(np.std(said)), 1e-6),
+            "by": by,
+            "context": context,
+        }
         atomic_write(partial / FILE, json.dumps(facts))
         seconds = round(time.monotonic() - started, 1)
         report = PreferReport(folder, f"preference:{folder}", len(pairs), len(unseen), right, count, seconds)
@@ -125,23 +134,29 @@ def _train(
 ) -> tuple[Any, Any]:
     import torch
     from datasets import Dataset
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer, PrinterCallback
+    from transformers import PrinterCallback
     from transformers.utils import logging
     from trl import RewardConfig, RewardTrainer
 
+    from udrl.architecture.any import context_of
     from udrl.student.engines.pytorch import pick_device
 
     torch.manual_seed(seed)  # of the head
-    tokenizer = AutoTokenizer.from_pretrained(start)
+    tokenizer = load_tokenizer(start, local_files_only=True)
     tokenizer.pad_token = tokenizer.eos_token
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # that the head is new is no news
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(start, num_labels=1)
+        model = load_scorer(start)
+    except ValueError as error:  # families that write only
+        kind = json.loads((start / "config.json").read_text(encoding="utf-8")).get("model_type")
+        raise StudentError(
+            f"the student in {start} is a {kind}, of which transformers makes no reward model: start from another one"
+        ) from error
     finally:
         logging.set_verbosity(verbosity)
     model.config.pad_token_id = tokenizer.eos_token_id
-    context = int(model.config.max_position_embeddings)
+    context = context_of(model)
     inputs = [pair.chosen.input for pair in pairs]
     chosen = pair_ids(tokenizer, inputs, [pair.chosen.completion for pair in pairs], context=context)
     rejected = pair_ids(tokenizer, inputs, [pair.rejected.completion for pair in pairs], context=context)

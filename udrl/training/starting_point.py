@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from udrl.commands import LENGTH, Attribute, CommandSpace
 from udrl.data.episodes import Episode
-from udrl.errors import StudentError, UsageError, suggestion
+from udrl.errors import UsageError, suggestion
 from udrl.text_commands import TextCommands
 from udrl.tokenizer import encode, load_tokenizer, train_tokenizer
 from udrl.training.origin import GENTLER, Origin
@@ -75,7 +75,9 @@ def begin(
     """
     import torch
 
+    from udrl.architecture.any import context_of
     from udrl.student.network import StudentModel, grown, load_model
+    from udrl.training.admission import admit, check_computation, settle_ends, warn_of_lost
     from udrl.training.examples import fitting
     from udrl.training.from_scratch import scratch_gpt2
 
@@ -83,11 +85,12 @@ def begin(
     if origin is not None:
         tokenizer = load_tokenizer(origin.folder, local_files_only=True)
         known, base = load_model(origin.folder, origin.space), origin.space.base
-        context = known.model.config.max_position_embeddings
+        settle_ends(known.model, tokenizer, str(origin.folder))  # earlier versions kept what the config named
+        context = known.context
         rendering = "ids" if origin.space.text is None else "text"
     elif preset.hub is not None:
-        model, tokenizer = _pretrained(preset.hub)
-        base, context = len(model.get_input_embeddings().weight), model.config.max_position_embeddings
+        model, tokenizer = admit(preset.hub)
+        base, context = len(model.get_input_embeddings().weight), context_of(model)
     elif (folder / "tokenizer.json").exists():
         tokenizer = load_tokenizer(folder, local_files_only=True)
         base = len(tokenizer)
@@ -115,38 +118,15 @@ def begin(
                 seed=seed,
             )
         made = StudentModel(model, space)
+    if preset.hub is not None:
+        check_computation(made, encode(tokenizer, [f"{e.input} {e.completion}" for e in learned[:3]]), preset.hub)
+    if keep and (origin is not None or preset.hub is not None):
+        warn_of_lost(tokenizer, sorted({text for e in episodes for text in (e.input, e.completion)}))
     if keep:
         tokenizer.save_pretrained(folder)
         space.save(folder)
     torch.manual_seed(seed)
     return made, tokenizer, space
-
-
-def _pretrained(source: str) -> tuple[Any, Any]:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from udrl.hub import is_reachable
-
-    # Without a network the hub's client tries again for most of a minute, file by file.
-    here = {"local_files_only": Path(source).is_dir() or not is_reachable()}
-    try:
-        tokenizer = load_tokenizer(source, **here)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **here)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise StudentError(
-            f"the weights of '{source}' cannot be loaded ({first}): check the name, accept its licence and set "
-            "HF_TOKEN if it is gated, download it where the hub is reachable and pass the folder, or train from "
-            "scratch with --init random"
-        ) from error
-    if tokenizer.eos_token_id is None:
-        raise StudentError(f"the tokenizer of '{source}' has no end token: use another model")
-    if model.config.model_type == "gpt2":  # variable-length attention has no dropout, and every device trains alike
-        model.config.attn_pdrop = 0.0
-        for block in model.transformer.h:
-            block.attn.attn_dropout.p = 0.0
-    return model, tokenizer
 
 
 def _space(

@@ -260,7 +260,7 @@ def train(
         if lora:
             add_lora(model, lora)
         model = model.to(where)
-        context = int(model.model.config.max_position_embeddings)
+        context = model.context
         encoded = functools.partial(
             make_examples, tokenizer=tokenizer, space=space, context=context, commanded=commanded
         )
@@ -275,7 +275,9 @@ def train(
         warn_of_long(examples, len(episodes), context)
         longest = max(max(map(len, examples.completions)), 0 if origin is None else origin.max_tokens)
         sampling = replace(SAMPLING, max_tokens=longest)
-        trained = Student(TorchEngine(model, dtype), tokenizer, name=place.path.name, sampling=sampling)
+        trained = Student(
+            TorchEngine(model, dtype), tokenizer, name=place.path.name, sampling=sampling, ends=model.ends
+        )
         watched = first_inputs(held, signs_inputs)
         needed = bool(held and space.attributes and (signs_inputs or calibration_inputs))
         rewards = rewards_of(trained, encoder, facts, answers) if needed else {}  # what is missing is missed now

@@ -5,12 +5,12 @@ first id, so that a prompt's result does not depend on what else is in its batch
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from udrl.architecture.any import WholeSession
 from udrl.architecture.gpt2 import cached_logits, cast_weights
 from udrl.commands import CommandSpace
 from udrl.decoding.engine import Session
@@ -49,8 +49,7 @@ class TorchEngine:
     @property
     def context(self) -> int:
         """Longest sequence, prompt and completion together, in ids."""
-        config = self.model.model.config
-        return int(getattr(config, "max_position_embeddings", None) or config.n_positions)
+        return self.model.context
 
     @property
     def device(self) -> torch.device:
@@ -67,8 +66,8 @@ class TorchEngine:
             real[row, longest - len(prompt) :] = True
         ids, real = ids.to(self.device), real.to(self.device)
         positions = (real.cumsum(1) - 1).clamp(min=0)
-        kind = _PackedSession if self.model.packed else _GenericSession
-        session: _PackedSession | _GenericSession = kind(self.model, real, self.dtype)
+        kind = _PackedSession if self.model.packed else WholeSession
+        session: _PackedSession | WholeSession = kind(self.model, real, self.dtype)
         return session, session.run(self.model.embed(ids), positions)
 
 
@@ -130,40 +129,3 @@ def _room(cache: Tensor, filled: int, spare: int) -> Tensor:
     larger = cache.new_empty((layers, two, rows, heads, filled + spare, size))
     larger[..., :filled, :] = cache[..., :filled, :]
     return larger
-
-
-class _GenericSession:
-    """Any other causal language model, through its own forward and cache."""
-
-    def __init__(self, student: StudentModel, real: Tensor, dtype: torch.dtype) -> None:
-        self.student, self.dtype, self.past, self.mask, self.lengths = (
-            student,
-            dtype,
-            None,
-            real.long(),
-            real.sum(1),
-        )
-
-    def run(self, embeddings: Tensor, positions: Tensor) -> Tensor:
-        with torch.autocast(embeddings.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            out: Any = self.student.model(
-                inputs_embeds=embeddings,
-                position_ids=positions,
-                attention_mask=self.mask,
-                past_key_values=self.past,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        self.past = out.past_key_values
-        logits: Tensor = out.logits[:, -1, : self.student.space.base].float()
-        return logits
-
-    def step(self, ids: Tensor) -> Tensor:
-        self.mask = F.pad(self.mask, (0, 1), value=1)
-        logits = self.run(self.student.embed(ids)[:, None], self.lengths[:, None])
-        self.lengths = self.lengths + 1
-        return logits
-
-    def keep(self, rows: Tensor) -> None:
-        self.mask, self.lengths = self.mask[rows], self.lengths[rows]
-        self.past.batch_select_indices(rows)  # type: ignore[attr-defined]

@@ -164,7 +164,7 @@ def _read_twice(folder: Path, cell: CellSettings) -> dict[str, Any]:
     where = pick_device(cell.device)
     dtype = pick_dtype(cell.precision, where)
     model = model.to(where)
-    context = int(model.model.config.max_position_embeddings)
+    context = model.context
     train = make_examples(material.train, tokenizer, space, context=context, commanded=commanded)
     held = make_examples(material.held, tokenizer, space, context=context, commanded=commanded)
     steps = cell.sequences // cell.batch_size

@@ -220,7 +220,7 @@ def _prepare(
             material.train, preset_of(options.student, "auto", origin), folder,
             vocab_size=None, attributes=(), facts=run.facts(), seed=seed, origin=origin, keep=new, commanded=commanded,
         )  # fmt: skip
-    context = int(model.model.config.max_position_embeddings)
+    context = model.context
     examples = make_examples(material.train, tokenizer, space, context=context, commanded=commanded)
     weights = mixing_weights(examples.tasks, LoopOptions(steps=1).task_temperature)
     sizes: dict[str, list[int]] = {task: [] for task in rewards}

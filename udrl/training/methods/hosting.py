@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from udrl.architecture.any import takes_positions
 from udrl.errors import Diverged, StudentError, UsageError
 from udrl.student.network import ControlRows, StudentModel, embedded
 from udrl.training.cost import Limits, Meter
@@ -48,7 +49,7 @@ class CommandEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return embeddings (..., width)."""
-        return embedded(ids, self.weight, self.rows, self.base)
+        return embedded(ids, self.text, self.rows, self.base)
 
 
 @contextmanager
@@ -75,9 +76,11 @@ def hosted(student: StudentModel) -> Iterator[Any]:
             setattr(model.config, name, value)
 
 
-def _count_positions(_: nn.Module, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _count_positions(module: nn.Module, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Count positions from each row's first real id: GRPOTrainer pads on the left and gives GPT-2 no positions."""
     mask = named.get("attention_mask")
+    if not takes_positions(module):  # it counts by the mask itself
+        return arguments, named
     if named.get("position_ids") is None and mask is not None and mask.ndim == 2 and not named.get("past_key_values"):
         named["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
     return arguments, named

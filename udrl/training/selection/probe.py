@@ -81,7 +81,7 @@ def probed(
         episodes, preset, partial, vocab_size=None, attributes=(), facts=place.facts(), seed=seed, keep=not goes_on
     )
     begun(partial, mark)
-    context = int(model.model.config.max_position_embeddings)
+    context = model.context
     # some may be too long: weights, which go with their examples, tell which are left
     made = make_examples(episodes, tokenizer, space, context=context, weights=[float(i) for i in range(len(episodes))])
     examples, read = replace(made, weights=None), np.array(made.weights, dtype=int)

@@ -1,0 +1,109 @@
+"""Every family of networks computes the same in training, in answering, under TRL, and from the saved checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_checkpoints import FAMILIES, ROWS, new_model
+from udrl.student.methods.hosting import hosted
+
+from udrl.architecture.any import UNBOUNDED, context_of
+from udrl.architecture.packing import pack
+from udrl.commands import Attribute, CommandSpace
+from udrl.student.engines.pytorch import TorchEngine
+from udrl.student.network import StudentModel, load_model, save_model
+
+
+def space() -> CommandSpace:
+    rng = np.random.default_rng(0)
+    values = {"t": {"relevance": rng.random(600).tolist(), "length": rng.integers(3, 40, 600).tolist()}}
+    return CommandSpace.fit(ROWS, (Attribute("relevance", 0, 1), Attribute("length", 1, 1000, "words")), values)
+
+
+def new_student(family: str) -> StudentModel:
+    made = StudentModel(new_model(family), space())
+    with torch.no_grad():  # rows that training has changed
+        made.rows.weight.add_(torch.randn(made.rows.weight.shape, generator=torch.Generator().manual_seed(1)) * 0.3)
+    return made.eval()
+
+
+def sequences() -> tuple[list[list[int]], list[list[int]]]:
+    rng, made = np.random.default_rng(2), space()
+    prompts, completions = [], []
+    for size in (9, 4, 14, 0, 7):
+        control = made.render("t", {"relevance": float(rng.uniform(0, 9)), "length": float(rng.uniform(0, 9))})
+        prompts.append(made.prompt(rng.integers(4, ROWS, size).tolist(), control))
+        completions.append([*rng.integers(4, ROWS, rng.integers(2, 9)).tolist(), 0])
+    return prompts, completions
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_family_saved_checkpoint_computes_from_plain_ids_what_was_trained(family: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    student = new_student(family)
+    prompts, completions = sequences()
+    save_model(student, tmp_path)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    expected = [
+        plain(torch.tensor([prompt + completion[:-1]])).logits[0, len(prompt) - 1 :, :ROWS]
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
+    close = {"atol": 1e-4 * float(torch.cat(expected).abs().max()), "rtol": 1e-4}
+
+    batch = pack(prompts, completions, groups=2)
+    trained = student.logits(batch)
+    for row, wanted in enumerate(expected):
+        torch.testing.assert_close(trained[batch.sequence == row], wanted, **close)
+
+    engine = TorchEngine(student)  # left-padded prompts, then one id more, then fewer rows
+    session, logits = engine.start(prompts)
+    torch.testing.assert_close(logits, torch.stack([wanted[0] for wanted in expected]), **close)
+    logits = session.step(torch.tensor([completion[0] for completion in completions]))
+    torch.testing.assert_close(logits, torch.stack([wanted[1] for wanted in expected]), **close)
+    kept = [row for row in (4, 0, 2) if len(completions[row]) > 2]
+    session.keep(torch.tensor(kept))
+    logits = session.step(torch.tensor([completions[row][1] for row in kept]))
+    torch.testing.assert_close(logits, torch.stack([expected[row][2] for row in kept]), **close)
+
+    with hosted(student) as model:  # padded as TRL's trainers pad
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        logits = model(input_ids=ids, attention_mask=mask).logits[:, -1]
+    torch.testing.assert_close(logits, torch.stack([wanted[0] for wanted in expected]), **close)
+
+    again = load_model(tmp_path, student.space)
+    torch.testing.assert_close(again.rows.weight, student.rows.weight, atol=0, rtol=0)
+    torch.testing.assert_close(again.logits(batch), trained, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["gemma", "cohere", "opt", "bloom"])
+def test_family_every_weight_learns_and_padding_does_not_count(family: str) -> None:
+    student = new_student(family)
+    prompts, completions = sequences()
+    batch = pack(prompts, completions, groups=2)
+    student.losses(batch).sum().backward()  # type: ignore[no-untyped-call]
+    together = {name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None}
+    assert together.keys() == {name for name, p in student.named_parameters() if p.requires_grad}
+    student.zero_grad()
+    for prompt, completion in zip(prompts, completions, strict=True):
+        student.losses(pack([prompt], [completion])).sum().backward()  # type: ignore[no-untyped-call]
+    for name, parameter in student.named_parameters():
+        largest = float(together[name].abs().max())
+        torch.testing.assert_close(parameter.grad, together[name], atol=1e-3 * largest + 1e-7, rtol=1e-3)
+    assert float(together["rows.weight"].abs().max()) > 0
+
+
+def test_family_context_is_what_the_config_says_in_whatever_words() -> None:
+    assert {family: context_of(new_model(family)) for family in ("gpt2", "llama", "opt", "bloom")} == {
+        "gpt2": 128,
+        "llama": 128,
+        "opt": 128,
+        "bloom": UNBOUNDED,
+    }
+    assert context_of(new_model("bloom", seq_length=64)) == 64

@@ -1,0 +1,124 @@
+"""Any causal language model: it computes through transformers' whole forward, for families without a fast path.
+
+The model's own head is called as a part of that forward, so that scales, soft caps and biases of the logits count.
+"""
+
+from __future__ import annotations
+
+import copy
+from inspect import signature
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from udrl.architecture.packing import Batch, padded, select
+
+UNBOUNDED = 2048
+"""Ids that a network reads which declares no limit, as those without learned positions may (BLOOM's ALiBi)."""
+
+
+def context_of(model: Any) -> int:
+    """Return the longest sequence, prompt and completion together, that a transformers model reads, in ids."""
+    config = model.config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length"):
+        limit = getattr(config, name, None)
+        if isinstance(limit, int) and limit > 0:
+            return limit
+    return UNBOUNDED
+
+
+def takes_positions(module: nn.Module) -> bool:
+    """Say whether a module's forward can be told positions: those without an argument for them count by the mask."""
+    return "position_ids" in signature(type(module).forward).parameters
+
+
+def with_weight(embedding: nn.Module, weight: Tensor) -> nn.Module:
+    """Return an embedding that does with the rows of ``weight`` what ``embedding`` does with its own, scales included.
+
+    It shares everything else with ``embedding``, and stands by itself: callers in other threads do not see it.
+    """
+    made = copy.copy(embedding)
+    made._parameters = {**embedding._parameters, "weight": weight}  # type: ignore[dict-item]
+    if getattr(made, "padding_idx", None) is not None:  # the place of a row of ``embedding``'s, without a meaning here
+        made.padding_idx = None
+    return made
+
+
+def whole_logits(model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.dtype, text_size: int) -> Tensor:
+    """Return logits (M, text_size) in float32 at the predicting positions of ``batch``.
+
+    embeddings: (N, width) of the batch's ids. Each group is computed as a block, padded on the right, where the causal
+    mask hides the padding. The head sees the predicting positions alone.
+    """
+    parts = []
+    device = embeddings.device
+    starts = torch.tensor([0, *(group.size for group in batch.groups)]).cumsum(0).tolist()
+    bounds = torch.searchsorted(batch.predict.cpu(), torch.tensor(starts)).tolist()
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        for k, group in enumerate(batch.groups):
+            shape = (group.rows, group.length)
+            mask = torch.zeros(group.rows * group.length, dtype=torch.long, device=device)
+            mask[group.keep] = 1
+            positions = torch.arange(group.length, device=device).expand(shape)
+            places = group.keep[batch.predict[bounds[k] : bounds[k + 1]] - starts[k]]
+            hook = model.get_output_embeddings().register_forward_pre_hook(_only(places))
+            try:
+                out = model(
+                    inputs_embeds=padded(embeddings[starts[k] : starts[k + 1]], group).view(*shape, -1),
+                    attention_mask=mask.view(shape),
+                    use_cache=False,
+                    **({"position_ids": positions} if takes_positions(model) else {}),
+                )
+            finally:
+                hook.remove()
+            parts.append(out.logits[0, :, :text_size])
+    return torch.cat(parts).float()
+
+
+def _only(places: Tensor) -> Any:
+    """Return what gives the head the hidden states at flat ``places`` of a block, as one row (1, n, width)."""
+
+    def select_places(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (select(inputs[0].flatten(0, 1), places)[None], *inputs[1:])
+
+    return select_places
+
+
+class WholeSession:
+    """One batch under way, through the model's own forward and cache. Rows are padded on the left."""
+
+    def __init__(self, student: Any, real: Tensor, dtype: torch.dtype) -> None:
+        """Begin with prompts whose places ``real`` (B, L) says; ``student`` is a `StudentModel`."""
+        self.student, self.dtype = student, dtype
+        self.past: Any = None
+        self.mask, self.lengths = real.long(), real.sum(1)
+
+    def run(self, embeddings: Tensor, positions: Tensor) -> Tensor:
+        """Read (B, L) new places; return float32 logits (B, text ids) behind the last."""
+        model = self.student.model
+        with torch.autocast(embeddings.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            out = model(
+                inputs_embeds=embeddings,
+                attention_mask=self.mask,
+                past_key_values=self.past,
+                use_cache=True,
+                logits_to_keep=1,
+                **({"position_ids": positions} if takes_positions(model) else {}),
+            )
+        self.past = out.past_key_values
+        logits: Tensor = out.logits[:, -1, : self.student.space.base].float()
+        return logits
+
+    def step(self, ids: Tensor) -> Tensor:
+        """Read one more id a row."""
+        self.mask = F.pad(self.mask, (0, 1), value=1)
+        logits = self.run(self.student.embed(ids)[:, None], self.lengths[:, None])
+        self.lengths = self.lengths + 1
+        return logits
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        self.mask, self.lengths = self.mask[rows], self.lengths[rows]
+        self.past.batch_select_indices(rows)
