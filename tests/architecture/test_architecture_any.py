@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from tiny_checkpoints import FAMILIES, ROWS, new_model
-from udrl.student.methods.hosting import hosted
 
 from udrl.architecture.any import UNBOUNDED, context_of
 from udrl.architecture.packing import pack
 from udrl.commands import Attribute, CommandSpace
 from udrl.student.engines.pytorch import TorchEngine
 from udrl.student.network import StudentModel, load_model, save_model
+from udrl.training.methods.hosting import hosted
 
 
 def space() -> CommandSpace:

@@ -23,7 +23,7 @@ from udrl.errors import StudentError
 from udrl.student.engines.pytorch import TorchEngine
 from udrl.student.network import StudentModel
 from udrl.student.student import Student
-from udrl.teacher.synthesis import synth
+from udrl.teacher.synthesis.synth import synth
 from udrl.tokenizer import encode, ends_among
 from udrl.training.admission import admit, check_computation, warn_of_lost
 from udrl.training.calibrate import recalibrate

@@ -39,11 +39,11 @@ def with_weight(embedding: nn.Module, weight: Tensor) -> nn.Module:
 
     It shares everything else with ``embedding``, and stands by itself: callers in other threads do not see it.
     """
-    made = copy.copy(embedding)
-    made._parameters = {**embedding._parameters, "weight": weight}  # type: ignore[dict-item]
+    made: Any = copy.copy(embedding)
+    made._parameters = {**embedding._parameters, "weight": weight}
     if getattr(made, "padding_idx", None) is not None:  # the place of a row of ``embedding``'s, without a meaning here
         made.padding_idx = None
-    return made
+    return made  # type: ignore[no-any-return]
 
 
 def whole_logits(model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.dtype, text_size: int) -> Tensor:
