@@ -41,7 +41,7 @@ def spelled(vocabulary: Vocabulary, target: str, wording: Wording, *, long: bool
             if piece and rest.startswith(piece):
                 logits[id_] = 20 + (len(piece) if long else -len(piece))
         if not rest:
-            logits[vocabulary.end] = 20
+            logits[vocabulary.tokenizer.eos_token_id] = 20
         return logits
 
     def look_ahead(ids: list[int]) -> Tensor:
@@ -53,7 +53,7 @@ def spelled(vocabulary: Vocabulary, target: str, wording: Wording, *, long: bool
     writer = Writer(wording, vocabulary, limit)
     while len(writer.ids) < limit:
         token = writer.next(wish(writer.text), draw, look_ahead)
-        if token is None or token == vocabulary.end:
+        if token is None or token == vocabulary.tokenizer.eos_token_id:
             break
     assert b"".join(vocabulary.pieces[id_] for id_ in writer.ids) == writer.text
     return decode(vocabulary.tokenizer, writer.ids)
@@ -137,7 +137,10 @@ def test_bans_hold_against_any_logits(vocabulary: Vocabulary, bans: list[str], s
         return int(choose(logits[None], Sampling(temperature=1, top_p=1), torch.rand(1, generator=generator)))
 
     writer = Writer(Wording(ban=tuple(bans)), vocabulary, limit)
-    while len(writer.ids) < limit and writer.next(noise(), draw, noise) not in (None, vocabulary.end):
+    while len(writer.ids) < limit and writer.next(noise(), draw, noise) not in (
+        None,
+        vocabulary.tokenizer.eos_token_id,
+    ):
         pass
     text = decode(vocabulary.tokenizer, writer.ids)
     assert not [ban for ban in bans if contains(text, ban)]
@@ -191,7 +194,7 @@ def test_required_words_stay_whole(vocabulary: Vocabulary) -> None:
 
     def wish(text: bytes) -> Tensor:
         logits = torch.zeros(len(vocabulary.pieces))
-        logits[vocabulary.end] = 9.0 if text.endswith((b" of", b"s")) else 0.0
+        logits[vocabulary.tokenizer.eos_token_id] = 9.0 if text.endswith((b" of", b"s")) else 0.0
         logits[vocabulary.pieces.index(b"s")] = 8.0 if text.endswith(b"party") else -9.0
         logits[vocabulary.pieces.index(b" of")] = 7.0
         return logits
