@@ -83,7 +83,8 @@ def render(figures: Mapping[str, Any], rows: Sequence[Row], about: Mapping[str, 
     }
     return page_of(
         "benchmark.html",
-        about=about,
+        title=about["title"],
+        description=about["description"],
         verdict=verdicts(figures),
         nav={place: name for place, name in NAV.items() if sections[place]},
         **sections,
