@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from udrl.words import SENTENCE_END
+
 TOLERANCE = Fraction(1, 1_000_000)
 """Two numbers are equal where they differ by no more: 0.3333333 is a third, 0.33 is not."""
 
@@ -32,7 +34,7 @@ _DECLARED = (re.compile(r"####[ \t]*"), re.compile(r"\\boxed\s*\{"), _PHRASE)
 LONGEST = 40
 """Characters of a number; a longer run of digits is a student that repeats itself, and no number."""
 
-_SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)")
+_STOP = re.compile(rf"\n|{SENTENCE_END.pattern}")
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def final_number(text: str) -> Number | None:
 def _of_kind(text: str, kind: re.Pattern[str]) -> list[tuple[int, Number]]:
     found = []
     for match in kind.finditer(text):
-        stop = _SENTENCE_END.search(text, match.end())
+        stop = _STOP.search(text, match.end())
         end = len(text) if stop is None else stop.start()
         start = max(match.end(), text.rfind("=", match.end(), end) + 1) if kind is _PHRASE else match.end()
         if here := numbers(text, start, end):

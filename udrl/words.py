@@ -1,12 +1,16 @@
 """What a word is: the one regular expression behind every length, copy rate and diversity figure.
 
-A word is a run of letters, digits and combining marks, in any script, with apostrophes and hyphens inside it
-("don't", "mid-century"); an underscore is punctuation. Lengths in reports, commands and bounds all count these.
+A word is a run of letters, digits and combining marks, with apostrophes and hyphens inside it ("don't",
+"mid-century"); an underscore is punctuation. In scripts that are written without spaces a word is one character:
+each Chinese character, each Japanese one, and each letter of Thai, Lao, Khmer or Burmese with the vowels and marks that
+are written around it, which is about a syllable. No dictionary can disagree about those, and a passage that is copied
+consists of the same ones wherever it stands. Lengths in reports, commands and bounds all count these words.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _MARKS = (
     "\u0300-\u036f\u0483-\u0489\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0670"
@@ -48,7 +52,32 @@ _MARKS = (
 Written out, so that a word does not depend on the version of Python. Gaps that were unassigned are bridged.
 """
 
-WORD = re.compile(rf"[^\W_]+(?:[{_MARKS}]+[^\W_]*|['’\-][^\W_]+)*")
+_UNSPACED = (
+    "\u3005-\u3007\u3021-\u3029\u3031-\u3035\u3038-\u303c\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff"
+    "\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua000-\ua48c\uf900-\ufaff\uff66-\uff9f"
+    "\U00016fe0\U00016fe1\U00016fe3\U00017000-\U00018cd5\U0001aff0-\U0001b2fb\U00020000-\U0003ffff"
+    "\u0e01-\u0e33\u0e40-\u0e46\u0e81-\u0eb3\u0ebd-\u0ec6\u0edc-\u0edf\u1000-\u103f\u1050-\u108e\u1780-\u17b3\u17d7"
+    "\u17dc\u1950-\u1974\u1980-\u19c9\u1a20-\u1a54\u1b05-\u1b33\u1b45-\u1b4c\ua984-\ua9b2\ua9e0-\ua9ef\ua9fa-\ua9fe"
+    "\uaa60-\uaa7a\uaa7e-\uaac2"
+)
+"""Letters of the scripts without spaces: Han, kana, bopomofo, Yi, Tangut, Thai, Lao, Burmese, Khmer, the Tai scripts,
+Balinese and Javanese. Korean, Tibetan and the scripts of India are written with spaces or marks between words."""
+
+_BEFORE = "\u0e40-\u0e44\u0ec0-\u0ec4"
+_BEHIND = "\u0e30\u0e32\u0e33\u0e45\u0eb0\u0eb2\u0eb3\u0ebd"
+_STACKERS = "\u1039\u17d2\u1a60\u1b44\ua9c0"
+_CHARACTER = (
+    rf"[{_BEFORE}]?[{_UNSPACED}](?:[{_STACKERS}][{_UNSPACED}]|[{_MARKS}]|[\u1000-\u1021]\u103a)*"
+    rf"(?:[{_BEHIND}][{_MARKS}]*)?"
+)
+_SPACED = rf"[^\W_{_UNSPACED}]"
+
+WORD = re.compile(rf"{_SPACED}+(?:[{_MARKS}]+{_SPACED}*|['’\-]{_SPACED}+)*|{_CHARACTER}")
+
+SENTENCE_END = re.compile(r"[.!?؟۔।॥።፧။៕]+(?=\s|$)|[。！？｡]+")
+"""Marks that end a sentence: before white space or the end of the text, and anywhere in scripts without spaces."""
+
+_UNSPACED_START = re.compile(f"[{_UNSPACED}]")
 
 
 def words(text: str) -> list[str]:
@@ -64,3 +93,14 @@ def folded_words(text: str) -> list[str]:
 def count_words(text: str) -> int:
     """Return the length of ``text`` in words: the horizon of a completion."""
     return len(WORD.findall(text))
+
+
+def join_words(found: Iterable[str]) -> str:
+    """Return words as one text: with a space between them, and none between two of a script that has none."""
+    parts: list[str] = []
+    was_unspaced = True
+    for word in found:
+        is_unspaced = _UNSPACED_START.match(word) is not None
+        parts.append(word if not parts or (was_unspaced and is_unspaced) else f" {word}")
+        was_unspaced = is_unspaced
+    return "".join(parts)

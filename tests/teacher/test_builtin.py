@@ -7,7 +7,7 @@ import json
 import random
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from udrl.data.tasks import Task, load_tasks, seeds
@@ -39,7 +39,7 @@ def write_all(task: Task, texts: list[str], sampling: dict[str, object]) -> list
         ("make the sky look stormy", ["the sky look stormy"]),
         ("what is it?", ["what is it"]),
         ("???", ["???"]),
-        ("狐狸在雪中", ["狐狸在雪中"]),
+        ("狐狸在雪中", ["狐狸", "在雪中"]),
     ],
 )
 def test_builtin_finds_the_content_phrases(text: str, expected: list[str]) -> None:
@@ -78,6 +78,9 @@ def test_builtin_passages_read_as_the_input_does(text: str, expected: list[str])
 
 
 @given(st.lists(st.sampled_from("the a red fox of in , . ships old and glass tower".split()), min_size=1, max_size=30))
+@example("the the the the the the red of the the the the the the the red".split())
+@example("the the the the the red of the the the the the red of the the the the the red".split())
+@example(["fox", *["the"] * 5, "red", "of", *["glass"] * 8])
 @settings(max_examples=200, deadline=None)
 def test_builtin_passages_are_runs_of_the_input_and_hold_its_content(tokens: list[str]) -> None:
     text = " ".join(tokens)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from udrl.words import count_words, folded_words
+from udrl.words import SENTENCE_END, count_words, folded_words
 
 Value = str | int | None
 
@@ -34,8 +34,8 @@ class Kind:
 
 
 def sentences(text: str) -> int:
-    """Return the number of sentences: runs that hold a word and end with ``.``, ``!``, ``?`` or the text."""
-    return sum(count_words(part) > 0 for part in re.split(r"[.!?]+(?=\s|$)", text))
+    """Return the number of sentences: runs that hold a word and end with a mark such as ``.`` or the text."""
+    return sum(count_words(part) > 0 for part in SENTENCE_END.split(text))
 
 
 def bullets(text: str) -> int:

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from udrl.words import WORD
+from udrl.words import WORD, join_words, words
 
 MAX_PHRASE_WORDS = 4
 """Longest run of content words in one phrase; longer runs are split evenly."""
@@ -58,7 +58,7 @@ def content_phrases(text: str) -> list[str]:
     A text without any content word ("what is it?") yields its words as one phrase, one without words its own
     characters, so that every input that is not blank has at least one phrase.
     """
-    return [" ".join(tokens[start:end]) for tokens, start, end in _spans(text)] or _fallback(text)
+    return [join_words(tokens[start:end]) for tokens, start, end in _spans(text)] or _fallback(text)
 
 
 def passages(text: str) -> list[str]:
@@ -73,7 +73,7 @@ def passages(text: str) -> list[str]:
     tokens = _TOKEN.findall(text)
     for is_words, group in itertools.groupby(tokens, key=lambda token: bool(WORD.fullmatch(token))):
         if is_words:
-            found += [" ".join(part) for part in _parts(list(group)) if part]
+            found += [join_words(part) for part in _parts(list(group)) if part]
     return list(dict.fromkeys(found)) or _fallback(text)
 
 
@@ -94,22 +94,27 @@ def foreign_passages(texts: Iterable[str]) -> list[str]:
     return found[:FOREIGN] or [passage for text in every for passage in passages(text)][:FOREIGN]
 
 
-def shortened(passage: str, words: int) -> str:
-    """Return the first ``words`` words of a passage, without function words at its end; may be empty."""
-    return " ".join(_trimmed(passage.split(" ")[:words]))
+def shortened(passage: str, count: int) -> str:
+    """Return the first ``count`` words of a passage, without function words at its end; may be empty."""
+    return join_words(_trimmed(words(passage)[:count]))
 
 
 def _parts(stretch: list[str]) -> Iterator[list[str]]:
-    """Cut a stretch of words without punctuation into passages."""
+    """Cut a stretch of words without punctuation into passages of MAX_PASSAGE_WORDS at most, without their ends."""
     stretch = _trimmed(stretch)
-    count = -(-len(stretch) // MAX_PASSAGE_WORDS)
-    for left in range(count, 0, -1):
-        cut = -(-len(stretch) // left)
+    start, left = 0, -(-len(stretch) // MAX_PASSAGE_WORDS)
+    while start < len(stretch):
+        rest = len(stretch) - start
+        left = max(left, -(-rest // MAX_PASSAGE_WORDS))  # a cut before a function word may leave more than was planned
+        cut = start + -(-rest // left)
         if left > 1:
-            near = [c for c in range(max(2, cut - 2), min(cut + 2, len(stretch) - 1)) if _is_function(stretch[c])]
-            cut = min(near, key=lambda c: abs(c - cut), default=cut)
-        yield _trimmed(stretch[:cut])
-        stretch = stretch[cut:]
+            near = range(max(start + 2, cut - 2), min(cut + 2, len(stretch) - 1))
+            fitting = [
+                c for c in near if _is_function(stretch[c]) and len(_trimmed(stretch[start:c])) <= MAX_PASSAGE_WORDS
+            ]
+            cut = min(fitting, key=lambda c: abs(c - cut), default=cut)
+        yield _trimmed(stretch[start:cut])
+        start, left = cut, left - 1
 
 
 def _trimmed(words: list[str]) -> list[str]:
@@ -138,7 +143,7 @@ def template_of(text: str) -> tuple[list[str], list[int]]:
     for _, start, end in _spans(text, distinct=False):
         pieces.extend(tokens[position:start])
         slots.append(len(pieces))
-        pieces.append(" ".join(tokens[start:end]))
+        pieces.append(join_words(tokens[start:end]))
         position = end
     pieces.extend(tokens[position:])
     return pieces, slots
@@ -181,5 +186,5 @@ def _split(start: int, end: int, articles: int) -> list[tuple[int, int]]:
 def _fallback(text: str) -> list[str]:
     found = WORD.findall(text)
     if found:
-        return [" ".join(found[:MAX_PHRASE_WORDS])]
+        return [join_words(found[:MAX_PHRASE_WORDS])]
     return [text.strip()[:40]] if text.strip() else []
