@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from udrl.data import dedup
 from udrl.data.dedup import Deduplicator, deduplicate
 
 FOX = "a red fox asleep under an old apple tree at dawn, soft morning light over the garden"
@@ -88,3 +89,50 @@ def test_dedup_is_fast() -> None:
     started = time.process_time()
     assert len(deduplicate(texts).kept) == 4000
     assert time.process_time() - started < 8, "about 0.2 ms a text; ten times that would stall synthesis"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("10", "12"), ("0.5", "5"), ("-3", "3"), ("1,000", "1.000"), ("50%", "50"), ("१०", "१२"), ("1/2", "1/3")],
+)
+def test_dedup_takes_texts_whose_numbers_differ_for_different_ones(first: str, second: str) -> None:
+    text = "A shop sells pencils for {} cents each and large rulers for three cents each: what do two of each cost?"
+    assert deduplicate([text.format(first), text.format(second)]).near == 0
+    reworded = text.replace("what do", "What would")
+    assert deduplicate([text.format(first), reworded.format(first)]).near == 1
+
+
+def templated(count: int) -> list[str]:
+    rng = random.Random(0)
+    syllables = [a + b for a in "bdfgklmnprst" for b in ("ala", "evo", "iku", "ora", "umi")]
+
+    def name() -> str:
+        return "".join(rng.sample(syllables, 3))
+
+    template = "Write a short and friendly product description for our online shop. The product is called {} {}."
+    return [template.format(name(), name()) for _ in range(count)]
+
+
+def test_dedup_compares_each_of_many_templated_texts_with_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = met = 0
+    plain, nearest = dedup._jaccard, Deduplicator._nearest
+
+    def counting(a: dedup.Shingles, b: dedup.Shingles) -> float:
+        nonlocal compared
+        compared += 1
+        return plain(a, b)
+
+    def meeting(self: Deduplicator, minima: dedup.Shingles, numbers: set[int]) -> list[int]:
+        nonlocal met
+        met = max(met, len(numbers))
+        return nearest(self, minima, numbers)
+
+    monkeypatch.setattr(dedup, "_jaccard", counting)
+    monkeypatch.setattr(Deduplicator, "_nearest", meeting)
+    texts = templated(3000)
+    seen = Deduplicator()
+    assert [seen.add(text) for text in texts].count("new") > 2900
+    assert compared <= 4 * len(texts)
+    assert met <= 16 * 5 * 8
+    again = [seen.add(text.replace("short and friendly", "short, friendly")) for text in texts[::10]]
+    assert again.count("near") >= 0.95 * len(again), "a reworded text is found among thousands of its template"

@@ -62,6 +62,32 @@ def accuracy(known: object) -> Accuracy:
         ("The answer is 5. In 2 words: five", 5),
         ("#### none, but 9", 9),
         ("1,2,3", 3),
+        ("It is 0.00001.", Fraction(1, 100_000)),
+        ("1e-05", Fraction(1, 100_000)),
+        ("-1.5E+3 m", -1500),
+        ("\\boxed{2 \\times 10^{-5}}", Fraction(1, 50_000)),
+        ("3×10⁻⁶ of it", Fraction(3, 1_000_000)),
+        ("6.02 x 10^23", 602 * 10**21),
+        ("about 10^{-5}", Fraction(1, 100_000)),
+        ("it weighs 1e5x", 5),
+        ("0,5", Fraction(1, 2)),
+        ("3,14 and so on", Fraction(157, 50)),
+        ("1.234,50 €", Fraction(2469, 2)),
+        ("1.234.567", 1_234_567),
+        ("1\u202f234\u202f567 km", 1_234_567),
+        ("0,125", Fraction(1, 8)),
+        ("the point (3,4)", 4),
+        ("1 1/2 cups", Fraction(3, 2)),
+        ("1\\frac{1}{2}", Fraction(3, 2)),
+        ("-\\frac{3}{4}", Fraction(-3, 4)),
+        ("2½", Fraction(5, 2)),
+        ("\u22127", -7),
+        ("\u20137 degrees", -7),
+        ("pages 5\u20137", 7),
+        ("٣٫٥", Fraction(7, 2)),
+        ("１２", 12),
+        ("答案是 7。另有 9", 9),
+        ("The answer is 7。But 9", 7),
     ],
 )
 def test_numerals_find_the_answer(text: str, value: Fraction | int) -> None:
@@ -280,3 +306,38 @@ def test_accuracy_is_reproducible_over_many_generated_problems() -> None:
         written = write(text, fidelity=fidelity, words=rng.randint(2, 12), rng=rng)
         assert written is not None
         assert reward([text], [written]) == [float(fidelity >= RIGHT)]
+
+
+@pytest.mark.parametrize(
+    ("mine", "known", "equal"),
+    [
+        ("0.000010", "0.00001", True),
+        ("0.0000100000001", "1e-05", True),
+        ("0.000011", "0.00001", False),
+        ("0", "0.0000001", False),
+        ("0.3333333", "1/3", True),
+        ("12345678.1", "12345678.2", False),
+        ("1000001", "1000000", False),
+        ("50 percent", "0.5", True),
+        ("1e-400", "0", False),
+    ],
+)
+def test_numerals_compare_by_a_relative_tolerance(mine: str, known: str, equal: bool) -> None:
+    first, second = final_number(mine), final_number(known)
+    assert first is not None
+    assert second is not None
+    assert first.equals(second) is equal
+
+
+def test_answers_of_a_table_go_through_unharmed(tmp_path: Path) -> None:
+    values = [0.00001, 1e-06, 2.5, 7, -3, 1e22, 1e300, 5e-324, "1,600"]
+    file = tmp_path / "answers.jsonl"
+    rows = [json.dumps({"input": f"problem {place}", "answer": value}) for place, value in enumerate(values)]
+    file.write_text("\n".join(rows))
+    read = list(answers_of_file(file).values())
+    assert read[:5] == ["0.00001", "0.000001", "2.5", "7", "-3"]
+    numbers = [final_number(text) for text in read]
+    assert [number and number.value for number in numbers] == [
+        *(Fraction(str(value)) for value in values[:-1]),
+        Fraction(1600),
+    ]

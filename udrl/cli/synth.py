@@ -105,6 +105,11 @@ if TYPE_CHECKING:
     help="Stop this start cleanly after X minutes.",
 )
 @click.option(
+    "--keep-near-duplicates",
+    is_flag=True,
+    help="Take inputs too that are nearly the same as others (they always are where a number differs).",
+)
+@click.option(
     "--max-failure-rate",
     metavar="X",
     type=click.FloatRange(0, 1),
@@ -137,6 +142,7 @@ def command(
     num_inputs: int,
     samples: int,
     invent: bool | None,
+    keep_near_duplicates: bool,
     rewards: tuple[str, ...],
     score: bool,
     retry_failed: bool,
@@ -195,6 +201,7 @@ def command(
                 samples=None if given("samples") is source.DEFAULT else samples,
                 seed=seed,
                 invent=invent,
+                keep_near_duplicates=keep_near_duplicates,
                 score=score,
                 rewards=rewards or None,
                 retry_failed=retry_failed,
@@ -219,6 +226,8 @@ def describe(report: SynthReport) -> str:
     lines = [f"{chosen:,} inputs in {tasks}, {report.invented:,} of them invented"]
     if dropped := _list({"exact duplicates": report.exact, "near duplicates": report.near, "blank": report.blank}):
         lines.append(f"left out: {dropped}")
+    if report.given and report.near > chosen + report.exact:
+        lines.append("more than half are near duplicates of others: --keep-near-duplicates takes them too")
     if report.cut:
         lines.append(f"{report.cut:,} inputs were cut at the longest length that is read")
     if report.dry_run:

@@ -18,6 +18,7 @@ from udrl.data.inputs import DEFAULT_FIELDS, FORMATS, cut_input, field_of, input
 from udrl.data.tables import no_column
 from udrl.errors import InputError, RunError
 from udrl.files import atomic_write
+from udrl.numerals import LONGEST
 
 ANSWER = "answer"
 """The column of the known answer, a text or a number."""
@@ -99,8 +100,14 @@ def answers_of_file(path: Path | str, *, field: str | None = None, needed: bool 
 def _text(value: object) -> str | None:
     if isinstance(value, bool) or value is None:
         return None
-    if isinstance(value, int | Decimal):
+    if isinstance(value, int):
         return str(value)
-    if isinstance(value, float):
-        return f"{value!r}" if math.isfinite(value) else None
+    if isinstance(value, float | Decimal):
+        return _written(Decimal(repr(value)) if isinstance(value, float) else value) if math.isfinite(value) else None
     return value.strip() or None if isinstance(value, str) else None
+
+
+def _written(value: Decimal) -> str:
+    """Return the digits of a number as people write them, 0.00001 and not 1e-05; with an exponent where it is long."""
+    plain = f"{value:f}"
+    return plain if len(plain) <= LONGEST else f"{value:e}"

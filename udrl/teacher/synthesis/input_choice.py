@@ -22,6 +22,7 @@ from udrl.data.run import Run
 from udrl.data.tasks import Task, seeds
 from udrl.errors import RunError, TaskError
 from udrl.files import atomic_write
+from udrl.progress import track
 from udrl.teacher.synthesis.invention import Invention, Inventor, fill, missing
 
 SCHEMA = 1
@@ -53,12 +54,14 @@ def choose_inputs(
     num_inputs: int,
     seed: int,
     invent: bool,
+    near: bool = False,
     inventor: Inventor | None = None,
     store: bool = True,
 ) -> list[Chosen]:
     """Return up to ``num_inputs`` inputs for each task, the same for the same source and ``seed``.
 
-    texts: the user's inputs (None: the task's seeds); invent: fill up with invented ones. inventor: the teacher that
+    texts: the user's inputs (None: the task's seeds); invent: fill up with invented ones. near: take near
+    duplicates too. inventor: the teacher that
     invents (None: the built-in one; generated tasks always have it, since their answers must be known). store: keep the
     selection in the run (which must be held for writing); otherwise no teacher is asked, and what it would have to
     invent is ``missing``.
@@ -67,7 +70,15 @@ def choose_inputs(
     ``udrl.teacher.synthesis.invention.fill`` does.
     """
     pools = [
-        _pool(run, task, texts, num_inputs, seed, by_rule=invent and (inventor is None or task.generator is not None))
+        _pool(
+            run,
+            task,
+            texts,
+            num_inputs,
+            seed,
+            near=near,
+            by_rule=invent and (inventor is None or task.generator is not None),
+        )
         for task in tasks
     ]
     absent = [0] * len(pools)
@@ -115,10 +126,12 @@ def _chosen(pool: _Pool, num_inputs: int, absent: int) -> Chosen:
     )
 
 
-def _pool(run: Run, task: Task, texts: Sequence[str] | None, num_inputs: int, seed: int, *, by_rule: bool) -> _Pool:
+def _pool(
+    run: Run, task: Task, texts: Sequence[str] | None, num_inputs: int, seed: int, *, near: bool, by_rule: bool
+) -> _Pool:
     """Return the task's selection as it is stored, filled up from the source."""
     source = f"seeds-{seed}" if texts is None else f"file-{hash_hex(seed, *map(input_id, texts), size=4)}"
-    path = run.inputs / f"{task.name}.{source}.jsonl"
+    path = run.inputs / f"{task.name}.{source}{'-near' if near else ''}.jsonl"
     own = _load(path) if path.exists() else _Stored([], [], {})
     given = seeds(task) if texts is None else texts
     if not given:
@@ -129,7 +142,7 @@ def _pool(run: Run, task: Task, texts: Sequence[str] | None, num_inputs: int, se
         inputs=own.inputs,
         invented=own.invented,
         # generated problems differ in a number or a word: that makes them different problems, not near duplicates
-        seen=Deduplicator(threshold=THRESHOLD if task.generator is None else None),
+        seen=Deduplicator(threshold=THRESHOLD if task.generator is None and not near else None),
         rounds=own.header.get("rounds", 0),
         dropped=Counter(own.header.get("dropped", {})),
         exhausted=own.header.get("exhausted"),
@@ -167,7 +180,9 @@ def _walk(
     passed_by = {input_id(text) for text in item.inputs}
     taken_over = {input_id(text) for text in others} - passed_by
     exact = near = fruitless = 0
+    bar = track(f"choosing inputs for {item.task.name}", total=None, unit="inputs")
     for text, is_invented in stream:
+        bar.update()
         if len(item.inputs) >= num_inputs or fruitless > PATIENCE:
             break
         identity = input_id(text)
@@ -185,6 +200,7 @@ def _walk(
             exact += verdict == "exact"
             near += verdict == "near"
             fruitless += is_invented
+    bar.close()
     return exact, near
 
 

@@ -53,6 +53,7 @@ def synth(
     samples: int | None = None,
     seed: int = 0,
     invent: bool | None = None,
+    keep_near_duplicates: bool = False,
     score: bool = True,
     rewards: Sequence[str] | None = None,
     retry_failed: bool = False,
@@ -79,6 +80,7 @@ def synth(
     num_inputs: how many inputs each task gets (None: NUM_INPUTS); which of a larger source is decided by ``seed``.
     samples: completions of each input (None: SAMPLES), each with its own settings and seed; raising it later only adds.
     invent: fill up with invented inputs (None: only where no file is given).
+    keep_near_duplicates: take inputs that are nearly the same as others too (``udrl.data.dedup``).
     score: compute ``rewards`` (None: those of the tasks, else relevance); otherwise episodes are built without returns.
     retry_failed: ask again for what failed before. dry_run: count and estimate, but write nothing at all.
     base_url: ask the OpenAI-compatible endpoint there for the cards' models.
@@ -115,6 +117,7 @@ def synth(
             "backend": backend,
             "engine_arguments": engine_arguments,
             "invent": invent,
+            "keep_near_duplicates": keep_near_duplicates,
             "limits": limits != Limits(),
             "num_inputs": num_inputs,
             "samples": samples,
@@ -159,6 +162,7 @@ def synth(
         samples=samples,
         seed=seed,
         invent=inputs is None if invent is None else invent,
+        near=keep_near_duplicates,
         retry_failed=retry_failed,
         references={} if inputs is None else read_references(inputs, field=input_field),
     )
@@ -209,6 +213,7 @@ class _Wanted:
     samples: int
     seed: int
     invent: bool
+    near: bool
     retry_failed: bool
     references: Mapping[str, str]
 
@@ -221,6 +226,7 @@ class _Wanted:
             num_inputs=self.num_inputs,
             seed=self.seed,
             invent=self.invent,
+            near=self.near,
             inventor=inventor,
             store=store,
         )
