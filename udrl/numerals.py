@@ -74,7 +74,7 @@ class Number:
         """Say whether this is the ``known`` number, up to TOLERANCE; ``50 %`` is both 50 and 0.5."""
         mine = {self.value, self.value / 100} if self.percent and not known.percent else {self.value}
         theirs = {known.value, known.value / 100} if known.percent and not self.percent else {known.value}
-        return any(abs(a - b) <= TOLERANCE * min(1, max(abs(a), abs(b))) for a in mine for b in theirs)
+        return any(abs(a - b) <= TOLERANCE * min(Fraction(1), max(abs(a), abs(b))) for a in mine for b in theirs)
 
 
 def plain(text: str) -> str:

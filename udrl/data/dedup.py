@@ -134,7 +134,8 @@ def _minima(shingles: Shingles) -> Shingles:
     # mixed.
     blocks = range(0, len(shingles), _BLOCK)
     least = [(shingles[start : start + _BLOCK] * _FACTORS >> np.uint64(20)).min(axis=1) for start in blocks]
-    return np.minimum.reduce(least)
+    minima: Shingles = np.minimum.reduce(least)
+    return minima
 
 
 def _keys(minima: Shingles, text: str) -> list[list[int]]:
