@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from udrl.errors import StudentError
+
 END = "<|endoftext|>"
 
 
@@ -33,7 +35,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator((" " + text for text in texts), trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, bos_token=END, model_max_length=1024)
+    return text_only(
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, bos_token=END, model_max_length=1024)
+    )
 
 
 def load_tokenizer(path: str | Path, **options: Any) -> Any:
@@ -41,7 +45,22 @@ def load_tokenizer(path: str | Path, **options: Any) -> Any:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(str(path), **{"use_fast": True, "trust_remote_code": False, **options})
+    options = {"use_fast": True, "trust_remote_code": False, **options}
+    return text_only(AutoTokenizer.from_pretrained(str(path), **options))
+
+
+def text_only(tokenizer: Any) -> Any:
+    """Let ``tokenizer`` read every text as text, for good, and return it: no special token is recognised any more.
+
+    Said once, when it is loaded, so that threads share it: what is set anew at each call another thread may see unset.
+    Transformers' own calls follow ``split_special_tokens``. Neither is saved with the tokenizer.
+    Raises StudentError for a tokenizer that does not stand on the package tokenizers.
+    """
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise StudentError(f"{type(tokenizer).__name__} is no fast tokenizer: save the checkpoint with a tokenizer.json")
+    tokenizer.split_special_tokens = tokenizer.backend_tokenizer.encode_special_tokens = True
+    return tokenizer
+
 
 
 def ends_among(own: int | None, *declared: Any) -> list[int]:
@@ -69,16 +88,16 @@ def saved_ends(folder: Path, tokenizer: Any) -> list[int]:
 
 
 def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Encode texts as ordinary text: no special token is added, none is recognised."""
+    """Encode texts as ordinary text: no special token is added, none is recognised.
+
+    Raises StudentError for a tokenizer that would recognise them (see `text_only`).
+    """
     if not texts:
         return []
     backend = tokenizer.backend_tokenizer
-    before = backend.encode_special_tokens
-    backend.encode_special_tokens = True
-    try:
-        return [e.ids for e in backend.encode_batch_fast([" " + t for t in texts], add_special_tokens=False)]
-    finally:
-        backend.encode_special_tokens = before
+    if not backend.encode_special_tokens:
+        raise StudentError("this tokenizer takes special tokens in a text for more than text: load it with text_only")
+    return [e.ids for e in backend.encode_batch_fast([" " + t for t in texts], add_special_tokens=False)]
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:

@@ -29,6 +29,10 @@ KEYS = {
     "drawn",
     "chosen",
     "unmet",
+    "clamped",
+    "engine",
+    "precision",
+    "together",
 }
 
 
@@ -287,6 +291,10 @@ def test_generate_warns_of_unreachable_targets_on_stderr_only(generate: Any) -> 
     assert one["command"]["relevance"] == 1.0
     assert err.startswith("warning: target relevance=1 is beyond what this student reaches")
     assert err.count("\n") == 1
+    low, high = one["clamped"]["relevance"]["reachable"]
+    assert one["clamped"] == {"relevance": {"asked": 1.0, "reachable": [low, high]}}
+    assert f"{low:.2f} to {high:.2f}: the nearest is asked for" in err
+    assert generate("a red fox")[1][0]["clamped"] == {}
 
 
 @pytest.mark.parametrize(

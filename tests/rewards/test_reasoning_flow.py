@@ -77,7 +77,7 @@ def test_reasoning_student_is_commanded_in_two_values_and_calibrated_where_they_
     wanted = [student.space.positions("arithmetic", {"accuracy": value}) for value in (0.0, 1.0)]
     assert trained == {tuple(student.space.render("arithmetic", one)) for one in wanted}, "no row that was not trained"
     for target in (0.0, 1.0):  # whatever it reaches: this one does not know how to be right
-        positions = positions_of(Command("arithmetic", {"accuracy": target}), student.space, student.calibration)
+        positions = positions_of(Command("arithmetic", {"accuracy": target}), student.space, student.calibration).of
         assert positions == wanted[int(target)]
 
 

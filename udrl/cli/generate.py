@@ -154,8 +154,10 @@ def command(
 
     With --json, one object a line: input, task, completion, command (the targets by attribute), achieved
     (the same with --score, --best-of or --closest-of, else null), finish_reason (stop or length), seed (gives
-    this completion again), drawn (candidates written), chosen (which of them this is, from 0), unmet
-    (required words that are not in it).
+    this completion again with the same engine and precision: in float32 always, else where together is 1),
+    drawn (candidates written), chosen (which of them this is, from 0), unmet (required words that are not in it),
+    clamped (targets beyond what the student reaches: by attribute, asked and reachable), engine and precision
+    (what computed it), together (completions computed at once with it; --batch-size 1 makes it 1).
     """
     commanded = _merge(targets, {"relevance": target_relevance, "length": length})
     if words and input_file is not None:

@@ -14,6 +14,7 @@ from udrl.encoder import loading
 from udrl.encoder.bert import MINILM
 from udrl.encoder.lsa import LsaEncoder
 from udrl.encoder.store import FileStore, MemoryStore, Store
+from udrl.forks import settle
 
 __all__ = ["MINILM", "Encoder", "LsaEncoder", "SentenceEncoder", "load_encoder"]
 
@@ -88,6 +89,7 @@ class SentenceEncoder:
             else:
                 missing[digest] = [place]
         if missing:
+            settle()
             vectors, cut = self._model([raw[places[0]].decode() for places in missing.values()])
             for vector, places in zip(vectors, missing.values(), strict=True):
                 rows[places] = vector

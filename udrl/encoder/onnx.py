@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from udrl.encoder.bert import Reader, Rows, read_weights
 from udrl.errors import MissingDependency
+from udrl.forks import OfProcess
 
 if TYPE_CHECKING:
     import torch
@@ -59,21 +60,25 @@ class OnnxBert:
         self._reader = Reader(folder)
         graph = _Graph()
         _write(graph, read_weights(folder), config)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = (
-            torch.get_num_threads()
-        )  # else it takes every core, whatever OMP_NUM_THREADS says
-        options.log_severity_level = 3
-        options.add_external_initializers(
-            list(graph.weights), [ort.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
-        )
-        self._session = ort.InferenceSession(graph.to_bytes(self.dimensions), options, ["CPUExecutionProvider"])
+        network = graph.to_bytes(self.dimensions)
+
+        def session() -> Any:
+            options = ort.SessionOptions()
+            # else it takes every core, whatever OMP_NUM_THREADS says
+            options.intra_op_num_threads = torch.get_num_threads()
+            options.log_severity_level = 3
+            options.add_external_initializers(
+                list(graph.weights), [ort.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
+            )
+            return ort.InferenceSession(network, options, ["CPUExecutionProvider"])
+
+        self._session = OfProcess(session)
 
     def __call__(self, texts: Sequence[str]) -> tuple[Rows, npt.NDArray[np.bool_]]:
         """Encode ``texts``; see Bert."""
 
         def forward(ids: npt.NDArray[np.int64], _: npt.NDArray[np.int64]) -> Rows:
-            rows: Rows = self._session.run(None, {"ids": ids})[0]
+            rows: Rows = self._session.get().run(None, {"ids": ids})[0]
             return rows
 
         return self._reader.encode(texts, forward, dimensions=self.dimensions, step=1, tokens=TOKENS_PER_BATCH)

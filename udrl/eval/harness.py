@@ -62,8 +62,8 @@ class StudentModel:
                 f"one of {', '.join(self.student.tasks)}"
             )
         self.task = task or self.student.tasks[0]
-        positions = self.student.positions(Command(self.task, {n: float(v) for n, v in targets.items()}))
-        self.control = self.student.space.render(self.task, positions)
+        command = Command(self.task, {n: float(v) for n, v in targets.items()})
+        [(self.control, _)] = self.student.rendered([command])
         self.open = self.student.space.render(self.task, {})
         self.batch_size = batch_size
 

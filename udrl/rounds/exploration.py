@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -128,9 +127,7 @@ def _command(
         LENGTH: float(aim.horizons[hash_int("horizon", *key) % len(aim.horizons)]),
     }
     targets = {name: min(max(value, declared[name].low), declared[name].high) for name, value in wanted.items()}
-    with warnings.catch_warnings():  # beyond what is reached is where exploration goes
-        warnings.filterwarnings("ignore", message=".*beyond what this student reaches")
-        positions = positions_of(Command(task, targets), space, calibration)
+    positions = positions_of(Command(task, targets), space, calibration).of  # beyond what is reached is where it goes
     return "ahead", targets, {name: place for name, place in positions.items() if place is not None}
 
 

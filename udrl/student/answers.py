@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from udrl.commands import LENGTH, Command
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from udrl.decoding.loop import Sampling
     from udrl.decoding.wording import Wording
     from udrl.student.student import Student
+    from udrl.student.targets import Clamped
 
 Score = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 """A reward as a plain function of inputs and completions."""
@@ -29,9 +31,11 @@ class Answer:
 
     command: the targets by attribute; an attribute that is not in it was left open. achieved: the value of every
     attribute that can be measured for this input, or None where scoring was not asked for. finish_reason: "stop" or
-    "length". seed: gives this completion again for this input and command, with one sample and one candidate.
-    drawn: candidates that were written; chosen: which of them this is, from 0. unmet: required words that are not in
-    it.
+    "length". seed: gives this completion again for this input and command, with one sample and one candidate, by the
+    same engine and precision; where that is not float32, only if ``together`` is 1. drawn: candidates that were
+    written; chosen: which of them this is, from 0. unmet: required words that are not in it. clamped: targets that the
+    student cannot reach. engine, precision: what computed it; together: completions that were computed at once, this
+    one among them (at most ``batch_size``).
     """
 
     input: str
@@ -44,6 +48,10 @@ class Answer:
     drawn: int = 1
     chosen: int = 0
     unmet: tuple[str, ...] = ()
+    clamped: Mapping[str, Clamped] = field(default_factory=lambda: MappingProxyType({}))
+    engine: str = ""
+    precision: str = ""
+    together: int = 1
 
 
 def answer(
@@ -106,6 +114,10 @@ def answer(
                 drawn=drawn,
                 chosen=best - start,
                 unmet=written[best].unmet,
+                clamped=written[best].clamped,
+                engine=student.engine,
+                precision=student.precision,
+                together=written[best].together,
             )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from safetensors import SafetensorError
@@ -16,10 +17,11 @@ from udrl.decoding.loop import Decoded, Sampling, decode_batch, decode_steps
 from udrl.decoding.streaming import settled
 from udrl.decoding.wording import Vocabulary, Wording, Writer
 from udrl.errors import StudentError, UsageError
+from udrl.forks import settle
 from udrl.student.calibration import Calibration
 from udrl.student.engines.choice import load_engine
 from udrl.student.prompts import fitted_prompts, random_streams
-from udrl.student.targets import positions_of
+from udrl.student.targets import Clamped, positions_of, warn_clamped
 from udrl.tokenizer import decode, load_tokenizer, saved_ends
 
 SAMPLING = Sampling(temperature=0.2, top_p=0.95, no_repeat=5)
@@ -30,19 +32,23 @@ SAMPLING = Sampling(temperature=0.2, top_p=0.95, no_repeat=5)
 class Generation:
     """One completion. finish_reason: "stop" (ended by the student) or "length" (cut); tokens: ids written.
 
-    unmet: the words that were required and are not in it.
+    unmet: the words that were required and are not in it. clamped: the targets that the student cannot reach, by
+    attribute. together: completions that were computed at once, this one among them.
     """
 
     completion: str
     finish_reason: str
     tokens: int
     unmet: tuple[str, ...] = ()
+    clamped: Mapping[str, Clamped] = field(default_factory=lambda: MappingProxyType({}))
+    together: int = field(default=1, compare=False)
 
 
 class Student:
     """The behaviour function: completions for inputs under commands.
 
-    Results do not depend on which other inputs share a batch; each item has its own random stream.
+    Each item has its own random stream. In float32, results do not depend on which other inputs share a batch; bf16
+    rounds and int8 scales with the whole batch, so that there they may: ``batch_size=1`` makes each its own.
     """
 
     def __init__(
@@ -122,9 +128,29 @@ class Student:
             {name: self.reachable(task, name, length=length)[1] if t == AUTO else t for name, t in targets.items()},
         )
 
-    def positions(self, command: Command, *, calibrated: bool = True) -> dict[str, float | None]:
-        """Turn targets into positions of the command space, calibrated ones where known; see `positions_of`."""
-        return positions_of(command, self.space, self.calibration if calibrated else None)
+    def positions(self, command: Command, *, calibrated: bool = True) -> Mapping[str, float | None]:
+        """Turn targets into positions of the command space, calibrated ones where known, and warn of clamped ones."""
+        calibration = self.calibration if calibrated else None
+        positions = positions_of(command, self.space, calibration)
+        warn_clamped(command, positions.clamped, calibration)
+        return positions.of
+
+    def rendered(
+        self, commands: Sequence[Command], *, calibrated: bool = True, warn: bool = True
+    ) -> list[tuple[list[int], Mapping[str, Clamped]]]:
+        """Return each command as the ids that end a prompt, and what of it was clamped, with a warning if asked."""
+        cache: dict[tuple[str, tuple[tuple[str, float], ...]], tuple[list[int], Mapping[str, Clamped]]] = {}
+        calibration = self.calibration if calibrated else None
+        made = []
+        for command in commands:
+            key = (command.task, tuple(sorted(command.targets.items())))
+            if key not in cache:
+                positions = positions_of(command, self.space, calibration)
+                cache[key] = self.space.render(command.task, positions.of), positions.clamped
+                if warn:
+                    warn_clamped(command, positions.clamped, calibration)
+            made.append(cache[key])
+        return made
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -148,15 +174,17 @@ class Student:
         """
         if len(inputs) != len(commands):
             raise UsageError(f"{len(inputs)} inputs need as many commands, got {len(commands)}")
-        return self.generate_ids(
+        rendered = self.rendered(commands, calibrated=calibrated)
+        written = self.generate_ids(
             inputs,
-            self._controls(commands, calibrated),
+            [control for control, _ in rendered],
             seeds=seeds,
             sampling=sampling,
             wording=wording,
             batch_size=batch_size,
             progress=progress,
         )
+        return [replace(one, clamped=clamped) for one, (_, clamped) in zip(written, rendered, strict=True)]
 
     def prompt_ids(
         self, inputs: Sequence[str], commands: Sequence[Command], *, calibrated: bool = True
@@ -165,7 +193,8 @@ class Student:
 
         They are not to write control ids: whoever samples allows ``range(student.space.base)`` only.
         """
-        return self._prompts(inputs, self._controls(commands, calibrated), self.sampling)[0]
+        controls = [control for control, _ in self.rendered(commands, calibrated=calibrated)]
+        return self._prompts(inputs, controls, self.sampling)[0]
 
     def generate_ids(
         self,
@@ -201,7 +230,7 @@ class Student:
                 writers=self._writers(wording, [limits[i] for i in rows]),
             )
             for i, one in zip(rows, decoded, strict=True):
-                results[i] = self._generation(one, self._text(one), wording)
+                results[i] = replace(self._generation(one, self._text(one), wording), together=len(rows))
             if progress is not None:
                 progress(len(rows))
         return [results[i] for i in range(len(prompts))]
@@ -221,7 +250,7 @@ class Student:
         The parts together are the completion; the generator's return value is the `Generation`.
         """
         sampling = sampling or self.sampling
-        control = self.space.render(command.task, self.positions(command, calibrated=calibrated))
+        [(control, clamped)] = self.rendered([command], calibrated=calibrated)
         prompts, limits = self._prompts([text], [control], sampling)
         steps = decode_steps(
             self.computes,
@@ -249,18 +278,7 @@ class Student:
         written = self._text(one)
         if len(written) > shown:
             yield written[shown:]
-        return self._generation(one, written, wording)
-
-    def _controls(self, commands: Sequence[Command], calibrated: bool) -> list[list[int]]:
-        """Render ``commands``, each distinct one once."""
-        cache: dict[tuple[str, tuple[tuple[str, float], ...]], list[int]] = {}
-        controls = []
-        for command in commands:
-            key = (command.task, tuple(sorted(command.targets.items())))
-            if key not in cache:
-                cache[key] = self.space.render(command.task, self.positions(command, calibrated=calibrated))
-            controls.append(cache[key])
-        return controls
+        return replace(self._generation(one, written, wording), clamped=clamped)
 
     def _text(self, one: Decoded) -> str:
         """Return the text of ``one``; a character that was cut in the middle is left out."""
@@ -283,6 +301,7 @@ class Student:
     def _prompts(
         self, inputs: Sequence[str], controls: Sequence[Sequence[int]], sampling: Sampling
     ) -> tuple[list[list[int]], list[int]]:
+        settle(self.computes.device.type)
         return fitted_prompts(self.tokenizer, self.computes, inputs, controls, sampling.max_tokens)
 
     def _writers(self, wording: Wording | None, limits: Sequence[int]) -> list[Writer] | None:
@@ -301,6 +320,7 @@ def load_student(path: Path | str, *, device: str = "auto", precision: str = "au
     export (`udrl export`) on a CPU, unless a precision is asked for, else torch.
     Raises StudentError where there is none, or where its files do not belong together.
     """
+    settle()
     path = Path(path)
     folder = path if (path / "command_space.json").exists() else path / "student"
     if not folder.is_dir():

@@ -17,6 +17,7 @@ from udrl.commands import CommandSpace
 from udrl.decoding.engine import Session
 from udrl.encoder.onnx import runtime
 from udrl.errors import StudentError, is_installed
+from udrl.forks import OfProcess
 from udrl.student.engines.exports import Export
 
 FILE = "model.onnx"
@@ -45,15 +46,21 @@ class OnnxEngine:
         self.context = int(facts["context"])
         self.layers, self.heads = int(facts["layers"]), int(facts["heads"])
         self.size = int(facts["width"]) // self.heads
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            self.runs = ort.InferenceSession(str(export.folder / FILE), options, ["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions have no common base but this
-            said = str(error).splitlines()[0]
-            raise StudentError(f"{export.folder} cannot be loaded ({said}): export again with udrl export") from error
+
+        def session() -> Any:
+            options = ort.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            options.inter_op_num_threads = 1
+            options.log_severity_level = 3
+            try:
+                return ort.InferenceSession(str(export.folder / FILE), options, ["CPUExecutionProvider"])
+            except Exception as error:  # its exceptions have no common base but this
+                said = str(error).splitlines()[0]
+                raise StudentError(
+                    f"{export.folder} cannot be loaded ({said}): export again with udrl export"
+                ) from error
+
+        self.runs = OfProcess(session)
 
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Session, Tensor]:
         """Read the prompts; return their session and the logits (B, text ids) behind each."""
@@ -77,7 +84,7 @@ class _Session:
     def _bind(self, cache: Tensor) -> None:
         """Make ``cache`` the place where keys and values are read and written."""
         self.cache = cache
-        self.binding = self.engine.runs.io_binding()
+        self.binding = self.engine.runs.get().io_binding()
         for index in range(self.engine.layers):
             for part, values in zip("kv", cache[index], strict=True):
                 place = ("cpu", 0, np.float32, list(values.shape), values.data_ptr())
@@ -98,7 +105,7 @@ class _Session:
             self.binding.bind_cpu_input(name, value)
         place = ("cpu", 0, np.float32, list(logits.shape), logits.data_ptr())
         self.binding.bind_output("logits", *place)
-        self.engine.runs.run_with_iobinding(self.binding)
+        self.engine.runs.get().run_with_iobinding(self.binding)
         return logits
 
     def step(self, ids: Tensor) -> Tensor:

@@ -1,0 +1,90 @@
+"""A student of two blocks that was never trained, with a tokenizer and a calibration: for tests of calls, not of texts.
+
+python tests/tiny_answering.py FOLDER     generates with torch and ONNX Runtime, forks, and does so in the child
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from udrl.commands import LENGTH, Attribute, Command, CommandSpace
+from udrl.student.calibration import Calibration, Curve
+from udrl.student.engines.pytorch import TorchEngine
+from udrl.student.initialise import scratch_gpt2
+from udrl.student.model import StudentModel
+from udrl.student.student import SAMPLING, Student
+from udrl.student.tokenizer import train_tokenizer
+
+TASK = "t"
+TEXTS = ("a red fox in the snow", "harbour <|endoftext|> at dawn", "猫 🦊", "an old lighthouse on a cliff, golden hour")
+
+
+def tiny_student(*, precision: str = "fp32", context: int = 96, copying: bool = False) -> Student:
+    """Return a student of the task ``t``, commanded in length; 4 to 30 words can be reached."""
+    tokenizer = train_tokenizer([*TEXTS, "the rain falls on the water"] * 3, 320)
+    values = np.random.default_rng(0).integers(3, 40, 600).tolist()
+    space = CommandSpace.fit(len(tokenizer), (Attribute(LENGTH, 1, 1000, "words"),), {TASK: {LENGTH: values}})
+    model = scratch_gpt2(
+        vocab_size=len(tokenizer), layers=2, width=64, heads=2, context=context, eos=tokenizer.eos_token_id, seed=1,
+        copying=copying,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    positions = tuple(map(float, range(space.bins)))
+    achieved = tuple(np.linspace(4, 30, space.bins).tolist())
+    curves = {TASK: {LENGTH: (Curve(positions, achieved, achieved, 17.0),)}}
+    return Student(
+        TorchEngine(StudentModel(model, space), torch.bfloat16 if precision == "bf16" else torch.float32),
+        tokenizer,
+        name="tiny",
+        calibration=Calibration(curves, {}, 1),
+        sampling=replace(SAMPLING, temperature=0.9, max_tokens=24),
+    )
+
+
+def commands(count: int) -> list[Command]:
+    """Return commands of different lengths."""
+    return [Command(TASK, {LENGTH: 5.0 + 3 * (k % 8)}) for k in range(count)]
+
+
+def _written(student: Student) -> list[str]:
+    return [one.completion for one in student.generate(TEXTS, commands(len(TEXTS)), seeds=3)]
+
+
+def _onnx(student: Student, folder: Path) -> Student:
+    """Return the same student in ONNX Runtime."""
+    from udrl.student.engines.exports import Export
+    from udrl.student.engines.graph import write_graph
+    from udrl.student.engines.onnx import OnnxEngine
+
+    assert isinstance(student.computes, TorchEngine)
+    model = student.computes.model
+    config = model.model.config
+    write_graph(model, folder, quantised=False)
+    manifest = {"precision": "fp32", "parameters": 0, "context": student.computes.context, "layers": config.n_layer,
+                "heads": config.n_head, "width": config.n_embd}  # fmt: skip
+    engine = OnnxEngine(Export("onnx-fp32", folder, manifest), student.space)
+    kept = {"calibration": student.calibration, "sampling": student.sampling}
+    return Student(engine, student.tokenizer, name="tiny", **kept)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    made = tiny_student()
+    students = [made, _onnx(made, Path(sys.argv[1]))]
+    before = [_written(one) for one in students]
+    reader, writer = os.pipe()
+    if not (child := os.fork()):
+        os.write(writer, json.dumps([[_written(one) for one in students], torch.get_num_threads()]).encode())
+        os._exit(0)
+    os.close(writer)
+    inside, threads = json.loads(os.fdopen(reader).read())
+    status = os.waitpid(child, 0)[1]
+    after = [_written(one) for one in students]
+    print(json.dumps({"same": before == inside == after, "count": len(after), "threads": threads, "status": status}))
