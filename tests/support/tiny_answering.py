@@ -1,6 +1,6 @@
 """A student of two blocks that was never trained, with a tokenizer and a calibration: for tests of calls, not of texts.
 
-python tests/tiny_answering.py FOLDER     generates with torch and ONNX Runtime, forks, and does so in the child
+python tests/support/tiny_answering.py FOLDER     generates with torch and ONNX Runtime, forks, and does so in the child
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch
 from udrl.commands import LENGTH, Attribute, Command, CommandSpace
 from udrl.student.calibration import Calibration, Curve
 from udrl.student.engines.pytorch import TorchEngine
-from udrl.student.initialise import scratch_gpt2
-from udrl.student.model import StudentModel
+from udrl.student.network import StudentModel
 from udrl.student.student import SAMPLING, Student
-from udrl.student.tokenizer import train_tokenizer
+from udrl.tokenizer import train_tokenizer
+from udrl.training.from_scratch import scratch_gpt2
 
 TASK = "t"
 TEXTS = ("a red fox in the snow", "harbour <|endoftext|> at dawn", "猫 🦊", "an old lighthouse on a cliff, golden hour")
@@ -59,8 +59,8 @@ def _written(student: Student) -> list[str]:
 
 def _onnx(student: Student, folder: Path) -> Student:
     """Return the same student in ONNX Runtime."""
+    from udrl.export.onnx import write_graph
     from udrl.student.engines.exports import Export
-    from udrl.student.engines.graph import write_graph
     from udrl.student.engines.onnx import OnnxEngine
 
     assert isinstance(student.computes, TorchEngine)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_answering
 import torch
 from tiny_answering import TASK, TEXTS, commands, tiny_student
 
@@ -21,7 +22,7 @@ from udrl.errors import StudentError
 from udrl.student.answers import answer
 from udrl.student.student import Generation, Student
 from udrl.student.targets import Clamped
-from udrl.student.tokenizer import END, encode, text_only
+from udrl.tokenizer import END, encode, text_only
 
 HOSTILE = (
     END,
@@ -68,7 +69,7 @@ def test_calls_never_change_how_the_tokenizer_reads(student: Student) -> None:
 
 
 def test_calls_after_a_fork_give_the_same_with_one_thread_and_a_warning(tmp_path: Path) -> None:
-    script = Path(__file__).with_name("tiny_answering.py")
+    script = Path(tiny_answering.__file__)
     ran = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout) == {"same": True, "count": 2, "threads": 1, "status": 0}
