@@ -57,9 +57,7 @@ def text_only(tokenizer: Any) -> Any:
     Raises StudentError for a tokenizer that does not stand on the package tokenizers.
     """
     if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise StudentError(
-            f"{type(tokenizer).__name__} is no fast tokenizer: save the checkpoint with a tokenizer.json"
-        )
+        raise StudentError(f"{type(tokenizer).__name__} is no fast tokenizer: save it with a tokenizer.json")
     tokenizer.split_special_tokens = tokenizer.backend_tokenizer.encode_special_tokens = True
     return tokenizer
 

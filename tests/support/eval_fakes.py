@@ -80,6 +80,7 @@ class FakeStudent:
         seeds: Sequence[int],
         calibrated: bool = True,
         batch_size: int = 0,
+        warn: bool = True,
     ) -> list[Written]:
         assert len(inputs) == len(commands) == len(seeds)
         self.calls.append(len(inputs))

@@ -68,6 +68,7 @@ class Student(Protocol):
         seeds: Sequence[int],
         calibrated: bool = True,
         batch_size: int = ...,
+        warn: bool = True,
     ) -> Sequence[Generation]: ...
 
     def reachable(self, task: str, attribute: str, *, length: float | None = None) -> tuple[float, float]: ...
@@ -185,12 +186,13 @@ def answer(
         part = order[start : start + CHUNK]
         # A sweep asks for more than is reachable on purpose; the report draws what is.
         commands = [Command(wanted[i].task, wanted[i].targets) for i in part]
-        rendered = student.rendered(commands, calibrated=calibrated, warn=False)
-        written = student.generate_ids(
+        written = student.generate(
             [wanted[i].input for i in part],
-            [control for control, _ in rendered],
+            commands,
             seeds=[wanted[i].seed for i in part],
+            calibrated=calibrated,
             batch_size=BATCH_SIZE,
+            warn=False,
         )
         for i, generation in zip(part, written, strict=True):
             done[i] = replace(

@@ -165,16 +165,17 @@ class Student:
         calibrated: bool = True,
         batch_size: int = 128,
         progress: Callable[[int], object] | None = None,
+        warn: bool = True,
     ) -> list[Generation]:
         """Write one completion for each input under the command beside it.
 
         seeds: one an item, or one for all (items that are equal then differ). sampling: None is what the student
         ships with. wording: words to require and to ban. progress: called with the number of completions that were
-        just finished.
+        just finished. warn: of targets that are clamped, which the results name in any case.
         """
         if len(inputs) != len(commands):
             raise UsageError(f"{len(inputs)} inputs need as many commands, got {len(commands)}")
-        rendered = self.rendered(commands, calibrated=calibrated)
+        rendered = self.rendered(commands, calibrated=calibrated, warn=warn)
         written = self.generate_ids(
             inputs,
             [control for control, _ in rendered],
