@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from methods_run import import_trl
 from tiny_checkpoints import FAMILIES, ROWS, new_model
 
 from udrl.architecture.any import UNBOUNDED, context_of
@@ -97,6 +98,21 @@ def test_family_every_weight_learns_and_padding_does_not_count(family: str) -> N
         largest = float(together[name].abs().max())
         torch.testing.assert_close(parameter.grad, together[name], atol=1e-3 * largest + 1e-7, rtol=1e-3)
     assert float(together["rows.weight"].abs().max()) > 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_family_log_probabilities_of_trl_are_its_own(family: str) -> None:
+    import_trl()
+    from trl.trainer.utils import add_fused_lm_head  # by which its trainers skip the logits
+
+    student = new_student(family)
+    ids = torch.tensor([sequences()[0][0]])
+    labels = ids.masked_fill(ids >= ROWS, 5)
+    with hosted(student) as model, torch.no_grad():
+        expected = torch.log_softmax(model(input_ids=ids).logits[0, :-1], -1).gather(-1, labels[0, 1:, None])[:, 0]
+        add_fused_lm_head(model)
+        found = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels, fused_lm_head=True).log_probs
+    torch.testing.assert_close(found.flatten(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_family_context_is_what_the_config_says_in_whatever_words() -> None:

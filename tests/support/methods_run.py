@@ -75,9 +75,9 @@ def methods_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, st
 
 
 def import_trl() -> None:
-    """Import TRL without this folder on the path: it would take the folder vllm in it for the package."""
+    """Import TRL without the folder of the tests on the path: it would take the folder vllm in it for the package."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [path for path in sys.path if Path(path) != Path(__file__).parent])
+        patch.setattr(sys, "path", [path for path in sys.path if Path(path) != Path(__file__).parents[1]])
         import trl.trainer.grpo_trainer  # noqa: F401
 
 
