@@ -17,12 +17,12 @@ What the command line says wins. A key that no option answers to is an error, ne
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from udrl.errors import TaskError, suggestion
-from udrl.yamlfile import read_mapping
+from udrl.yamlfile import Plain, Switch, read_mapping, resolved
 
 COMMON = ("run", "seed")
 """Keys that may stand beside the sections of a file: they mean the same for every command."""
@@ -33,10 +33,15 @@ class Key:
     """One option as a configuration key: its name for the command line's parser, and how values may look.
 
     several: the option may be repeated: the file may give a list (or, for NAME=VALUE options, a mapping).
+    text: the value is a text, as it is spelled: ``007``, ``off`` and ``2024-05-01`` need no quotation marks.
+    whole: it is a whole number, which may be spelled ``1e3``. choices: the texts that it may be, where these are known.
     """
 
     parameter: str
     several: bool = False
+    text: bool = False
+    whole: bool = False
+    choices: tuple[str, ...] = ()
 
 
 def load_config(path: Path, *, command: str, keys: Mapping[str, Key], commands: Collection[str]) -> dict[str, object]:
@@ -48,7 +53,7 @@ def load_config(path: Path, *, command: str, keys: Mapping[str, Key], commands: 
     Returns values by parameter name. Raises TaskError naming file and key for a file that is missing or no
     YAML mapping, and for unknown keys or values that no option can take.
     """
-    data = read_mapping(path, kind="configuration", versioned=False)
+    data = read_mapping(path, kind="configuration", versioned=False, spelled=True)
     sections = {
         name: value or {}
         for name, value in data.items()
@@ -79,19 +84,36 @@ def _options(data: Mapping[str, Any], *, where: str, command: str, keys: Mapping
             )
         if value is not None:
             key = keys[spelled]
-            result[key.parameter] = _several(value, where, name) if key.several else _single(value, where, name)
+            read = _several if key.several else _single
+            result[key.parameter] = read(value, key, where, str(name))
     return result
 
 
-def _single(value: object, where: str, name: str) -> object:
+def _single(value: object, key: Key, where: str, name: str) -> object:
+    """Return what the option is given: for a text as it is spelled, else the number, true or false that it means."""
     if isinstance(value, (list, dict)):
         raise TaskError(f"{where}: '{name}' takes one value, not a {'list' if isinstance(value, list) else 'mapping'}")
-    return value
+    if value is None:
+        raise TaskError(f"{where}: '{name}' holds nothing: write a value, or take it out")
+    spelled = str(value)
+    if not isinstance(value, Plain):  # it stands in quotation marks
+        return spelled
+    meant = resolved(spelled)
+    if key.text:
+        if spelled not in key.choices and isinstance(truth := getattr(meant, "value", meant), bool):
+            words = ("on", "yes", "true") if truth else ("off", "no", "false")
+            return next((choice for choice in key.choices if choice in words), spelled)
+        return spelled
+    if isinstance(meant, Switch):
+        return meant.value
+    if key.whole and isinstance(meant, float):
+        return int(meant) if meant.is_integer() else spelled
+    return meant
 
 
-def _several(value: object, where: str, name: str) -> list[object]:
+def _several(value: object, key: Key, where: str, name: str) -> list[object]:
     if isinstance(value, dict):
-        return [f"{key}={_single(item, where, f'{name}.{key}')}" for key, item in value.items()]
-    if isinstance(value, list):
-        return [_single(item, where, name) for item in value]
-    return [value]
+        return [
+            f"{item}={_single(held, replace(key, text=True), where, f'{name}.{item}')}" for item, held in value.items()
+        ]
+    return [_single(item, key, where, name) for item in (value if isinstance(value, list) else [value])]

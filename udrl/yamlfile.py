@@ -1,10 +1,17 @@
-"""Strict reading of the YAML files that a user edits: every problem is an error that names file and key."""
+"""Strict reading of the YAML files that a user edits: every problem is an error that names file and key.
+
+Scalars are those of YAML 1.2's core schema: ``no``, ``off``, ``2024-05-01`` and ``12:30`` are texts, ``1e3`` and ``08``
+are numbers. (YAML 1.1, which PyYAML reads, makes False of the first two and of Norway's code.) ``yes``, ``no``, ``on``
+and ``off`` without quotation marks remember that they may be meant as true or false: see ``Switch``.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -17,16 +24,62 @@ MAX_VALUES = 100_000
 """How many values a file may hold."""
 
 
-def read_mapping(path: Path, *, kind: str, versioned: bool = True) -> dict[str, Any]:
+class Plain(str):
+    """A scalar as it is spelled in the file, without quotation marks; ``resolved`` says what it means."""
+
+
+class Switch(str):
+    """One of the words yes, no, on and off without quotation marks: a text, unless true or false is wanted."""
+
+    @property
+    def value(self) -> bool:
+        """What it means where true or false is wanted."""
+        return self.lower() in ("yes", "on")
+
+
+def switched(value: Any) -> Any:
+    """Return ``value`` with true and false for every ``Switch`` in it."""
+    if isinstance(value, Switch):
+        return value.value
+    if isinstance(value, dict):
+        return {key: switched(item) for key, item in value.items()}
+    return [switched(item) for item in value] if isinstance(value, list) else value
+
+
+def resolved(text: str) -> Any:
+    """Return what a scalar without quotation marks means: true, false, a number, a ``Switch`` or a text."""
+    if text in _TRUTHS:
+        return _TRUTHS[text]
+    if text.lower() in _SWITCHES:
+        return Switch(text)
+    with suppress(ValueError):  # a number of more digits than Python reads
+        if _WHOLE.fullmatch(text):
+            return int(text, {"x": 16, "o": 8}.get(text[1:2], 10))
+        if _REAL.fullmatch(text):
+            return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    return text
+
+
+def read_value(text: str) -> Any:
+    """Return the value that is written in ``text``, as YAML; raises ValueError where it is none."""
+    try:
+        return switched(_load(text))
+    except (yaml.YAMLError, *_BROKEN, RecursionError) as error:
+        raise ValueError(f"not valid YAML ({_problem(error)})") from error
+
+
+def read_mapping(path: Path, *, kind: str, versioned: bool = True, spelled: bool = False) -> dict[str, Any]:
     """Return the mapping in the YAML file ``path``, with its ``schema`` checked and taken out.
 
     kind: what the file is, for messages ("task", "teacher card").
-    versioned: whether the file must say which schema it has.
-    Raises TaskError where the file is missing, is not UTF-8, is not YAML, holds a key twice, is no mapping,
-    or has no schema or a newer one.
+    versioned: whether the file must say which schema it has. spelled: leave scalars as ``Plain``.
+    Raises TaskError where the file is missing, is a folder or a pipe, is not UTF-8, is not YAML, holds a key twice, is
+    no mapping, or has no schema or a newer one.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        if path.is_fifo() and not str(path).startswith("/dev/"):  # what a shell's <(...) gives has a writer
+            raise TaskError(f"{path}: is a pipe, which may never end: write the {kind} into a file first")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise TaskError(f"there is no {kind} file {path}: check the path") from None
     except UnicodeDecodeError as error:
@@ -34,16 +87,17 @@ def read_mapping(path: Path, *, kind: str, versioned: bool = True) -> dict[str, 
     except OSError as error:
         raise TaskError(f"{path}: cannot be read ({error.strerror}): check the path") from error
     try:
-        data = _load(text)
+        data = _load(text, spelled=spelled)
     except yaml.YAMLError as error:
         raise TaskError(f"{path}{_line(error)}: not valid YAML ({_problem(error)}): correct the {kind} file") from error
-    except ValueError as error:  # a date of month 13, a number of 5,000 digits
+    except _BROKEN as error:
         raise TaskError(f"{path}: holds a value that YAML cannot read ({error}): correct the {kind} file") from error
     except RecursionError:
         raise TaskError(f"{path}: is nested too deeply: correct the {kind} file") from None
     if not isinstance(data, dict):
         raise TaskError(f"{path}: a {kind} file must hold 'key: value' lines, found {_kind_of(data)}")
     schema = data.pop("schema", None if versioned else SCHEMA)
+    schema = resolved(schema) if isinstance(schema, Plain) else schema
     if type(schema) is not int:
         raise TaskError(f"{path}: key 'schema' must be the integer {SCHEMA}, found {schema!r}")
     if schema > SCHEMA:
@@ -53,7 +107,7 @@ def read_mapping(path: Path, *, kind: str, versioned: bool = True) -> dict[str, 
 
 def written(data: Mapping[str, Any]) -> bytes:
     """Return the contents of a file that ``read_mapping`` reads as ``data``."""
-    text: str = yaml.safe_dump({"schema": SCHEMA, **data}, sort_keys=False, allow_unicode=True)
+    text: str = yaml.dump({"schema": SCHEMA, **data}, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text.encode("utf-8")
 
 
@@ -76,13 +130,15 @@ def text_at(data: Mapping[str, Any], key: str, *, where: str) -> str:
     """Return the non-blank text at ``key``; raises TaskError for anything else."""
     value = data[key]
     if not isinstance(value, str) or not value.strip():
-        raise TaskError(f"{where}: key '{key}' must be text, found {_kind_of(value)}")
-    return value
+        raise TaskError(f"{where}: key '{key}' must be text, found {_kind_of(value)}{_quoted(value)}")
+    return str(value)
 
 
 def whole_at(data: Mapping[str, Any], key: str, *, where: str, low: int = 1) -> int:
     """Return the integer at ``key``, at least ``low``; raises TaskError for anything else."""
     value = data[key]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 1e3
     if type(value) is not int or value < low:
         raise TaskError(f"{where}: key '{key}' must be an integer of at least {low}, found {value!r}")
     return value
@@ -106,29 +162,85 @@ def texts_at(data: Mapping[str, Any], key: str, *, where: str) -> tuple[str, ...
             raise TaskError(
                 f"{where}: item {number} of '{key}' must be text, found {_kind_of(item)}; put quotation marks around it"
             )
-    return tuple(value)
+    return tuple(map(str, value))
+
+
+def _quoted(value: object) -> str:
+    return "" if value is None or isinstance(value, str | list | dict) else ": put quotation marks around it"
 
 
 def _kind_of(value: object) -> str:
     if value is None or value == "" or (isinstance(value, str) and not value.strip()):
         return "nothing"
-    names = {str: "text", list: "a list", dict: "'key: value' lines", bool: "yes/no"}
+    names = {str: "text", list: "a list", dict: "'key: value' lines", bool: "true or false"}
     return names.get(type(value), repr(value))
 
 
-def _problem(error: yaml.YAMLError) -> str:
-    return str(getattr(error, "problem", None) or error).splitlines()[0]
+def _problem(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    text = getattr(error, "problem", None) or str(error) or type(error).__name__
+    return str(text).splitlines()[0]
 
 
-def _line(error: yaml.YAMLError) -> str:
+def _line(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     return f", line {mark.line + 1}" if mark is not None else ""
 
 
-def _load(text: str) -> Any:
-    """Parse ``text`` as SafeLoader does, but refuse a key that stands twice (SafeLoader silently keeps the
-    last)."""
-    loader = yaml.SafeLoader(text)
+_BROKEN = (ValueError, TypeError, AttributeError, ArithmeticError, LookupError)
+"""What PyYAML raises beside its own errors, for values that do not fit their tags."""
+
+_TRUTHS = {
+    spelled: value
+    for word, value in (("true", True), ("false", False))
+    for spelled in (word, word.title(), word.upper())
+}
+_SWITCHES = ("yes", "no", "on", "off")
+_WHOLE = re.compile(r"[-+]?[0-9][0-9_]*|0x[0-9a-fA-F]+|0o[0-7]+")
+_REAL = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+
+
+class _Spelled(yaml.SafeLoader):
+    """Leaves scalars as they are spelled; null apart."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+        text = super().construct_scalar(node)
+        plain = isinstance(node, yaml.ScalarNode) and node.style is None and node.tag == "tag:yaml.org,2002:str"
+        return Plain(text) if plain else text
+
+
+class _Core(_Spelled):
+    """Scalars mean what YAML 1.2's core schema says."""
+
+
+def _construct(loader: _Spelled, node: yaml.ScalarNode) -> Any:
+    text = loader.construct_scalar(node)
+    return resolved(str(text)) if isinstance(loader, _Core) and isinstance(text, Plain) else text
+
+
+_Spelled.add_constructor("tag:yaml.org,2002:str", _construct)
+_Spelled.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+_Spelled.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile("<<$"), ["<"])
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts quotation marks around what YAML 1.1 or 1.2 would not read as text."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"(?:{_REAL.pattern})$"), list("-+.0123456789"))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(f"(?:{_WHOLE.pattern})$"), list("-+0123456789"))
+_Dumper.add_representer(Switch, lambda dumper, value: dumper.represent_str(str(value)))
+
+
+def _load(text: str, *, spelled: bool = False) -> Any:
+    """Parse ``text``, but refuse a key that stands twice (PyYAML silently keeps the last), and aliases that explode."""
+    loader = (_Spelled if spelled else _Core)(text)
     try:
         node = loader.get_single_node()
         if node is None:

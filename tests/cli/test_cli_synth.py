@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 import udrl.cli.main as cli
-from udrl.cli.synth import command
+from udrl.cli.synth import command, describe
+from udrl.data.hashing import hash_hex
 from udrl.data.run import Run
-from udrl.teacher.synthesis.synth import NUM_INPUTS, SAMPLES
+from udrl.teacher.synthesis.synth import NUM_INPUTS, SAMPLES, synth
 
 SMALL = ("--task", "search-query", "--num-inputs", "5", "--samples", "1")
 
@@ -71,3 +72,16 @@ def test_synth_command_lets_no_score_win_over_the_configuration(call: Any, tmp_p
 def test_synth_command_shows_the_defaults_of_the_call() -> None:
     shown = {option.name: option.default for option in command.params}
     assert (shown["num_inputs"], shown["samples"]) == (NUM_INPUTS, SAMPLES)
+
+
+def test_synth_takes_a_file_of_inputs_whole_unless_a_number_is_given(tmp_path: Path) -> None:
+    file = tmp_path / "own.txt"
+    file.write_text("".join(f"{hash_hex('a', n)} {hash_hex('b', n)} {hash_hex('c', n)}\n" for n in range(2100)))
+    task = ("text-to-image",)
+    whole = synth(tmp_path / "run", tasks=task, inputs=file, samples=1, dry_run=True)
+    assert (sum(whole.inputs.values()), whole.left) == (2100 - whole.exact - whole.near, 0)
+    some = synth(tmp_path / "run", tasks=task, inputs=file, samples=1, num_inputs=100, dry_run=True)
+    assert (sum(some.inputs.values()), some.left) == (100, 2000 - some.exact - some.near)
+    assert "2,000 inputs of the file were not taken: a larger --num-inputs takes them" in describe(some)
+    invented = synth(tmp_path / "run", tasks=task, samples=1, num_inputs=100, dry_run=True)
+    assert invented.left == 0

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from udrl.cli.main import run as command_line
 from udrl.data.episodes import read_episodes
 from udrl.data.ledger import Ledger
 from udrl.data.run import Run
@@ -19,7 +20,7 @@ from udrl.data.tasks import load_tasks, stored_tasks
 from udrl.errors import InputError, UsageError
 from udrl.teacher.backends.recorded import RecordedTeacher, bounds
 from udrl.teacher.protocol import Request
-from udrl.teacher.synthesis.synth import SynthReport, synth
+from udrl.teacher.synthesis.synth import NothingLeft, SynthReport, synth
 
 
 def words(count: int, start: int = 0) -> str:
@@ -86,11 +87,11 @@ def test_teacher_recorded_keeps_a_task_that_the_user_defines(tmp_path: Path) -> 
     task = tmp_path / "poem.yaml"
     task.write_text(
         "schema: 1\nname: poem\ntitle: Poem\ndescription: A poem.\ninstruction: 'Write {input}'\n"
-        "length: {min: 10, max: 20}\n"
+        "length: {min: 10, max: 72}\n"
     )
     report = take(tmp_path / "run", jsonl(tmp_path / "own.jsonl", rows()), tasks=(task,))
     assert report.inputs == {"poem": 8}, "other tasks of the file are left out"
-    assert report.episodes["rejected:over_length"] == 15
+    assert report.episodes["rejected:over_length"] == 10
 
 
 def test_teacher_recorded_again_adds_only_what_is_new(tmp_path: Path) -> None:
@@ -242,3 +243,24 @@ def test_teacher_recorded_bounds_stay_when_a_teacher_writes_later(tmp_path: Path
     synth(run, tasks=[own], num_inputs=5, samples=2, score=False)
     (after,) = (task for task in stored_tasks(Run(run)) if task.name == "text-to-video")
     assert after.max_words == shipped.max_words, "a file of the user's says what it says"
+
+
+def test_teacher_recorded_where_all_is_rejected_ends_with_one_line_and_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, task = tmp_path / "run", tmp_path / "poem.yaml"
+    task.write_text(
+        "schema: 1\nname: poem\ntitle: Poem\ndescription: A poem.\ninstruction: 'Write {input}'\n"
+        "length: {min: 500, max: 600}\n"
+    )
+    file = jsonl(tmp_path / "own.jsonl", [row for row in rows() if row["task"] == "poem"])
+    told = r"all 15 completions were rejected \(15 under_length\)"
+    for options in ({"score": False}, {"rewards": ("novelty",)}):
+        with pytest.raises(NothingLeft, match=told) as error:
+            synth(run, teacher=f"recorded:{file}", tasks=(task,), **options)  # type: ignore[arg-type]
+        assert (error.value.report.kept, error.value.report.episodes["rejected:under_length"]) == (0, 15)
+    for call in (["score", "--reward", "novelty"], ["synth", "--teacher", f"recorded:{file}", "--no-score"]):
+        assert command_line([*call, "--run", str(run)]) == 1
+        said = capsys.readouterr()
+        assert "nothing is left to train on: all 15 completions were rejected (15 under_length)" in said.err
+        assert "next: udrl train" not in said.out + said.err

@@ -95,7 +95,7 @@ def _configure(context: click.Context, _: click.Parameter, value: Path | None) -
     if value is None or context.resilient_parsing:
         return
     keys = {
-        name.removeprefix("--"): Key(option.name or "", several=option.multiple)
+        name.removeprefix("--"): _key(option)
         for option in context.command.params
         if isinstance(option, click.Option)
         for name in option.opts
@@ -105,6 +105,19 @@ def _configure(context: click.Context, _: click.Parameter, value: Path | None) -
     name = " ".join(path[-2:] if len(path) > 2 else path[-1:])
     commands = (*COMMANDS, *(f"study {study}" for study in STUDIES))
     context.default_map = load_config(value, command=name, keys=keys, commands=commands)
+
+
+def _key(option: click.Option) -> Key:
+    """Return how a configuration file may spell the value of ``option``."""
+    kind = option.type
+    numbers = (click.types.IntParamType, click.types.FloatParamType, click.types.BoolParamType)
+    return Key(
+        option.name or "",
+        several=option.multiple,
+        text=not isinstance(kind, numbers),
+        whole=isinstance(kind, click.types.IntParamType),
+        choices=tuple(map(str, kind.choices)) if isinstance(kind, click.Choice) else (),
+    )
 
 
 @contextlib.contextmanager

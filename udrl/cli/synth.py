@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=2000,
     show_default=True,
-    help="Inputs a task.",
+    help="Inputs a task. Default with --inputs: all of the file.",
 )
 @click.option(
     "--samples",
@@ -170,7 +170,7 @@ def command(
     from udrl.teacher.backends.recorded import PREFIX
     from udrl.teacher.backends.vllm.arguments import read_arguments
     from udrl.teacher.synthesis.plan import read_teachers
-    from udrl.teacher.synthesis.synth import SynthInterrupted, TooManyFailed, synth
+    from udrl.teacher.synthesis.synth import NothingLeft, SynthInterrupted, TooManyFailed, synth
 
     source, given = click.core.ParameterSource, context.get_parameter_source
     if not score and given("score") is source.COMMANDLINE and given("rewards") is source.DEFAULT_MAP:
@@ -213,7 +213,7 @@ def command(
                 hygiene=hygiene(suites, no_decontaminate, pii),
                 announce=announce,
             )
-    except (SynthInterrupted, TooManyFailed) as ended:
+    except (NothingLeft, SynthInterrupted, TooManyFailed) as ended:
         emit(ended.report, as_json=as_json, text=describe(ended.report))
         raise
     emit(report, as_json=as_json, text=describe(report))
@@ -228,6 +228,8 @@ def describe(report: SynthReport) -> str:
         lines.append(f"left out: {dropped}")
     if report.given and report.near > chosen + report.exact:
         lines.append("more than half are near duplicates of others: --keep-near-duplicates takes them too")
+    if report.left:
+        lines.append(f"{report.left:,} inputs of the file were not taken: a larger --num-inputs takes them")
     if report.cut:
         lines.append(f"{report.cut:,} inputs were cut at the longest length that is read")
     if report.dry_run:
@@ -254,7 +256,8 @@ def describe(report: SynthReport) -> str:
         lines.append(f"episodes in {report.run / 'episodes'}: {_list(report.episodes)}")
         if any(name.startswith(("rejected:", "repaired:")) for name in report.episodes):
             lines.append(f"see what was rejected or repaired: udrl synth --run {report.run} --show-rejected")
-        lines.append(f"next: udrl train --run {report.run}")
+        if report.kept:
+            lines.append(f"next: udrl train --run {report.run}")
     else:
         lines.append(f"no episodes were built: udrl score --run {report.run} builds them from what there is")
     return "\n".join(lines)

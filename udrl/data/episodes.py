@@ -122,6 +122,28 @@ def write_episodes(
     return counts
 
 
+class NothingKept(RunError):
+    """Episodes were built, and none of them can be trained on. counts: as ``write_episodes`` returned them."""
+
+    def __init__(self, message: str, counts: Mapping[str, int]) -> None:
+        super().__init__(message)
+        self.counts = counts
+
+
+def check_kept(run: Path, counts: Mapping[str, int]) -> None:
+    """Raise NothingKept where every episode of the run in ``run`` was rejected. counts: of ``write_episodes``."""
+    rules = {name.partition(":")[2]: count for name, count in counts.items() if name.startswith("rejected:")}
+    if sum(rules.values()) < counts.get("total", 0):
+        return
+    told = ", ".join(f"{count:,} {rule}" for rule, count in sorted(rules.items(), key=lambda item: -item[1]))
+    raise NothingKept(
+        f"nothing is left to train on: all {counts.get('total', 0):,} completions were rejected ({told}): "
+        f"look at them with 'udrl synth --run {run} --show-rejected', correct the task's length or rules, then 'udrl "
+        f"score --run {run}'",
+        counts,
+    )
+
+
 def read_episodes(
     folder: Path,
     *,

@@ -15,7 +15,7 @@ from typing import Any
 from udrl.data import hygiene as hygienic
 from udrl.data.dataset_card import run_facts
 from udrl.data.episode_builder import MISMATCHED, TRUNCATED, build_episodes
-from udrl.data.episodes import Episode, write_episodes
+from udrl.data.episodes import Episode, check_kept, write_episodes
 from udrl.data.hygiene import Hygiene
 from udrl.data.index import LedgerIndex
 from udrl.data.known_answers import answers_of_file, read_answers, store_answers
@@ -98,7 +98,8 @@ def score(
 
     Episodes that a rule rejected are written without returns. Memory does not grow with the ledger's texts.
     Raises RunError (no ledger, another writer), UsageError (unknown names), RewardError (a value that is NaN
-    or outside its range, with its input; a reward that knows no input of the run), InputError (reward_file, answers).
+    or outside its range, with its input; a reward that knows no input of the run), InputError (reward_file, answers),
+    and, once the episodes are written, NothingKept (a RunError) where all of them were rejected.
     """
     run = run if isinstance(run, Run) else Run(run)
     started = time.monotonic()
@@ -183,6 +184,7 @@ def score(
         del recorded["run"], recorded["hygiene"]
         hygienic.record(run, wanted, screen)
         run.record("score", **recorded, shares={"mismatched": mismatched, "truncated": truncated})
+    check_kept(run.path, counts)
     for warning in advice(report.within_inputs):
         warnings.warn(warning, stacklevel=2)
     return report
@@ -224,11 +226,17 @@ class _Scorer:
                 )
         for column in self._columns:
             name = column.facts.name
-            if column.by_text is not None and self.unscored[name] and name not in valued:
+            if not self.unscored[name] or name in valued:
+                continue
+            if column.by_text is None:
                 raise RewardError(
-                    f"{column.place}: no row with a value of '{name}' has input and completion of a kept episode, such "
-                    f"as one for {self._example!r}: write both as the ledger has them; the episodes stay as they were"
+                    f"{column.place}: no response of a kept episode carries the number '{name}', such as one for "
+                    f"{self._example!r}; the episodes stay as they were"
                 )
+            raise RewardError(
+                f"{column.place}: no row with a value of '{name}' has input and completion of a kept episode, such "
+                f"as one for {self._example!r}: write both as the ledger has them; the episodes stay as they were"
+            )
 
     def means(self) -> dict[str, dict[str, float]]:
         """Return the mean return by reward and origin."""

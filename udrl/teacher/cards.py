@@ -191,6 +191,10 @@ def backend_settings(card: Card, backend: str, defaults: Mapping[str, Any]) -> d
     given = card.settings.get(backend, {})
     where = f"{card.path}: settings: {backend}"
     yamlfile.check_keys(given, where=where, optional=tuple(defaults))
+    given = {
+        key: int(value) if isinstance(value, float) and value.is_integer() and type(defaults[key]) is int else value
+        for key, value in given.items()
+    }  # 1e3
     for key, value in given.items():
         kind = str if defaults[key] is None else type(defaults[key])
         fits = type(value) is kind or (kind is float and type(value) is int)
@@ -263,7 +267,7 @@ def _chat(data: dict[str, Any], *, where: str) -> Chat:
             raise TaskError(f"{where}: key '{key}' must be one of {', '.join(known)}, found {data[key]!r}")
     return Chat(
         merge_system=data.get("system") == "merge",
-        template_arguments=yamlfile.mapping_at(data, "template_arguments", where=where)
+        template_arguments=yamlfile.switched(yamlfile.mapping_at(data, "template_arguments", where=where))
         if "template_arguments" in data
         else {},
         stop=yamlfile.texts_at(data, "stop", where=where) if "stop" in data else (),
@@ -283,4 +287,4 @@ def _prices(data: dict[str, Any], *, where: str) -> Prices:
 def _settings(data: Mapping[str, Any], *, where: str) -> dict[str, dict[str, Any]]:
     settings = yamlfile.mapping_at(data, "settings", where=where) if "settings" in data else {}
     yamlfile.check_keys(settings, where=f"{where}: settings", optional=BACKENDS[1:])
-    return {key: yamlfile.mapping_at(settings, key, where=f"{where}: settings") for key in settings}
+    return {key: yamlfile.switched(yamlfile.mapping_at(settings, key, where=f"{where}: settings")) for key in settings}

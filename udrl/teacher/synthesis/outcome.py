@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from udrl.errors import TeacherError
+from udrl.errors import RunError, TeacherError
 from udrl.teacher.synthesis.budget import Estimate
 
 
@@ -17,8 +17,8 @@ class SynthReport:
 
     teacher: the names of all teachers. inputs: chosen inputs by task; invented: how many of them are invented. exact,
     near: duplicates dropped while choosing. blank, cut: inputs of the file that were empty, or longer than is read.
-    given: inputs in the file. missing: inputs that a teacher would have to invent first (dry run; ``requests`` counts
-    their completions).
+    given: inputs in the file; left: of these, by all tasks together, above the number that was asked for. missing:
+    inputs that a teacher would have to invent first (dry run; ``requests`` counts their completions).
     requests: completions wanted in all; already: of these, answered before this start, already_failed with a failure.
     estimates: what was left for each teacher when this start began.
     written, failed: what this start added; failures: of these, by kind. inventing: requests for new inputs (written,
@@ -37,6 +37,7 @@ class SynthReport:
     blank: int = 0
     cut: int = 0
     given: int | None = None
+    left: int = 0
     missing: int = 0
     requests: int = 0
     already: int = 0
@@ -55,10 +56,24 @@ class SynthReport:
     dry_run: bool = False
 
     @property
+    def kept(self) -> int:
+        """How many of the run's episodes no rule rejected."""
+        rejected = sum(count for name, count in self.episodes.items() if name.startswith("rejected:"))
+        return self.episodes.get("total", 0) - rejected
+
+    @property
     def failure_rate(self) -> float:
         """The share of the wanted completions with an answer that failed, whichever start they failed in."""
         answered = self.already + self.written + self.failed
         return (self.already_failed + self.failed) / answered if answered else 0.0
+
+
+class NothingLeft(RunError):
+    """Every completion of the run was rejected. Its episodes are built all the same: see ``report``."""
+
+    def __init__(self, message: str, report: SynthReport) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class SynthInterrupted(KeyboardInterrupt):

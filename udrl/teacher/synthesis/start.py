@@ -11,7 +11,7 @@ from typing import Any
 from udrl.data import hygiene as hygienic
 from udrl.data.dataset_card import run_facts
 from udrl.data.episode_builder import build_episodes
-from udrl.data.episodes import count_episodes, write_episodes
+from udrl.data.episodes import NothingKept, check_kept, count_episodes, write_episodes
 from udrl.data.hygiene import Hygiene
 from udrl.data.ledger import Ledger, LedgerRecord
 from udrl.data.run import Run
@@ -24,7 +24,7 @@ from udrl.teacher.protocol import Request, Teacher
 from udrl.teacher.synthesis import invention
 from udrl.teacher.synthesis.account import Account, Tally
 from udrl.teacher.synthesis.budget import Budget
-from udrl.teacher.synthesis.outcome import SynthInterrupted, SynthReport, TooManyFailed
+from udrl.teacher.synthesis.outcome import NothingLeft, SynthInterrupted, SynthReport, TooManyFailed
 from udrl.teacher.synthesis.request_loop import INTERRUPTED, Session
 
 STAGE = "synth"
@@ -156,11 +156,15 @@ class Start:
     ) -> SynthReport:
         """Build the run's episodes from all of its ledger, scored with ``rewards`` if any (None: the tasks').
 
-        Raises TooManyFailed afterwards, where failures are above ``max_failure_rate``.
+        Raises TooManyFailed afterwards, where failures are above ``max_failure_rate``, and NothingLeft where every
+        completion was rejected.
         """
         report = self.report
         if report.written or len(self.known.good):
-            report = replace(report, episodes=_build(self._run, self._seed, rewards, hygiene or Hygiene()))
+            try:
+                report = replace(report, episodes=_build(self._run, self._seed, rewards, hygiene or Hygiene()))
+            except NothingKept as nothing:
+                raise NothingLeft(str(nothing), replace(report, episodes=nothing.counts)) from None
         elif report.failed:
             raise TooManyFailed(_all_failed(report.teacher, self._tally), report)
         if report.failure_rate > max_failure_rate:
@@ -194,4 +198,5 @@ def _build(run: Run, seed: int, rewards: Sequence[str] | None, hygiene: Hygiene)
         episodes = build_episodes(ledger, stored_tasks(run), seed=seed, screen=screen)
         counts = write_episodes(run.episodes, episodes, card_facts={**run_facts(run), **screen.card_facts()})
         hygienic.record(run, hygiene, screen)
+        check_kept(run.path, counts)
         return counts

@@ -31,11 +31,11 @@ from udrl.teacher.synthesis.account import Account
 from udrl.teacher.synthesis.budget import Budget, Limits, check_limits, estimates
 from udrl.teacher.synthesis.input_choice import Chosen, choose_inputs
 from udrl.teacher.synthesis.invention import Inventor
-from udrl.teacher.synthesis.outcome import SynthInterrupted, SynthReport, TooManyFailed
+from udrl.teacher.synthesis.outcome import NothingLeft, SynthInterrupted, SynthReport, TooManyFailed
 from udrl.teacher.synthesis.plan import Outlook, Plan, Share, read_teachers
 from udrl.teacher.synthesis.start import STAGE, Start
 
-__all__ = ["SynthInterrupted", "SynthReport", "TooManyFailed", "synth"]
+__all__ = ["NothingLeft", "SynthInterrupted", "SynthReport", "TooManyFailed", "synth"]
 
 NUM_INPUTS = 2000
 SAMPLES = 4
@@ -77,7 +77,8 @@ def synth(
     inputs: the user's file (None: the tasks' seeds), read as ``read_inputs`` does with ``input_field``; what stands in
     its column ``reference``, if it has one, is shown to teachers by settings that prime them with a reference; what
     stands in its column ``answer`` is kept as the right answer, as it is of recorded outputs.
-    num_inputs: how many inputs each task gets (None: NUM_INPUTS); which of a larger source is decided by ``seed``.
+    num_inputs: how many inputs each task gets (None: NUM_INPUTS, of a file all); which of a larger source is decided by
+    ``seed``.
     samples: completions of each input (None: SAMPLES), each with its own settings and seed; raising it later only adds.
     invent: fill up with invented inputs (None: only where no file is given).
     keep_near_duplicates: take inputs that are nearly the same as others too (``udrl.data.dedup``).
@@ -92,7 +93,8 @@ def synth(
     announce: is told what is to be done, with estimates, before the first completion is asked for.
 
     Raises SynthInterrupted (a KeyboardInterrupt) after Ctrl-C, once what was in flight is in the ledger (a second
-    Ctrl-C does not wait); TooManyFailed (a TeacherError) after everything is kept and built; else as the parts do:
+    Ctrl-C does not wait); TooManyFailed (a TeacherError) after everything is kept and built, NothingLeft (a RunError)
+    where every completion was rejected; else as the parts do:
     UsageError, TaskError, InputError, RunError, TeacherError.
     """
     run = run if isinstance(run, Run) else Run(run)
@@ -142,7 +144,6 @@ def synth(
         )
     if input_field is not None and inputs is None:
         raise UsageError(f"input_field '{input_field}' is a column of --inputs, which is not given: name its file")
-    num_inputs = NUM_INPUTS if num_inputs is None else num_inputs
     samples = SAMPLES if samples is None else samples
     weighted = read_teachers(named)
     if base_url is not None and backend is not None:
@@ -158,7 +159,7 @@ def synth(
     wanted = _Wanted(
         tasks=load_tasks(tasks),
         texts=texts,
-        num_inputs=num_inputs,
+        num_inputs=num_inputs or max(len(texts or ()), NUM_INPUTS),
         samples=samples,
         seed=seed,
         invent=inputs is None if invent is None else invent,
@@ -285,11 +286,17 @@ def _count(report: SynthReport, chosen: Sequence[Chosen], outlook: Outlook, acco
         missing=sum(item.missing for item in chosen),
         exact=sum(item.exact for item in chosen),
         near=sum(item.near for item in chosen),
+        left=sum(max(0, (report.given or 0) - _walked(item)) for item in chosen),
         requests=outlook.requests,
         already=outlook.already,
         already_failed=outlook.failed,
         estimates=estimates(outlook, prices=account.prices, usage=account.usage, pace=account.pace()),
     )
+
+
+def _walked(item: Chosen) -> int:
+    """Return how many inputs of its source were taken or dropped as duplicates."""
+    return len(item.inputs) - item.invented + item.exact + item.near
 
 
 def _take_recorded(

@@ -9,9 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from udrl.errors import UsageError, suggestion
+from udrl.yamlfile import read_value
 
 CHANGE_OUTPUT = (
     "dtype",
@@ -101,7 +100,7 @@ def read_arguments(texts: Iterable[str]) -> dict[str, Any]:
         if name in found:
             raise UsageError(f"the engine argument '{name}' is given twice: leave one out")
         try:
-            found[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            found[name] = read_value(value)
+        except ValueError:
             raise UsageError(f"engine argument '{name}': '{value}' is no YAML value: put it into quotes") from None
     return found
