@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -204,12 +204,7 @@ _REAL = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[
 class _Spelled(yaml.SafeLoader):
     """Leaves scalars as they are spelled; null apart."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
-
-    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
-        text = super().construct_scalar(node)
-        plain = isinstance(node, yaml.ScalarNode) and node.style is None and node.tag == "tag:yaml.org,2002:str"
-        return Plain(text) if plain else text
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own, an attribute of the class
 
 
 class _Core(_Spelled):
@@ -217,8 +212,10 @@ class _Core(_Spelled):
 
 
 def _construct(loader: _Spelled, node: yaml.ScalarNode) -> Any:
-    text = loader.construct_scalar(node)
-    return resolved(str(text)) if isinstance(loader, _Core) and isinstance(text, Plain) else text
+    text = str(loader.construct_scalar(node))
+    if node.style is not None:  # it stands in quotation marks, or is a block
+        return text
+    return resolved(text) if isinstance(loader, _Core) else Plain(text)
 
 
 _Spelled.add_constructor("tag:yaml.org,2002:str", _construct)
