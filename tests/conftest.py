@@ -129,13 +129,10 @@ def _shared_state() -> dict[str, object]:
         f"${name}": value for name, value in os.environ.items() if not name.startswith(BY_IMPORTS)
     }
     state["working directory"] = Path.cwd()
-    if "torch" in sys.modules:
-        torch = sys.modules["torch"]
-        state |= {
-            "dtype": torch.get_default_dtype(),
-            "deterministic": torch.are_deterministic_algorithms_enabled(),
-            "grad": torch.is_grad_enabled(),
-        }
+    torch = sys.modules.get("torch")  # until a test imports it, it is as it will be then
+    state["torch's dtype"] = "torch.float32" if torch is None else str(torch.get_default_dtype())
+    state["torch deterministic"] = torch is not None and torch.are_deterministic_algorithms_enabled()
+    state["torch's gradients"] = torch is None or torch.is_grad_enabled()
     return state
 
 

@@ -384,7 +384,7 @@ class CommandSpace:
             )
         try:
             scales = {
-                task: {name: Scale(**{k: tuple(v) for k, v in s.items()}) for name, s in of_task.items()}
+                task: {name: Scale(**{k: tuple(map(float, v)) for k, v in s.items()}) for name, s in of_task.items()}
                 for task, of_task in data["scales"].items()
             }
             attributes = tuple(Attribute(**a) for a in data["attributes"])

@@ -16,10 +16,14 @@ Each message is one sentence that says what was found, where, and what to do.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 
 class UdrlError(Exception):
@@ -64,6 +68,36 @@ class Diverged(StudentError):
 
 class MissingDependency(UdrlError):
     """An optional package is not installed; the message names the command that installs it."""
+
+
+_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, EOFError, OSError)
+
+
+@contextlib.contextmanager
+def damaged(
+    kind: type[UdrlError], what: object, advice: str, *, errors: tuple[type[Exception], ...] = _DAMAGE
+) -> Iterator[None]:
+    """Turn whatever the reading of one damaged file raises into one error of ``kind``: what is damaged, how, advice.
+
+    For files that udrl or a library wrote and nobody should have changed, around their reading and nothing else. An
+    error of udrl passes as it is. errors: what else a library raises.
+    """
+    try:
+        yield
+    except UdrlError:
+        raise
+    except errors as error:
+        if is_out_of_memory(error):
+            raise
+        said = " ".join(str(error).split())[:200]
+        raise kind(f"{what} is damaged ({type(error).__name__}{': ' + said if said else ''}): {advice}") from error
+
+
+def expect(value: object, kind: type[Value], name: str) -> Value:
+    """Return ``value``, read from a file under ``name``; raises ValueError where it is not of its ``kind``."""
+    if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        return value
+    raise ValueError(f"'{name}' is {str(value)[:60]!r}, no {kind.__name__}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from udrl.errors import StudentError
+from udrl.errors import StudentError, damaged
 
 END = "<|endoftext|>"
 
@@ -62,6 +62,12 @@ def text_only(tokenizer: Any) -> Any:
     return tokenizer
 
 
+def student_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer of a student, which lies in its folder; raises StudentError where it is damaged."""
+    with damaged(StudentError, f"the tokenizer in {folder}", "restore its files, or train again", errors=(Exception,)):
+        return load_tokenizer(folder, local_files_only=True)
+
+
 def ends_among(own: int | None, *declared: Any) -> list[int]:
     """Return the ids that end an answer; the first is the one that training writes.
 
@@ -82,7 +88,10 @@ def _is_id(value: Any) -> TypeGuard[int]:
 def saved_ends(folder: Path, tokenizer: Any) -> list[int]:
     """Return the ids that end an answer of the student in ``folder``."""
     file = folder / "generation_config.json"
-    declared = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
+    declared = None
+    if file.is_file():
+        with damaged(StudentError, file, "restore it, or train again"):
+            declared = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
     return ends_among(tokenizer.eos_token_id, declared)
 
 

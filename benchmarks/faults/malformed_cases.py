@@ -128,37 +128,25 @@ def _readers(run: Path) -> dict[str, list[list[str]]]:
     }
 
 
-def _run_commands(run: str) -> list[tuple[int, list[str]]]:
-    """Return the commands that read a run, with how often each is taken."""
+def _run_commands(run: str) -> list[tuple[int, str, list[str]]]:
+    """Return the commands that read a run: how often each is taken, what it reads, its arguments."""
+    generate = ["generate", "--run", run, "--task", TASK, "--max-tokens", "4"]
+    synth = ["synth", "--run", run, "--task", TASK, "--task", "text-to-image"]
+    train = ["train", "--run", run, "--student", "gpt2-700k", "--steps", "1", "--batch-size", "2"]
     return [
-        (30, ["generate", "--run", run, "--task", TASK, "--target-relevance", "0.6", "--max-tokens", "4", "lamp"]),
-        (20, ["generate", "--run", run, "--task", TASK, "--engine", "torch", "--max-tokens", "4", "lamp"]),
-        (10, ["synth", "--run", run, "--task", TASK, "--num-inputs", "30", "--samples", "3", "--no-score"]),
-        (10, ["render", "--run", run]),
-        (10, ["report", "--run", run]),
-        (6, ["report", "--episodes", "--run", run]),
-        (6, ["score", "--run", run]),
-        (
-            3,
-            [
-                "train",
-                "--run",
-                run,
-                "--student",
-                "gpt2-700k",
-                "--steps",
-                "1",
-                "--batch-size",
-                "2",
-                "--vocab-size",
-                "400",
-            ],
-        ),
-        (2, ["bench", "--run", run, "--limit", "1", "--name", "small"]),
-        (2, ["select", "--run", run, "--student", "gpt2-700k", "--probe-steps", "1"]),
-        (2, ["calibrate", "--run", run, "--inputs", "1"]),
-        (2, ["push", "--run", run, "--repo", "x/y"]),
-        (1, ["export", "--run", run]),
+        (30, "student", [*generate, "--target-relevance", "0.6", "lamp"]),
+        (20, "student", [*generate, "--engine", "torch", "lamp"]),
+        (10, "student episodes", ["render", "--run", run]),
+        (10, "ledger inputs tasks", [*synth, "--num-inputs", "30", "--samples", "3", "--no-score"]),
+        (10, "bench", ["report", "--run", run]),
+        (6, "episodes", ["report", "--episodes", "--run", run]),
+        (4, "ledger episodes cache", ["score", "--run", run]),
+        (2, "episodes student", train),
+        (2, "episodes", ["select", "--run", run, "--student", "gpt2-700k", "--probe-steps", "1"]),
+        (2, "student episodes", ["calibrate", "--run", run, "--inputs", "1"]),
+        (2, "student episodes", ["push", "--run", run, "--repo", "x/y"]),
+        (1, "bench student", ["bench", "--run", run, "--limit", "1", "--name", "small"]),
+        (1, "student", ["export", "--run", run]),
     ]
 
 
@@ -231,7 +219,7 @@ def _copy(base: Path, target: Path) -> None:
             to.mkdir(parents=True, exist_ok=True)
         else:
             to.parent.mkdir(parents=True, exist_ok=True)
-            if source.stat().st_size > 100_000:
+            if source.stat().st_size > 100_000 and source.suffix in (".safetensors", ".onnx", ".vectors"):
                 os.link(source, to)
             else:
                 shutil.copy2(source, to)
@@ -247,10 +235,12 @@ def make(base: Path, work: Path, rng: random.Random) -> Case:
         what, arguments = _with_options(rng, run)
         return Case(kind, what, arguments, before)
     if kind == "run":
-        target = rng.choice(sorted(before))
-        weights, commands = zip(*_run_commands(str(run)), strict=True)
+        weights, reads, commands = zip(*_run_commands(str(run)), strict=True)
+        number = rng.choices(range(len(commands)), weights)[0]
+        read = [path for path in before if path.relative_to(run).parts[0] in reads[number].split()]
+        target = rng.choice(sorted(read if rng.random() < 0.9 else before))
         what = f"{target.relative_to(work)}: {mutate(target, rng)}"
-        return Case(kind, what, rng.choices(commands, weights)[0], [path for path in before if path != target])
+        return Case(kind, what, commands[number], [path for path in before if path != target])
     files = work / "files"
     shutil.copytree(base / "files", files)
     target = rng.choice(sorted(files.iterdir()))

@@ -36,7 +36,7 @@ from udrl.data.dataset_card import dataset_card
 from udrl.data.inputs import Split
 from udrl.data.pii import MASKED
 from udrl.data.statistics import EpisodeMeter
-from udrl.errors import RewardError, RunError
+from udrl.errors import RewardError, RunError, damaged
 from udrl.files import replacing_folder, standing
 
 if TYPE_CHECKING:
@@ -173,7 +173,8 @@ def iterate_episodes(
     for split in SPLITS:
         if split not in splits:
             continue
-        with _open(folder, split) as file:
+        advice = "run 'udrl score' again"
+        with _open(folder, split) as file, damaged(RunError, f"{folder / split}.parquet", advice):
             for batch in file.iter_batches(batch_size=ROW_GROUP):
                 if kept:
                     batch = batch.filter(pc.is_null(batch.column("rejected_by")))
@@ -192,7 +193,8 @@ def count_episodes(folder: Path) -> Counter[str]:
 
     counts: Counter[str] = Counter()
     for split in SPLITS:
-        with _open(folder, split) as file:
+        advice = "run 'udrl score' again"
+        with _open(folder, split) as file, damaged(RunError, f"{folder / split}.parquet", advice):
             for batch in file.iter_batches(batch_size=ROW_GROUP, columns=["origin", "rejected_by", "sampling"]):
                 for row in batch.to_pylist():
                     _count(counts, split, row["origin"], row["rejected_by"], row["sampling"])

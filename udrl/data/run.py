@@ -73,9 +73,13 @@ class Run:
             raise RunError(f"{self.path} is a file, not a run folder: name another with --run") from None
         except (ValueError, OSError) as error:
             raise RunError(f"{file}: cannot be read ({error}): restore it or start a new run") from error
-        if not isinstance(data, dict) or type(data.get("schema")) is not int:
+        schema = data.get("schema") if isinstance(data, dict) else None
+        stages = data.get("stages") if isinstance(data, dict) else None
+        newer = type(schema) is int and schema > SCHEMA
+        whole = isinstance(stages, dict) and all(isinstance(facts, dict) for facts in stages.values())
+        if not isinstance(data, dict) or type(schema) is not int or not (newer or whole):
             raise RunError(f"{file}: is not the description of a run: restore it or start a new run")
-        if data["schema"] > SCHEMA:
+        if newer:
             version = data.get("udrl", "a newer version")
             raise RunError(
                 f"{self.path}: written by udrl {version} with schema {data['schema']}, this udrl "

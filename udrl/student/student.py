@@ -9,20 +9,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from safetensors import SafetensorError
-
 from udrl.commands import AUTO, LENGTH, Command, CommandSpace, Target
 from udrl.decoding.engine import Engine
 from udrl.decoding.loop import Decoded, Sampling, decode_batch, decode_steps
 from udrl.decoding.streaming import settled
 from udrl.decoding.wording import Vocabulary, Wording, Writer
-from udrl.errors import StudentError, UsageError
+from udrl.errors import StudentError, UsageError, damaged
 from udrl.forks import settle
 from udrl.student.calibration import Calibration
 from udrl.student.engines.choice import load_engine
 from udrl.student.prompts import fitted_prompts, random_streams
 from udrl.student.targets import Clamped, positions_of, warn_clamped
-from udrl.tokenizer import decode, load_tokenizer, saved_ends
+from udrl.tokenizer import decode, saved_ends, student_tokenizer
 
 SAMPLING = Sampling(temperature=0.2, top_p=0.95, no_repeat=5)
 """What a student ships with unless training says otherwise."""
@@ -327,16 +325,12 @@ def load_student(path: Path | str, *, device: str = "auto", precision: str = "au
     if not folder.is_dir():
         raise StudentError(f"there is no student at {path}: train one with udrl train --run {path}")
     space, calibration = CommandSpace.load(folder), Calibration.load(folder)
-    sampling = Sampling(**calibration.sampling) if calibration else SAMPLING
-    try:
-        tokenizer = load_tokenizer(folder, local_files_only=True)
+    with damaged(StudentError, f"{folder} cannot be loaded as a student: it", "train again", errors=(Exception,)):
+        sampling = Sampling(**calibration.sampling) if calibration else SAMPLING
+        tokenizer = student_tokenizer(folder)
         ends = saved_ends(folder, tokenizer)
         computes = load_engine(
             folder, space, sampling=asdict(sampling), engine=engine, device=device, precision=precision
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise StudentError(
-            f"{folder} cannot be loaded as a student ({str(error).splitlines()[0]}): train again"
-        ) from error
     name = folder.parent.name if folder.name == "student" else folder.name
     return Student(computes, tokenizer, name=name, calibration=calibration, sampling=sampling, ends=ends)

@@ -15,7 +15,7 @@ from udrl.data.run import Run
 from udrl.errors import StudentError
 from udrl.files import replacing_file
 from udrl.progress import track
-from udrl.tokenizer import decode, encode, load_tokenizer
+from udrl.tokenizer import decode, encode, student_tokenizer
 from udrl.training.examples import achieved
 
 CHUNK = 1000
@@ -60,7 +60,7 @@ def render(run: Path | str = "runs/default", *, output: Path | str, splits: tupl
             f"run udrl train --run {place.path} first"
         )
     space = CommandSpace.load(place.student)
-    tokenizer = load_tokenizer(place.student, local_files_only=True)
+    tokenizer = student_tokenizer(place.student)
     kept = read_episodes(place.episodes, splits=splits)
     episodes = [episode for episode in kept if episode.task in space.tasks]
     if unknown := sorted({episode.task for episode in kept} - set(space.tasks)):

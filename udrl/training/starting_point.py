@@ -13,7 +13,7 @@ from udrl.commands import LENGTH, Attribute, CommandSpace
 from udrl.data.episodes import Episode
 from udrl.errors import UsageError, suggestion
 from udrl.text_commands import TextCommands
-from udrl.tokenizer import encode, load_tokenizer, train_tokenizer
+from udrl.tokenizer import encode, student_tokenizer, train_tokenizer
 from udrl.training.origin import GENTLER, Origin
 from udrl.training.presets import PRESETS, Preset
 
@@ -83,7 +83,7 @@ def begin(
 
     model, context = None, preset.context
     if origin is not None:
-        tokenizer = load_tokenizer(origin.folder, local_files_only=True)
+        tokenizer = student_tokenizer(origin.folder)
         known, base = load_model(origin.folder, origin.space), origin.space.base
         settle_ends(known.model, tokenizer, str(origin.folder))  # earlier versions kept what the config named
         context = known.context
@@ -92,7 +92,7 @@ def begin(
         model, tokenizer = admit(preset.hub)
         base, context = len(model.get_input_embeddings().weight), context_of(model)
     elif (folder / "tokenizer.json").exists():
-        tokenizer = load_tokenizer(folder, local_files_only=True)
+        tokenizer = student_tokenizer(folder)
         base = len(tokenizer)
     else:
         texts = {e.input for e in episodes} | {e.completion for e in episodes}

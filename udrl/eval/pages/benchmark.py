@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from udrl.data.run import Run
-from udrl.errors import RunError
+from udrl.errors import RunError, damaged
 from udrl.eval.benchmark_files import Row, benchmark_folders, leading_of, read_benchmark, references_of
 from udrl.eval.pages.benchmark_commands import commands_section
 from udrl.eval.pages.benchmark_parity import parity_section, pictures_section
@@ -52,7 +52,11 @@ def reports(run: Run | Path | str) -> list[Path]:
     folders = benchmark_folders(run.path)
     if not folders:
         raise RunError(f"{run.path} holds no benchmark: run 'udrl bench --run {run.path}', or look at --episodes")
-    return [report(folder) for folder in folders]
+    pages = []
+    for folder in folders:
+        with damaged(RunError, f"the benchmark in {folder}", "run udrl bench again"):
+            pages.append(report(folder))
+    return pages
 
 
 def render(figures: Mapping[str, Any], rows: Sequence[Row], about: Mapping[str, Any]) -> str:

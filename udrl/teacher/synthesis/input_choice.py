@@ -20,7 +20,7 @@ from udrl.data.hashing import hash_hex, hash_int
 from udrl.data.inputs import input_id
 from udrl.data.run import Run
 from udrl.data.tasks import Task, seeds
-from udrl.errors import RunError, TaskError
+from udrl.errors import RunError, TaskError, damaged, expect
 from udrl.files import atomic_write
 from udrl.progress import track
 from udrl.teacher.synthesis.invention import Invention, Inventor, fill, missing
@@ -209,15 +209,19 @@ def _other_files(run: Run, task: Task, path: Path) -> list[Path]:
 
 
 def _load(path: Path) -> _Stored:
-    try:
+    with damaged(RunError, path, "remove it, the inputs are chosen again"):
         header, *rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-        if header["schema"] > SCHEMA:
+        if expect(header["schema"], int, "schema") > SCHEMA:
             raise RunError(
                 f"{path}: has schema {header['schema']}, this udrl reads up to {SCHEMA}: install a newer udrl"
             )
-        return _Stored([row["input"] for row in rows], [row["invented"] for row in rows], header)
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: is damaged ({error!r}): remove it, the inputs are chosen again") from error
+        for name in ("exact", "near"):
+            expect(header[name], int, name)
+        expect(header.get("rounds", 0), int, "rounds")
+        for name, count in expect(header.get("dropped", {}), dict, "dropped").items():
+            expect(count, int, name)
+        texts = [expect(row["input"], str, "input") for row in rows]
+        return _Stored(texts, [expect(row["invented"], bool, "invented") for row in rows], header)
 
 
 def _store(pool: _Pool) -> None:
