@@ -249,7 +249,7 @@ def test_auto_asks_for_the_highest_that_is_reached_at_that_length(small_run: Pat
         ),
         ("calibration.json", b'{"schema": 1}', "calibration.json is damaged .*: delete it and run udrl calibrate"),
         ("command_space.json", b'{"schema": 1, "fine": 8}', "command_space.json is damaged .*: restore it or train"),
-        ("model.safetensors", b"half", "cannot be loaded as a student .*: train again"),
+        ("model.safetensors", b"half", r"cannot be loaded as a student: it is damaged \(.+\): train again"),
     ],
 )
 def test_a_damaged_student_is_one_clear_error(
