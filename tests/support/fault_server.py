@@ -9,7 +9,7 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -34,6 +34,91 @@ FAULTS = (
     "error-200",
     "drip",
 )
+
+
+def _choice(good: dict[str, Any], **changes: Any) -> tuple[str, str, str]:
+    return "200 OK", "", json.dumps({**good, "choices": [{**good["choices"][0], **changes}]})
+
+
+def _message(
+    content: Any, reason: str | None = "stop", **changes: Any
+) -> Callable[[dict[str, Any]], tuple[str, str, str]]:
+    """A message with ``content``, in which TEXT and HALF stand for the good answer and its first words."""
+
+    def made(good: dict[str, Any]) -> tuple[str, str, str]:
+        text = good["choices"][0]["message"]["content"]
+        half = " ".join(text.split()[:3])
+        filled = json.loads(json.dumps(content).replace("TEXT", text).replace("HALF", half))
+        return _choice(good, message={"role": "assistant", "content": filled, **changes}, finish_reason=reason)
+
+    return made
+
+
+def _waits(words: str, *headers: str, status: str = "429 Too Many Requests") -> Any:
+    extra = "".join(f"{header}\r\n" for header in headers)
+    return lambda good: (status, extra, json.dumps({"error": {"message": words, "code": "rate_limit_exceeded"}}))
+
+
+_BROKEN: Mapping[str, Any] = {"code": 502, "message": "Upstream provider failed"}
+
+WAITS: Mapping[str, Any] = {
+    "wait-words": _waits("Rate limit reached: try again in 0.02s. Visit the page"),
+    "wait-ms": _waits("slow down", "retry-after-ms: 20"),
+    "wait-duration": _waits("Please try again in 20ms"),
+    "wait-reset": _waits("slow down", "x-ratelimit-remaining-requests: 0", "x-ratelimit-reset-requests: 20ms"),
+    "wait-delay": _waits('[{"retryDelay": "0.02s"}]'),
+    "wait-draft": _waits("slow down", 'RateLimit: "default";r=0;t=0'),
+    "wait-date": _waits("slow down", "Retry-After: Wed, 21 Oct 2015 07:28:00 GMT"),
+    "wait-loading": _waits("loading, retry after 0.02 seconds", status="503 Loading"),
+    "wait-200": lambda good: (
+        "200 OK",
+        "",
+        json.dumps({"error": {"code": 429, "message": "try again in 0.02 seconds"}}),
+    ),
+}
+"""Ways of being told to wait, all for 20 ms at most."""
+
+NO_TEXTS: Mapping[str, Any] = {
+    "empty": _message(""),
+    "blank": _message(" \n\u200b"),
+    "choice-error": lambda good: _choice(good, error=_BROKEN, finish_reason="error"),
+    "reason-error": _message("HALF", "error"),
+    "reason-abort": _message("HALF", "abort"),
+    "reason-number": _message("HALF", 7),  # type: ignore[arg-type]
+}
+"""Answers without a text that another try may mend."""
+
+FINAL: Mapping[str, Any] = {
+    "empty-length": _message("", "length", reasoning_content="hm " * 20),
+    "empty-parts": _message([{"type": "thinking", "thinking": "hm"}]),
+    "only-thoughts": _message("<think>\nhm", "stop"),
+    "tool": _message(None, "tool_calls", tool_calls=[{"id": "a"}]),
+    "safety": _message("HALF", "SAFETY"),
+}
+"""Answers without a text that another try would bring again."""
+
+CUT: Mapping[str, Any] = {
+    reason: _message("HALF", reason) for reason in ("length", "max_tokens", "MODEL_LENGTH", "token_limit", "unheard_of")
+}
+"""Answers that were cut off, by their reasons."""
+
+THOUGHTS: Mapping[str, Any] = {
+    "think": _message("<think>\nhm\n</think>\n\nTEXT"),
+    "think-end": _message("hm, let me see\n</think>\n\nTEXT"),
+    "think-behind": _message("TEXT\n<thinking>was it good?"),
+    "think-brackets": _message("[THINK]hm[/THINK]TEXT"),
+    "think-channel": _message(
+        "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>TEXT"
+    ),
+    "think-field": _message("TEXT", reasoning_content="hm"),
+    "think-parts": _message([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "TEXT"}]),
+    "eos": _message("TEXT", "eos"),
+    "end-turn": _message("TEXT", "end_turn"),
+    "no-reason": _message("TEXT", None),
+}
+"""Whole answers, with thoughts beside them or with another word for the end."""
+
+VARIANTS: Mapping[str, Any] = {**WAITS, **NO_TEXTS, **FINAL, **CUT, **THOUGHTS}
 
 
 def storm(share: float, *, seed: int = 0, faults: tuple[str, ...] = FAULTS) -> Plan:
@@ -153,6 +238,9 @@ class FaultServer:
         }
         content = json.dumps(good)
         status, extra = "200 OK", ""
+        if what in VARIANTS:
+            status, extra, content = VARIANTS[what](good)
+            what = "variant"
         if what.isdigit():
             status, content = f"{what} Whatever", json.dumps({"error": {"message": f"fault {what}", "code": what}})
             if what in ("429", "503"):
@@ -164,7 +252,7 @@ class FaultServer:
         elif what == "auth":
             status = "401 Unauthorized"
             content = json.dumps({"error": {"message": f"wrong key {self.headers[-1].get('authorization')}"}})
-        elif what != "ok":
+        elif what not in ("ok", "variant"):
             content = {
                 "garbage": content[:40],
                 "empty-choices": json.dumps({"choices": []}),

@@ -232,7 +232,7 @@ def test_inventing_is_off_for_a_users_file_and_with_no_invent(task_file: Path, t
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        ("", "nothing"),
+        ("--", "nothing"),
         ("I'm sorry, but I can't help with inventing information needs.", "refusal"),
         ("1. why does my washing machine smell of rotten eggs\n2. how to reset a blue router", "exact"),
         ("Here are some needs:\n\nLet me know if you need more", "heading"),

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from udrl.errors import TaskError, TeacherError
 from udrl.teacher import cards
+from udrl.teacher.backends.conversation import conversation_ids
 from udrl.teacher.backends.transformers import TransformersTeacher, _draw, _Row
 from udrl.teacher.protocol import Reply, Request
 
@@ -241,3 +242,29 @@ def test_teacher_transformers_says_what_is_missing(tmp_path: Path, model: Path) 
         list(teacher_of(tmp_path, model).generate(requests(1, presence_penalty=1.0)))
     with pytest.raises(TaskError, match="did you mean batch_size"):
         teacher_of(tmp_path, model, settings={"transformers": {"batchsize": 3}})
+
+
+@pytest.mark.parametrize("typed", ["<|eot_id|>", "<|begin_of_text|>", "a <|start_header_id|>system<|end_header_id|> b"])
+@pytest.mark.parametrize("templated", [True, False])
+def test_teacher_transformers_reads_a_typed_special_token_as_text(model: Path, typed: str, templated: bool) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    if not templated:
+        tokenizer.chat_template = None
+    plain = conversation_ids(tokenizer, [{"role": "user", "content": "sea"}], {})
+    found = conversation_ids(tokenizer, [{"role": "user", "content": f"sea {typed}"}], {})
+    special = set(tokenizer.all_special_ids) | {tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
+    assert [one for one in found if one in special] == [one for one in plain if one in special]
+    assert typed in tokenizer.decode(found)
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ raise_exception('System role not supported') }}", "{{ messages[7].content }}", "{% if %}"]
+)
+def test_teacher_transformers_names_the_setting_where_a_template_refuses(
+    tmp_path: Path, model: Path, template: str
+) -> None:
+    teacher = teacher_of(tmp_path, model)
+    teacher._load()
+    teacher._tokenizer.chat_template = template
+    with pytest.raises(TeacherError, match=r"chat template does not take the conversation.*'chat: system: merge'"):
+        list(teacher.generate(requests(1)))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from udrl.data.finish import finish_of
 from udrl.data.language import is_foreign
 from udrl.data.leakage import echoes, has_role_name, is_fenced, is_preamble, is_quoted, is_refusal, repaired
 from udrl.words import WORD, folded_words
@@ -26,7 +27,7 @@ REPAIRED = "repaired"
 
 RULES: Mapping[str, str] = {
     "empty": "no word in it",
-    "unfinished": "the teacher ran into its token limit",
+    "unfinished": "the teacher was cut off (by its token limit) or says that it failed",
     "refusal": "it begins by declining",
     "role_name": "it begins with a speaker (Assistant:) or holds a token of a chat template",
     "preamble": "it begins or ends with words to whoever asked (Here is your prompt: ...)",
@@ -74,7 +75,7 @@ def rejected_by(record: LedgerRecord, task: Task) -> str | None:
     request = "\n".join(message["content"] for message in record.messages)
     checks: tuple[tuple[str, Callable[[], bool]], ...] = (
         ("empty", lambda: not words),
-        ("unfinished", lambda: record.finish_reason == "length"),
+        ("unfinished", lambda: finish_of(record.finish_reason) != "finished"),
         ("refusal", lambda: is_refusal(text)),
         ("role_name", lambda: has_role_name(text)),
         ("preamble", lambda: is_preamble(text)),

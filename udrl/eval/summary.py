@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from udrl.bootstrap import Intervals, mean_intervals, ratio_intervals
+from udrl.data.finish import finish_of
 from udrl.errors import RunError
 from udrl.eval.completions import SystemFacts
 from udrl.eval.figures import DIVERSITY, PLAIN, Group, Item, System, items_of, systems_of
@@ -200,7 +201,7 @@ def _entry(
         "agreement": each("agreement/"),
         "rewards": each("reward/"),
         **{name: _diversity(figures, name) for name in DIVERSITY},
-        "stop_rate": sum(reason == "stop" for reason in reasons) / len(reasons) if reasons else None,
+        "stop_rate": sum(finish_of(reason) == "finished" for reason in reasons) / len(reasons) if reasons else None,
         "latency_ms": _latency(facts) if task is None else None,
         "tokens_per_second": facts.tokens_per_second if task is None else None,
     }

@@ -34,13 +34,13 @@ class Chat:
     merge_system: its template has no system role, so a system message goes in front of the user turn.
     template_arguments: further arguments of the chat template, such as ``enable_thinking: false``.
     stop: texts that end a completion, beside the model's own end token.
-    strip_thinking: thoughts in front of an answer are taken off.
+    strip_thinking: thoughts are taken off, wherever they stand beside an answer.
     """
 
     merge_system: bool = False
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
     stop: tuple[str, ...] = ()
-    strip_thinking: bool = False
+    strip_thinking: bool = True
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ def _chat(data: dict[str, Any], *, where: str) -> Chat:
         if "template_arguments" in data
         else {},
         stop=yamlfile.texts_at(data, "stop", where=where) if "stop" in data else (),
-        strip_thinking=data.get("thinking") == "strip",
+        strip_thinking=data.get("thinking") != "keep",
     )
 
 

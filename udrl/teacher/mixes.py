@@ -212,17 +212,6 @@ def merged_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]
     return merged
 
 
-def without_thinking(text: str) -> str:
-    """Return an answer without the thoughts in front of it (``<think> ... </think>``); all of it where there are none.
-
-    Thoughts that never end leave nothing: there is no answer behind them.
-    """
-    head, end, tail = text.partition("</think>")
-    if end:
-        return tail.lstrip()
-    return "" if head.lstrip().startswith("<think>") else text
-
-
 def _engine(setting: Setting, max_words: int) -> dict[str, Any]:
     # Room for every completion that episode building accepts (1.5 times the bound, at about two tokens a word).
     limit = _TOKENS_PER_WORD * max_words + _SPARE_TOKENS

@@ -22,8 +22,10 @@ class Congestion:
     """The places on one server. ``limit`` and ``wanted`` may be read from any thread, all else belongs to the event
     loop."""
 
-    def __init__(self, *, most: int, start: int = START) -> None:
+    def __init__(self, *, most: int, start: int = START, longest: float = 600.0) -> None:
+        """most: requests at once. longest: seconds; a limit of the rate that lasts longer is not waited for."""
         self._most = float(most)
+        self._longest = longest
         self._limit = float(min(start, most))
         self._slow_start = True
         self._used = 0
@@ -86,9 +88,9 @@ class Congestion:
             return
         if not outcome.crowded:
             return
-        if outcome.limits_rate and outcome.wait is not None:
+        if outcome.limits_rate and outcome.wait is not None and outcome.wait <= self._longest:
             # The limit is on all that this key sends: whoever else asks meanwhile gets the same answer.
-            self._closed_until = max(self._closed_until, time.monotonic() + min(outcome.wait, 60.0))
+            self._closed_until = max(self._closed_until, time.monotonic() + outcome.wait)
         if round_ == self._round:
             self._limit = max(1.0, self._limit / 2)
             self._slow_start = False

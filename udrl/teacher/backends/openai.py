@@ -21,12 +21,12 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from udrl.errors import TeacherError, UsageError
 from udrl.teacher import mixes
+from udrl.teacher.backends.addresses import endpoint_address, proxy_for
 from udrl.teacher.backends.congestion import Congestion
-from udrl.teacher.backends.endpoint_health import Verdict
+from udrl.teacher.backends.endpoint_health import Ended, Verdict, plus
 from udrl.teacher.backends.openai_response import Answer, Problem, read_answer, read_refusal
 from udrl.teacher.cards import Card, backend_settings
 from udrl.teacher.protocol import Reply, Request
@@ -38,19 +38,20 @@ SETTINGS: Mapping[str, Any] = {
     "max_concurrency": 128,
     "timeout": 300.0,
     "attempts": 6,
+    "max_wait": 600.0,
     "api_key_env": "OPENAI_API_KEY",
 }
 """What a card may set under ``settings: openai``: most requests at once, seconds an attempt may take, how often a
-request is tried, and the environment variable that holds the key."""
+request is tried, seconds that a request waits in all because the server says so (which costs no attempt), and the
+environment variable that holds the key."""
 
 MAX_ANSWER_BYTES = 8 << 20
 """A longer answer is no completion but a server gone wrong: it is not read to its end."""
 
-LONGEST_WAIT = 600.0
-"""Seconds: a server that asks to wait for longer (a daily quota) is not waited for."""
-
 _BACKOFF = 0.5
 _LONGEST_BACKOFF = 30.0
+_OF_A_PROXY = ("unreachable", "connection", "timeout", "http 403", "http 407", "http 502", "http 503", "http 504")
+_SHORTEST_WAITS = (0.01, 0.25)  # the first one, doubled every time, and the last: for servers that say "0 seconds"
 
 
 class OpenAITeacher:
@@ -63,7 +64,7 @@ class OpenAITeacher:
         """Check the settings and the key; nothing is sent yet.
 
         Raises UsageError where the card has no ``base_url``, it is no address, or the key cannot be sent, TaskError for
-        settings that do not exist.
+        settings that do not exist, and as ``addresses.proxy_for`` does.
         """
         self.name = card.name
         self.model = card.model
@@ -75,6 +76,8 @@ class OpenAITeacher:
         self._most = int(settings["max_concurrency"])
         self._timeout = float(settings["timeout"])
         self._attempts = int(settings["attempts"])
+        self._max_wait = float(settings["max_wait"])
+        self._proxy = proxy_for(self.base_url)
         self._key = _key(str(settings["api_key_env"]))
         self._running: set[_Worker] = set()
 
@@ -89,13 +92,13 @@ class OpenAITeacher:
     def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """Yield one reply for every request, as they finish.
 
-        Failures are replies, of the kinds that ``openai_response.Problem`` lists; one that may be the server's own is
-        held back until the server shows that it is well.
-        Raises TeacherError where the server cannot be reached, refuses the key or does not know the model, or has
-        answered nothing for ``verdict.HOPELESS`` requests in a row: what was in flight or held back then is asked for
-        again by the next start. Closing the iterator ends what is in flight at once.
+        Failures are replies, of the kinds that ``openai_response.Problem`` lists; one that may be the server's own
+        is held back until the server shows that it is well, and then asked once more (``endpoint_health``).
+        Raises TeacherError where the server cannot be reached, refuses the key, does not know the model, has answered
+        nothing for ``HOPELESS`` requests in a row, or is not well at the end: what was in flight or held back
+        then is asked for again by the next start. Closing the iterator ends what is in flight at once.
         """
-        congestion = Congestion(most=self._most)
+        congestion = Congestion(most=self._most, longest=self._max_wait)
         worker = _Worker(self, congestion)
         self._running.add(worker)
         verdict = Verdict(self.base_url)
@@ -103,18 +106,21 @@ class OpenAITeacher:
             try:
                 todo = iter(requests)
                 waiting, more = 0, True
-                while more or waiting:
-                    room = congestion.wanted - waiting
+                while more or waiting or verdict.is_open:
+                    asked = verdict.again()
+                    room = congestion.wanted - waiting - len(asked)
                     if more and room > 0:
-                        asked = list(islice(todo, room))
-                        more = len(asked) == room
-                        worker.ask(asked)
-                        waiting += len(asked)
-                    for reply in worker.take() if waiting else ():
+                        new = list(islice(todo, room))
+                        more = len(new) == room
+                        asked += new
+                    if verdict.is_open and not (more or waiting or asked):
+                        asked.append(verdict.probe())
+                    worker.ask(asked)
+                    waiting += len(asked)
+                    for ended in worker.take() if waiting else ():
                         waiting -= 1
-                        yield from verdict.passed(reply)
+                        yield from verdict.passed(ended)
                     verdict.check()
-                yield from verdict.rest()
             finally:
                 self._running.discard(worker)
 
@@ -141,9 +147,9 @@ class OpenAITeacher:
             body["chat_template_kwargs"] = dict(chat.template_arguments)
         return body
 
-    async def answer(self, client: httpx2.AsyncClient, request: Request, congestion: Congestion) -> Reply:
-        """Try ``request`` until it is answered, refused, or has been tried often enough."""
-        started, attempt = time.time(), 0
+    async def answer(self, client: httpx2.AsyncClient, request: Request, congestion: Congestion) -> Ended:
+        """Try ``request`` until it is answered, refused, has been tried often enough, or has waited long enough."""
+        started, attempt, told, waited = time.time(), 0, 0, 0.0
         usage: tuple[int | None, int | None] = (None, None)
         clock = time.monotonic()
         rng = random.Random()  # jitter only: what is written does not depend on it
@@ -153,19 +159,35 @@ class OpenAITeacher:
             async with congestion.place() as place:
                 outcome = await self._attempt(client, body)
                 congestion.learn(place, outcome)
-            usage = _plus(usage[0], outcome.prompt_tokens), _plus(usage[1], outcome.completion_tokens)
+            usage = plus(usage[0], outcome.prompt_tokens), plus(usage[1], outcome.completion_tokens)
             if isinstance(outcome, Answer):
-                return _reply(request, started, clock, attempt, outcome, usage)
-            outcome = outcome.without(self._key)
-            wait = outcome.wait
-            if wait is None:
-                wait = rng.uniform(0.5, 1.0) * min(_LONGEST_BACKOFF, _BACKOFF * 2 ** (attempt - 1))
-            if wait > LONGEST_WAIT:
-                outcome = replace(outcome, detail=f"{outcome.detail} (asks to wait {wait:,.0f} s)", passing=False)
-            if not outcome.passing or attempt >= self._attempts:
-                return _reply(request, started, clock, attempt, outcome, usage)
+                return Ended(request, _reply(request, started, clock, attempt, outcome, usage))
+            wait = rng.uniform(0.5, 1.0) * min(_LONGEST_BACKOFF, _BACKOFF * 2.0 ** min(attempt - 1, 16))
+            if outcome.told_to_wait:
+                told += 1
+                if outcome.wait is not None:
+                    first, last = _SHORTEST_WAITS
+                    wait = max(outcome.wait, min(last, first * 2.0 ** min(told - 1, 16)))
+                final = waited + wait > self._max_wait
+                waited += 0.0 if final else wait
+            else:
+                final = not outcome.passing or attempt - told >= self._attempts
+            if final:
+                outcome = self._told(outcome.without(self._key), wait=wait, waited=waited)
+                reply = _reply(request, started, clock, attempt, outcome, usage)
+                return Ended(request, reply, passing=outcome.passing)
             with congestion.resting():
                 await asyncio.sleep(wait * rng.uniform(1.0, 1.1))
+
+    def _told(self, problem: Problem, *, wait: float, waited: float) -> Problem:
+        """Return the problem with what there is to say beside the server's own words: the wait, and the proxy."""
+        if problem.told_to_wait:
+            asks = "does not say for how long to wait" if problem.wait is None else f"asks to wait {wait:,.0f} s"
+            advice = f" ({asks}; waited {waited:,.0f} s of the {self._max_wait:,.0f} s that 'max_wait' allows)"
+            problem = replace(problem, advice=problem.advice + advice)
+        if self._proxy is not None and problem.kind in _OF_A_PROXY:
+            problem = replace(problem, detail=f"through {self._proxy}: {problem.detail}")
+        return problem
 
     async def _attempt(self, client: httpx2.AsyncClient, body: bytes) -> Answer | Problem:
         import httpx2
@@ -179,26 +201,41 @@ class OpenAITeacher:
                         content += part
                         if len(content) > MAX_ANSWER_BYTES:
                             return Problem("answer", f"longer than {MAX_ANSWER_BYTES >> 20} MiB", passing=True)
-        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
             text = f"{type(error).__name__}: {error}".rstrip(": ")
             return Problem("unreachable", text, passing=True, crowded=True)
         except (TimeoutError, httpx2.TimeoutException):
             return Problem("timeout", f"no answer within {self._timeout:g} s", passing=True, crowded=True)
-        except (httpx2.RequestError, httpx2.StreamError) as error:
+        except (httpx2.RequestError, httpx2.StreamError, httpx2.InvalidURL, OSError, UnicodeError) as error:
             text = f"{type(error).__name__}: {error}".rstrip(": ")
             return Problem("connection", text, passing=True, crowded=True)
         if response.status_code == 200:
-            return read_answer(bytes(content), strip_thinking=self._card.chat.strip_thinking)
+            strip = self._card.chat.strip_thinking
+            return read_answer(bytes(content), headers=response.headers, strip_thinking=strip)
         return read_refusal(response.status_code, response.headers, bytes(content))
 
     def client(self) -> httpx2.AsyncClient:
-        """Return a client for this endpoint, with the key where the environment holds one."""
+        """Return a client for this endpoint, with the key where the environment holds one.
+
+        Raises UsageError where the certificates that the environment names cannot be read.
+        """
         import httpx2
+
+        try:
+            secured = "https" in (self.base_url[:5], self._proxy.url[:5] if self._proxy else "")
+            certificates = httpx2.create_ssl_context(verify=secured)
+        except OSError as error:
+            raise UsageError(
+                f"the certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read ({error}): correct it"
+            ) from error
 
         key = self._key
         return httpx2.AsyncClient(
             base_url=self.base_url + "/",
             headers={"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {}),
+            trust_env=False,  # the proxy is found by proxy_for, and a .netrc is not asked for keys
+            proxy=None if self._proxy is None else self._proxy.url,
+            verify=certificates,
             timeout=httpx2.Timeout(self._timeout, connect=min(30.0, self._timeout), pool=None),
             # Servers drop idle connections after 5 s and more; one that is dropped at use looks like crowding.
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=self._most, keepalive_expiry=4.0),
@@ -212,8 +249,8 @@ class _Worker:
         self._teacher = teacher
         self._congestion = congestion
         self._client = teacher.client()
-        self._replies: queue.SimpleQueue[list[Reply | BaseException]] = queue.SimpleQueue()
-        self._done: list[Reply | BaseException] = []
+        self._replies: queue.SimpleQueue[list[Ended | BaseException]] = queue.SimpleQueue()
+        self._done: list[Ended | BaseException] = []
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready: deque[Request] = deque()
@@ -225,8 +262,8 @@ class _Worker:
         """Begin to answer ``requests``."""
         self._loop.call_soon_threadsafe(self._start, requests)
 
-    def take(self) -> Iterator[Reply]:
-        """Wait for the next replies; raises what went wrong in this package, which is no failure of a request."""
+    def take(self) -> Iterator[Ended]:
+        """Wait for what ends next; raises what went wrong in this package, which is no failure of a request."""
         for found in self._replies.get():
             if isinstance(found, BaseException):
                 raise found
@@ -277,7 +314,7 @@ class _Worker:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._finish(error)
 
-    def _finish(self, found: Reply | BaseException) -> None:
+    def _finish(self, found: Ended | BaseException) -> None:
         """Hand over what is finished; what finishes in one turn of the loop together, since each waking of the other
         thread takes the interpreter from this one."""
         if not self._done:
@@ -311,10 +348,6 @@ def _reply(
     )
 
 
-def _plus(one: int | None, other: int | None) -> int | None:
-    return one if other is None else (one or 0) + other
-
-
 def _key(name: str) -> str | None:
     key = os.environ.get(name, "").strip()  # a file with Windows line ends leaves a carriage return
     if not (key.isascii() and key.isprintable()) or " " in key:
@@ -329,10 +362,4 @@ def _address(card: Card) -> str:
     url = card.base_url
     if url is None:
         raise UsageError(f"teacher '{card.name}' needs an endpoint: name it with --base-url http://HOST:PORT/v1")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"'{url}' is no address of an endpoint: write it as http://HOST:PORT/v1")
-    if parts.username or parts.password or parts.query:
-        raise UsageError("an endpoint's address holds no key: put that into the environment (OPENAI_API_KEY)")
-    address = url.rstrip("/").removesuffix("/chat/completions")
-    return address if parts.path.strip("/") else f"{address}/v1"
+    return endpoint_address(url)

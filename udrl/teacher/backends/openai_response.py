@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
-import time
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from email.utils import parsedate_to_datetime
 from typing import Any
 
-from udrl.teacher.mixes import without_thinking
+from udrl.teacher.backends.completion import Failure, completion_of, is_blank
+from udrl.teacher.backends.conversation import MERGE, is_template_error
+from udrl.teacher.backends.waiting import asked_wait
 
-_PASSING_CODES = (408, 429)
+_PASSING_CODES = (408, 425, 429)
 _CROWDED_CODES = (408, 429, 502, 503, 504, 529)
 _QUOTE = 300
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thoughts", "reasoning_details", "thinking_blocks")
+_NOT_PAID = re.compile(r"insufficient[_ ]?(?:quota|balance|credit|funds)|billing|credit balance|payment", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Problem:
     the interface promises) or ``filtered``.
     passing: trying again may help. crowded: the server has too much to do. limits_rate: it counts requests.
     wait: seconds that it asked to wait. prompt_tokens, completion_tokens: what it took all the same, where the server
-    says so.
+    says so. advice: what to do about it, behind the server's words.
     """
 
     kind: str
@@ -46,9 +48,15 @@ class Problem:
     wait: float | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    advice: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.detail}"
+        return f"{self.kind}: {self.detail}{self.advice}"
+
+    @property
+    def told_to_wait(self) -> bool:
+        """The server is well and asks to come back later."""
+        return self.passing and (self.limits_rate or self.wait is not None)
 
     def without(self, secret: str | None) -> Problem:
         """Return the problem with ``secret`` masked, also as JSON spells it, and then cut to what is worth keeping.
@@ -63,7 +71,9 @@ class Problem:
         return replace(self, detail=detail[:_QUOTE])
 
 
-def read_answer(content: bytes, *, strip_thinking: bool = False) -> Answer | Problem:
+def read_answer(
+    content: bytes, *, headers: Mapping[str, str] | None = None, strip_thinking: bool = False
+) -> Answer | Problem:
     """Read the body of a 200; whatever is not as the interface promises is a problem, never an exception.
 
     A broken answer is worth another try. A filter's or the model's refusal is final, and so are thoughts that left no
@@ -76,17 +86,19 @@ def read_answer(content: bytes, *, strip_thinking: bool = False) -> Answer | Pro
     if not isinstance(data, dict):
         return _broken(f"is no JSON object: {_quote(content)}")
     if data.get("error"):
-        return _broken(f"is an error under status 200: {_message(data, content)}")
+        return _error(data["error"], content, headers or {})
     usage = data.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     return replace(
-        _read_choice(data, content, strip_thinking=strip_thinking),
+        _read_choice(data, content, headers or {}, strip_thinking=strip_thinking),
         prompt_tokens=_count(usage.get("prompt_tokens")),
         completion_tokens=_count(usage.get("completion_tokens")),
     )
 
 
-def _read_choice(data: Mapping[str, Any], content: bytes, *, strip_thinking: bool) -> Answer | Problem:
+def _read_choice(
+    data: Mapping[str, Any], content: bytes, headers: Mapping[str, str], *, strip_thinking: bool
+) -> Answer | Problem:
     choices = data.get("choices")
     if not isinstance(choices, list) or not choices:
         return _broken(f"has no choices: {_quote(content)}")
@@ -94,28 +106,39 @@ def _read_choice(data: Mapping[str, Any], content: bytes, *, strip_thinking: boo
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
         return _broken(f"has a choice without a message: {_quote(content)}")
-    reason = choice.get("finish_reason") or "stop"
-    if not isinstance(reason, str):
+    error = choice.get("error") or message.get("error")
+    if error:
+        return _error(error, content, headers)
+    reason = choice.get("finish_reason")
+    reason = reason.get("type") if isinstance(reason, dict) else reason  # {"type": "length", "length": 40}
+    if reason is not None and not isinstance(reason, str):
         return _broken(f"has the finish reason {reason!r}")
-    if reason == "content_filter":
-        return Problem("filtered", "the server's filter stopped it", passing=False)
-    completion = _text(message.get("content"))
-    if completion is None:
-        if isinstance(message.get("refusal"), str):
-            return Problem("filtered", f"refused: {message['refusal']}", passing=False)
-        if reason == "length":
-            return Problem(
-                "answer",
-                "has no text, because thoughts took all of its tokens: switch them off ('chat: template_arguments' in "
-                "the teacher's card)",
-                passing=False,
-            )
-        return _broken(f"has no text: {_quote(content)}")
-    return Answer(without_thinking(completion) if strip_thinking else completion, reason, None, None)
+    text, thought = _text(message.get("content"))
+    refusal = message.get("refusal")
+    if (text is None or is_blank(text)) and isinstance(refusal, str) and not is_blank(refusal):
+        return Problem("filtered", f"refused: {refusal}", passing=False)
+    thought = thought or any(message.get(name) for name in _THOUGHTS)
+    completion = completion_of(text, reason, strip_thinking=strip_thinking, thought=thought)
+    if isinstance(completion, Failure):
+        detail = f"{completion.detail}: {_quote(content)}" if completion.passing else completion.detail
+        return Problem(completion.kind, detail, passing=completion.passing)
+    return Answer(completion, reason or "stop", None, None)
+
+
+def _error(error: Any, content: bytes, headers: Mapping[str, str]) -> Problem:
+    """Return the problem of an error that came under status 200; a status that it names counts as if it had it."""
+    code = error.get("code", error.get("status")) if isinstance(error, dict) else None
+    if isinstance(code, int | str) and re.fullmatch(r"[45]\d\d", str(code)):
+        return read_refusal(int(code), headers, json.dumps({"error": error}).encode())
+    return replace(
+        _broken(f"is an error under status 200: {_message({'error': error}, content)}"),
+        wait=asked_wait({}, _message({"error": error}, b"")),
+    )
 
 
 def read_refusal(status: int, headers: Mapping[str, str], content: bytes) -> Problem:
-    """Read an answer whose status is not 200: 408, 429 and 5xx pass, everything else is final."""
+    """Read an answer whose status is not 200: 408, 425, 429 and 5xx pass, everything else is final, and so is a 429
+    that asks for money."""
     try:
         data = json.loads(content)
     except (ValueError, RecursionError):
@@ -123,48 +146,43 @@ def read_refusal(status: int, headers: Mapping[str, str], content: bytes) -> Pro
     detail = _message(data, content) or "no reason given"
     if 300 <= status < 400:
         detail = f"moved to {headers.get('location', 'elsewhere')}: give that address"
+    body = content.decode("utf-8", "replace")
+    passing = (status in _PASSING_CODES and not _NOT_PAID.search(body)) or status >= 500
     return Problem(
         kind=f"http {status}",
         detail=detail,
-        passing=status in _PASSING_CODES or status >= 500,
-        crowded=status in _CROWDED_CODES,
+        passing=passing,
+        crowded=status in _CROWDED_CODES and passing,
         limits_rate=status == 429,
-        wait=retry_after(headers) if status in _PASSING_CODES or status >= 500 else None,
+        wait=asked_wait(headers, body) if passing else None,
+        advice=f" ({MERGE})" if status < 500 and is_template_error(body) else "",
     )
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that a server asks to wait: ``retry-after-ms``, or ``retry-after`` as seconds or a date.
-
-    None where it does not say, or not in a way that can be read.
-    """
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        text = headers.get(name)
-        if text is None:
-            continue
-        try:
-            seconds = float(text) * unit
-        except ValueError:
-            try:
-                seconds = parsedate_to_datetime(text).timestamp() - time.time()
-            except ValueError:
-                continue
-        if math.isfinite(seconds):
-            return max(0.0, seconds)
-    return None
 
 
 def _broken(detail: str) -> Problem:
     return Problem("answer", detail, passing=True)
 
 
-def _text(content: Any) -> str | None:
-    if isinstance(content, list):  # some servers send a list of parts, thoughts among them
-        parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
-        texts = [part for part in parts if isinstance(part, str)]
+def _text(content: Any) -> tuple[str | None, bool]:
+    """Return the text of a message's content, and whether thoughts stand beside it.
+
+    Some servers send a list of parts, thoughts among them.
+    """
+    thought = False
+    if isinstance(content, dict):
+        content = [content]
+    if isinstance(content, list):
+        texts = []
+        for part in content:
+            kind = part.get("type") if isinstance(part, dict) else None
+            text = part.get("text") if kind in ("text", "output_text", None) and isinstance(part, dict) else part
+            if isinstance(text, str):
+                texts.append(text)
+            thought = thought or kind in ("thinking", "reasoning", "redacted_thinking", "thought")
         content = "".join(texts) if texts else None
     # JSON can spell half of a character, which the ledger could not hold: a next start would read another text there.
-    return content.encode("utf-8", "replace").decode("utf-8") if isinstance(content, str) else None
+    text = content.encode("utf-8", "replace").decode("utf-8") if isinstance(content, str) else None
+    return text, thought
 
 
 def _count(value: Any) -> int | None:

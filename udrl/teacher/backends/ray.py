@@ -15,6 +15,8 @@ from typing import Any
 
 from udrl.errors import MissingDependency, TeacherError, is_installed
 from udrl.teacher import mixes
+from udrl.teacher.backends.completion import Failure, completion_of
+from udrl.teacher.backends.conversation import MERGE, conversation_ids
 from udrl.teacher.backends.vllm import arguments, engine_sampling
 from udrl.teacher.cards import Card, backend_settings
 from udrl.teacher.protocol import Reply, Request
@@ -172,6 +174,9 @@ class RayTeacher:
                 yield self._reply(row, began, limits[row["key"]])
         except ray.exceptions.RayError as error:
             text = " ".join(str(error).split())
+            if MERGE in text:  # raised on the cluster, see TemplateError
+                said = text.rpartition("the model's chat template")[2].partition(MERGE)[0]
+                raise TeacherError(f"teacher '{self.name}': the model's chat template{said}{MERGE}") from error
             raise TeacherError(
                 f"teacher '{self.name}': Ray could not finish ({text[-600:]}): see its dashboard or ray status; what "
                 "is finished is kept, start again to go on"
@@ -187,20 +192,24 @@ class RayTeacher:
 
     def _reply(self, row: Mapping[str, Any], began: float, limit: int) -> Reply:
         error = row.get("__inference_error__") or None
-        text = None if error else str(row["generated_text"])
-        if text is not None and self._card.chat.strip_thinking:
-            text = mixes.without_thinking(text)
+        error = f"request: {' '.join(str(error).split())[:300]}" if error else None
         seconds = float(row["time_taken_llm"] or 0) if not error else 0.0
         written = None if error else int(row["num_generated_tokens"])
+        reason = None if written is None else "length" if written >= limit else "stop"
+        text = None
+        if error is None:
+            strip = self._card.chat.strip_thinking
+            found = completion_of(str(row["generated_text"]), reason, strip_thinking=strip)
+            text, error = (None, str(found)) if isinstance(found, Failure) else (found, None)
         return Reply(
             key=row["key"],
             completion=text,
-            finish_reason=None if written is None else "length" if written >= limit else "stop",
-            prompt_tokens=None if error else int(row["num_input_tokens"]),
+            finish_reason=None if error else reason,
+            prompt_tokens=None if written is None else int(row["num_input_tokens"]),
             completion_tokens=written,
             started=began,
             seconds=round(seconds, 4),
-            error=f"request: {' '.join(str(error).split())[:300]}" if error else None,
+            error=error,
         )
 
 
@@ -223,13 +232,7 @@ def prompt(
     vocabulary = tokenizer.get_vocab()
     stop_ids = [vocabulary[text] for text in stop if text in vocabulary]
     texts = [text for text in stop if text not in vocabulary]
-    if not tokenizer.chat_template:
-        text = "\n\n".join(message["content"] for message in messages) + "\n\n"
-        return list(tokenizer.encode(text)), stop_ids, texts
-    ids = tokenizer.apply_chat_template(
-        messages, tokenize=True, add_generation_prompt=True, return_dict=False, **template
-    )
-    return list(ids), stop_ids, texts
+    return conversation_ids(tokenizer, messages, template), stop_ids, texts
 
 
 @cache

@@ -7,6 +7,7 @@ A file is a table, one completion or a list of them a row:
     task     optional; without it all rows belong to one task
     model    optional: who wrote it, which becomes the episode's teacher
     licence  optional: under which licence it may be used
+    finish_reason  optional, also under the name stop_reason: why it ended; what did not finish is rejected
     others   numbers are kept beside the completion, as rewards (``udrl score --reward-field``)
 """
 
@@ -34,6 +35,7 @@ from udrl.data.tasks import NAME, Task, load_task, shipped_tasks
 from udrl.errors import InputError, TaskError, suggestion
 from udrl.files import atomic_write
 from udrl.teacher.protocol import Reply, Request
+from udrl.teacher.thoughts import without_thoughts
 from udrl.words import count_words
 
 PREFIX = "recorded:"
@@ -44,7 +46,7 @@ MOST_WORDS = 300
 """No bound taken from a file is above this: a student's context ends not far behind it."""
 
 _SHARES = (0.01, 0.95)
-_FACTS = ("task", "model", "licence", "license")
+_FACTS = ("task", "model", "licence", "license", "finish_reason", "stop_reason")
 _NOT_NUMBERS = (*_FACTS, "source", "id")
 _ROW_NUMBERS = re.compile(r"index|Unnamed: \d+|__index_level_\d+__|")
 """What pandas and others call columns of row numbers: they change when a row is added, what a row says does not."""
@@ -61,6 +63,7 @@ class Row:
     model: str
     licence: str | None
     numbers: Mapping[str, float]
+    finish_reason: str | None = None
 
 
 @dataclass
@@ -155,7 +158,9 @@ class RecordedTeacher:
                 )
             else:
                 row = self._held[1]
-                reply = Reply(request.key, row.output, "stop", None, None, started, 0.0, teacher=row.model)
+                reply = Reply(
+                    request.key, row.output, row.finish_reason or "stop", None, None, started, 0.0, teacher=row.model
+                )
             yield reply
 
     def close(self) -> None:
@@ -182,9 +187,10 @@ class RecordedTeacher:
             counts.cut += was_cut
             model = _text(data, "model", where) or _UNNAMED
             licence = _text(data, "licence", where) or _text(data, "license", where)
+            reason = _text(data, "finish_reason", where) or _text(data, "stop_reason", where)
             numbers = _numbers(data, names, where)
             for output in given:
-                yield Row(task, text, _clean(output), model, licence, numbers)
+                yield Row(task, text, _clean(without_thoughts(output)), model, licence, numbers, reason)
 
     def _names(self, where: str, columns: Collection[str]) -> tuple[str, str]:
         """Return the columns of the input and of the output."""

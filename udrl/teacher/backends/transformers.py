@@ -19,6 +19,8 @@ from typing import Any
 
 from udrl.errors import TeacherError
 from udrl.teacher import mixes
+from udrl.teacher.backends.completion import Failure, completion_of
+from udrl.teacher.backends.conversation import TemplateError, conversation_ids, conversation_text
 from udrl.teacher.cards import Card, backend_settings
 from udrl.teacher.protocol import Reply, Request
 
@@ -91,7 +93,7 @@ class TransformersTeacher:
 
         A prompt that leaves no room for a token is a reply with an error of the kind ``prompt``; one request alone
         that the memory does not hold is one of the kind ``memory``. Raises TeacherError where the model cannot be
-        loaded or a setting is not supported here.
+        loaded, its chat template does not take the conversation, or a setting is not supported here.
         """
         todo = iter(requests)
         while window := list(islice(todo, WINDOW * self._batch_size)):
@@ -118,14 +120,10 @@ class TransformersTeacher:
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Return a conversation as the model reads it: its chat template's, else the texts and nothing else."""
         self._load()
-        chat = self._card.chat
-        turns = mixes.merged_system(messages) if chat.merge_system else [dict(message) for message in messages]
-        if not self._tokenizer.chat_template:
-            return "\n\n".join(turn["content"] for turn in turns) + "\n\n"
-        text: str = self._tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True, **chat.template_arguments
-        )
-        return text
+        return conversation_text(self._tokenizer, self._turns(messages), self._card.chat.template_arguments)
+
+    def _turns(self, messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+        return mixes.merged_system(messages) if self._card.chat.merge_system else [dict(one) for one in messages]
 
     def _load(self) -> None:
         if self._network is not None:
@@ -174,16 +172,17 @@ class TransformersTeacher:
                 f"{self._card.path}: the backend 'transformers' has no {', '.join(unsupported)}: take it out of "
                 "'sampling'"
             )
-        # A template brings its own first token; without one the tokenizer sets it.
-        ids = self._tokenizer(self.prompt(request.messages), add_special_tokens=not self._tokenizer.chat_template)[
-            "input_ids"
-        ]
+        arguments = self._card.chat.template_arguments
+        try:
+            ids = conversation_ids(self._tokenizer, self._turns(request.messages), arguments)
+        except TemplateError as error:
+            raise TeacherError(f"teacher '{self.name}': {error}") from error
         room = getattr(self._network.config, "max_position_embeddings", None) or 1 << 30
         limit = min(int(request.sampling.get("max_tokens", 256)), room - len(ids))
         if not ids or limit < 1:
             error = f"prompt: has {len(ids)} tokens, of {room} that the model reads"
             return Reply(request.key, None, None, len(ids), None, time.time(), 0.0, error=error)
-        return _Row(request, list(ids), limit, random.Random(request.seed))
+        return _Row(request, ids, limit, random.Random(request.seed))
 
     def _batch(self, rows: list[_Row]) -> Iterator[Reply]:
         import torch
@@ -213,12 +212,13 @@ class TransformersTeacher:
         text: str = self._tokenizer.decode(row.ids, skip_special_tokens=True)
         for stop in self._card.chat.stop:
             text = text.partition(stop)[0]
-        if self._card.chat.strip_thinking:
-            text = mixes.without_thinking(text)
+        found = completion_of(text, row.finish_reason, strip_thinking=self._card.chat.strip_thinking)
+        if error is None and isinstance(found, Failure):
+            error = str(found)
         return Reply(
             key=row.request.key,
-            completion=None if error else text,
-            finish_reason=row.finish_reason,
+            completion=None if error else str(found),
+            finish_reason=None if error else row.finish_reason,
             prompt_tokens=len(row.prompt),
             completion_tokens=len(row.ids),
             started=started,

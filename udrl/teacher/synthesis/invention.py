@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from udrl.data.dedup import Deduplicator
+from udrl.data.finish import finish_of
 from udrl.data.hashing import hash_hex, hash_int
 from udrl.data.inputs import input_id
 from udrl.data.leakage import is_preamble, is_refusal
@@ -26,6 +27,8 @@ from udrl.data.run import Run
 from udrl.data.tasks import Task
 from udrl.errors import TeacherError
 from udrl.teacher.protocol import Request, Teacher
+from udrl.teacher.synthesis.listing import items
+from udrl.teacher.thoughts import without_thoughts
 from udrl.words import count_words
 
 FOLDER = "inventing"
@@ -48,6 +51,7 @@ POOR_ROUNDS = 3
 _FIRST_ROUND = 8
 _LEAST_YIELD = 0.1
 _TOKENS_PER_INPUT = 64
+_LONGEST_LINE = 20_000
 _MARK = re.compile(
     r"(?:[-*+•–—·>]\s+|\(?\d{1,4}\s*[.):\]](?!\d)\s*|(?:idea|request|wish|need|query|input|prompt|example|item)\s*#?\d+\s*[.):]\s*)+",
     re.IGNORECASE,
@@ -148,17 +152,23 @@ def identity(invention: Invention, inventor: Inventor) -> str:
 
 
 def read_answer(text: str, *, unfinished: bool, words: tuple[int, int], dropped: Counter[str]) -> Iterator[str]:
-    """Yield the inputs in an answer, one a line, without numbering, bullets, quotation marks and emphasis.
+    """Yield the inputs in an answer, without thoughts, numbering, bullets, quotation marks and emphasis.
 
-    unfinished: the answer was cut off, so its last line is left out. words: shortest and longest length of an input.
-    dropped: receives what other lines were: ``heading`` (and remarks around the list), ``refusal``, ``length``,
-    ``unfinished``.
+    The answer is a list in any form that ``listing.items`` reads. unfinished: it was cut off, so its last line is left
+    out. words: shortest and longest length of an input. dropped: receives what other lines were: ``heading`` (and
+    remarks around the list), ``refusal``, ``length``, ``structured`` (markup that cannot be read), ``unfinished``.
     """
-    lines = [line.strip() for line in text.splitlines()]
+    lines = [line.strip() for line in without_thoughts(text).splitlines()]
     if unfinished and lines:
         dropped["unfinished"] += 1
         lines.pop()
-    for line in lines:
+    for line in items("\n".join(lines)):
+        if line is None:
+            dropped["structured"] += 1
+            continue
+        if len(line) > _LONGEST_LINE:
+            dropped["length"] += 1
+            continue
         found = _bare(line)
         length = count_words(found)
         if not length:
@@ -239,7 +249,7 @@ def _accept(item: Invention, records: Sequence[LedgerRecord]) -> None:
     before = len(item.inputs)
     words = input_lengths(item.given)
     for record in answered:
-        unfinished = record.finish_reason == "length"
+        unfinished = finish_of(record.finish_reason) != "finished"
         for text in read_answer(record.completion or "", unfinished=unfinished, words=words, dropped=item.dropped):
             verdict = item.seen.add(text)
             if verdict == "new":

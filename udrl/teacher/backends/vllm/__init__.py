@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from udrl.errors import MissingDependency, TeacherError, is_installed, suggestion
 from udrl.teacher import mixes
+from udrl.teacher.backends.completion import Failure, completion_of
 from udrl.teacher.backends.vllm import arguments
 from udrl.teacher.cards import Card
 from udrl.teacher.protocol import Reply, Request
@@ -84,7 +85,8 @@ class VllmTeacher:
 
         A prompt that leaves no room for a token is a reply with an error of the kind ``prompt``, one that vLLM
         refuses one of the kind ``request``. Raises MissingDependency where vLLM is not installed, TeacherError where
-        the model cannot be loaded, the engine ends, or a setting is not one of an engine's. Closing the iterator with
+        the model cannot be loaded, its chat template does not take the conversation, the engine ends, or a setting is
+        not one of an engine's. Closing the iterator with
         requests in flight ends the engine.
         """
         todo = iter(requests)
@@ -145,18 +147,22 @@ class VllmTeacher:
         }
 
     def _reply(self, answer: Mapping[str, Any]) -> Reply:
-        completion = answer.get("completion")
-        if completion is not None and self._card.chat.strip_thinking:
-            completion = mixes.without_thinking(completion)
+        error, reason = answer.get("error"), answer.get("finish_reason")
+        if "refused_template" in answer:
+            raise TeacherError(f"teacher '{self.name}': {answer['refused_template']}")
+        completion = None
+        if error is None:
+            found = completion_of(answer["completion"], reason, strip_thinking=self._card.chat.strip_thinking)
+            completion, error = (None, str(found)) if isinstance(found, Failure) else (found, None)
         return Reply(
             key=answer["key"],
             completion=completion,
-            finish_reason=answer.get("finish_reason"),
+            finish_reason=None if error else reason,
             prompt_tokens=answer["prompt_tokens"],
             completion_tokens=answer.get("completion_tokens"),
             started=answer["started"],
             seconds=answer["seconds"],
-            error=answer.get("error"),
+            error=error,
         )
 
 

@@ -18,6 +18,8 @@ import time
 from collections.abc import Mapping
 from typing import IO, Any
 
+from udrl.teacher.backends.conversation import TemplateError, conversation_ids
+
 CPU_CACHE_BYTES = 1 << 30
 """Memory for the cache of keys and values on a CPU: vLLM's own default takes nearly all there is."""
 
@@ -93,14 +95,8 @@ class Engine:
                     _send(replies, finished)
 
     def prompt(self, messages: list[dict[str, str]]) -> list[int]:
-        """Return a conversation as token ids: its chat template's, else the texts and nothing else."""
-        if not getattr(self._tokenizer, "chat_template", True):
-            text = "\n\n".join(message["content"] for message in messages) + "\n\n"
-            return list(self._tokenizer.encode(text))
-        found = self._tokenizer.apply_chat_template(
-            messages, tokenize=True, add_generation_prompt=True, return_dict=False, **self._template
-        )
-        return list(found)
+        """Return a conversation as token ids; see ``conversation_ids``."""
+        return conversation_ids(self._tokenizer, messages, self._template)
 
     def _add(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Give requests to the engine; return replies for those that it cannot take."""
@@ -116,8 +112,12 @@ class Engine:
         from vllm.sampling_params import RequestOutputKind
 
         started = time.time()
-        ids = self.prompt(request["messages"])
-        refused = {"key": request["key"], "started": started, "seconds": 0.0, "prompt_tokens": len(ids)}
+        refused = {"key": request["key"], "started": started, "seconds": 0.0}
+        try:
+            ids = self.prompt(request["messages"])
+        except TemplateError as error:
+            return refused | {"refused_template": str(error)}
+        refused["prompt_tokens"] = len(ids)
         if not 0 < len(ids) < self._room:
             return refused | {"error": f"prompt: has {len(ids)} tokens, of {self._room} that the model reads"}
         self._number += 1
