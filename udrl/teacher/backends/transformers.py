@@ -180,8 +180,8 @@ class TransformersTeacher:
         room = getattr(self._network.config, "max_position_embeddings", None) or 1 << 30
         limit = min(int(request.sampling.get("max_tokens", 256)), room - len(ids))
         if not ids or limit < 1:
-            error = f"prompt: has {len(ids)} tokens, of {room} that the model reads"
-            return Reply(request.key, None, None, len(ids), None, time.time(), 0.0, error=error)
+            refusal = f"prompt: has {len(ids)} tokens, of {room} that the model reads"
+            return Reply(request.key, None, None, len(ids), None, time.time(), 0.0, error=refusal)
         return _Row(request, ids, limit, random.Random(request.seed))
 
     def _batch(self, rows: list[_Row]) -> Iterator[Reply]:
