@@ -317,3 +317,60 @@ def test_cleaning_of_real_answers_takes_their_wrapping_off(shared_data: Path) ->
         bare += reason is None and str(kept.completion).lstrip().startswith(("{", "["))
     assert before < 0.25 * len(rows)
     assert bare > 0.9 * len(rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "completion"),
+    [
+        ("a red kettle", "Red kettle, now only <s>49 euros</s> 29 euros, while stocks last this week."),
+        ("a red kettle", "<s>49 euros</s> 29 euros is the new and very low price of our good red kettle."),
+        ("a red kettle", "Our good red kettle is now at 29 euros instead of the old price of <s>49 euros</s>"),
+        ("explain the token <|im_end|> to a beginner", "The token <|im_end|> ends a turn, so that the model stops."),
+        ("what does [INST] mean in a prompt", "In some templates [INST] opens what the user says to the model."),
+        ("a dialogue of two friends about tea", "User: Do you like tea? Friend: I like green tea in the morning."),
+        (
+            "a fenced code block that adds 2 and 3",
+            "```python\nprint(2 + 3)  # this adds two numbers and prints them\n```",
+        ),
+        ("write a Python function that adds", "This adds two numbers:\n```python\ndef add(a, b): return a + b\n```"),
+        ("the motto of the house in quotes", '"A warm house is a good house for all who come in from the cold"'),
+    ],
+)
+def test_cleaning_takes_what_the_request_asks_for(text: str, completion: str) -> None:
+    task = replace(TASK, min_words=4)
+    kept, reason = clean(record(completion, text=text), task)
+    assert (kept.completion, reason) == (completion, None)
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        f"<s>{GOOD}</s>",
+        f"{GOOD}</s> <s> {GOOD}",
+        f"{GOOD} <|im_end|> more",
+        f"[INST] {GOOD}",
+        f"User: {GOOD}",
+    ],
+)
+def test_cleaning_rejects_tokens_that_nobody_asked_for(completion: str) -> None:
+    assert rejected_by(record(completion, text="no dialogue: a red fox, without quotation marks"), TASK) == "role_name"
+
+
+@pytest.mark.parametrize(
+    ("instruction", "reason"),
+    [
+        ("Translate the following notice for the staff into German: {input}", None),
+        ("Write a notice for the staff in German about this: {input}", None),
+        ("Schreibe eine Notiz auf Deutsch: {input}", None),
+        ("Write a notice for the staff in French about this: {input}", "language"),
+        ("Write a short notice for the staff of the house about this: {input}", "language"),
+    ],
+)
+def test_cleaning_judges_the_language_by_the_instruction_too(instruction: str, reason: str | None) -> None:
+    task = replace(TASK, instruction=instruction, min_words=4)
+    text = "The old bridge is closed until the end of the month"
+    german = "Die alte Brücke ist bis zum Ende des Monats gesperrt und wird in der Zeit von einer Firma erneuert"
+    recorded = record(german, text=text, messages=({"role": "user", "content": text},))
+    assert rejected_by(recorded, task) == reason
+    russian = "Старый мост закрыт до конца месяца, и его ремонтирует одна фирма"
+    assert rejected_by(record(russian, text=text), replace(task, instruction="In Russian, please: {input}")) is None

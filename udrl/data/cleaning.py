@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from udrl.data.finish import finish_of
 from udrl.data.language import is_foreign
-from udrl.data.leakage import echoes, has_role_name, is_fenced, is_preamble, is_quoted, is_refusal, repaired
+from udrl.data.leakage import asked_for, echoes, has_role_name, is_fenced, is_preamble, is_quoted, is_refusal, repaired
 from udrl.words import WORD, folded_words
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def clean(record: LedgerRecord, task: Task) -> tuple[LedgerRecord, str | None]:
     A repaired one has the repaired text, and in ``sampling`` the key ``repaired`` with the names of what was repaired;
     one that is rejected all the same stays as it was written.
     """
-    text, repairs = repaired(record.completion or "", allow=task.allow)
+    text, repairs = repaired(record.completion or "", allow=allowed(record, task))
     fixed = record
     if repairs:
         fixed = replace(record, completion=text, sampling={**record.sampling, REPAIRED: ", ".join(repairs)})
@@ -67,12 +67,13 @@ def clean(record: LedgerRecord, task: Task) -> tuple[LedgerRecord, str | None]:
 def rejected_by(record: LedgerRecord, task: Task) -> str | None:
     """Return the name of the first rule that rejects the response, or None where it is kept.
 
-    Rules that the task allows are left out. ``duplicate`` needs the input's other completions and lies with episode
-    building.
+    Rules that the task allows are left out, and those whose finds are asked for. ``duplicate`` needs the input's other
+    completions and lies with episode building.
     """
     text = record.completion or ""
     words = folded_words(text)
-    request = "\n".join(message["content"] for message in record.messages)
+    request = _request(record, task)
+    allow = allowed(record, task)
     checks: tuple[tuple[str, Callable[[], bool]], ...] = (
         ("empty", lambda: not words),
         ("unfinished", lambda: finish_of(record.finish_reason) != "finished"),
@@ -87,7 +88,17 @@ def rejected_by(record: LedgerRecord, task: Task) -> str | None:
         ("over_length", lambda: len(words) > SLACK[1] * task.max_words),
         ("loop", lambda: is_loop(words)),
     )
-    return next((name for name, holds in checks if name not in task.allow and holds()), None)
+    return next((name for name, holds in checks if name not in allow and holds()), None)
+
+
+def allowed(record: LedgerRecord, task: Task) -> frozenset[str]:
+    """Return the rules that are off for the response: the task allows what they find, or the request asks for it."""
+    return frozenset(task.allow) | asked_for(_request(record, task))
+
+
+def _request(record: LedgerRecord, task: Task) -> str:
+    """Return all that was asked for: the messages, and the task's instruction, which recorded outputs do not carry."""
+    return "\n".join([task.instruction, *(message["content"] for message in record.messages)])
 
 
 def is_loop(words: list[str]) -> bool:

@@ -8,6 +8,7 @@ constraint, so that what holds can be checked from the texts alone wherever they
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,30 +34,47 @@ class Kind:
         return re.compile(r"(?<!not )\b" + slot.join(parts), re.IGNORECASE)
 
 
+@functools.lru_cache(maxsize=8)
 def sentences(text: str) -> int:
     """Return the number of sentences: runs that hold a word and end with a mark such as ``.`` or the text."""
     return sum(count_words(part) > 0 for part in SENTENCE_END.split(text))
 
 
+@functools.lru_cache(maxsize=8)
 def bullets(text: str) -> int:
     """Return the number of bullet points: lines that begin with ``*`` and hold a word."""
     return sum(line.lstrip().startswith("*") and count_words(line) > 0 for line in text.splitlines())
 
 
+@functools.lru_cache(maxsize=8)
+def _folded(text: str) -> tuple[str, ...]:
+    # A request may state thousands of constraints: the completion is taken apart once for all of them.
+    return tuple(folded_words(text))
+
+
+@functools.lru_cache(maxsize=8)
+def _distinct(text: str) -> frozenset[str]:
+    return frozenset(_folded(text))
+
+
+def _length(text: str) -> int:
+    return len(_folded(text))
+
+
 def _has(text: str, value: Value) -> bool:
-    return str(value).casefold() in folded_words(text)
+    return str(value).casefold() in _distinct(text)
 
 
 def _ends(text: str, value: Value) -> bool:
-    wanted = folded_words(str(value))
-    return folded_words(text)[-len(wanted) :] == wanted
+    wanted = tuple(folded_words(str(value)))
+    return _folded(text)[-len(wanted) :] == wanted
 
 
 KINDS: Mapping[str, Kind] = {
     "contain": Kind("Use the word '{}'.", str, _has),
     "avoid": Kind("Do not use the word '{}'.", str, lambda text, value: not _has(text, value)),
-    "at_least": Kind("Write at least {} words.", int, lambda text, value: count_words(text) >= int(value or 0)),
-    "at_most": Kind("Write at most {} words.", int, lambda text, value: count_words(text) <= int(value or 0)),
+    "at_least": Kind("Write at least {} words.", int, lambda text, value: _length(text) >= int(value or 0)),
+    "at_most": Kind("Write at most {} words.", int, lambda text, value: _length(text) <= int(value or 0)),
     "lowercase": Kind("Use only lowercase letters.", None, lambda text, _: text == text.lower()),
     "no_commas": Kind("Do not use commas.", None, lambda text, _: "," not in text),
     "end_with": Kind("End with the words '{}'.", str, _ends),
@@ -82,7 +100,7 @@ class Constraint:
 
     def holds(self, completion: str) -> bool:
         """Say whether ``completion`` keeps it; one without a word keeps nothing."""
-        return count_words(completion) > 0 and KINDS[self.kind].holds(completion, self.value)
+        return _length(completion) > 0 and KINDS[self.kind].holds(completion, self.value)
 
 
 def constraints_of(text: str) -> list[Constraint]:
@@ -100,4 +118,5 @@ def kept(text: str, completion: str) -> float | None:
     wanted = constraints_of(text)
     if not wanted:
         return None
-    return sum(one.holds(completion) for one in wanted) / len(wanted)
+    holds = {one: one.holds(completion) for one in dict.fromkeys(wanted)}
+    return sum(holds[one] for one in wanted) / len(wanted)

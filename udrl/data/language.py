@@ -39,7 +39,7 @@ _SCRIPTS = {
 count with the Chinese ones."""
 
 _RUNS = {
-    name: re.compile(f"[{letters}](?:[\\s\\W]{{0,2}}[{letters}]){{{least - 1},}}")
+    name: re.compile(f"[{letters}](?:[^\\w{letters}]{{0,2}}[{letters}]){{{least - 1}}}")
     for name, (letters, least) in _SCRIPTS.items()
 }
 _LETTER = {name: re.compile(f"[{letters}]") for name, (letters, _) in _SCRIPTS.items()}
@@ -47,15 +47,30 @@ _QUOTED = re.compile(
     r"\"[^\"\n]{1,80}\"|“[^”\n]{1,80}”|«[^»\n]{1,80}»|「[^」\n]{1,80}」|'[^'\n]{1,80}'|\([^)\n]{1,80}\)"
 )
 
-_ASKS_FOR = re.compile(r"\b(?:translat|multiling|biling|languages?\b)", re.IGNORECASE)
+_TRANSLATES = re.compile(
+    r"\b(?:translat|multiling|biling|übersetz|tradu[iczs]|traducción|tradução|vertaal|przetłumacz|översätt|terjemah)"
+    r"|перевед|перевод|翻译|翻譯|翻訳|번역|ترجم|अनुवाद",
+    re.IGNORECASE,
+)
+_ASKS_FOR = re.compile(rf"{_TRANSLATES.pattern}|\blanguages?\b", re.IGNORECASE)
 _NAMES = {
     "han": ("chinese", "mandarin", "cantonese", "japanese", "korean", "kanji", "hiragana", "katakana", "hangul"),
     "cyrillic": ("russian", "ukrainian", "bulgarian", "serbian", "cyrillic"),
     "arabic": ("arabic", "persian", "farsi", "urdu"),
     "indic": ("hindi", "bengali", "tamil", "telugu", "marathi", "sanskrit"),
+    "german": ("german", "deutsch"),
+    "french": ("french", "français"),
+    "spanish": ("spanish", "español", "castellano"),
+    "italian": ("italian",),
+    "portuguese": ("portuguese", "português"),
+    "dutch": ("dutch", "nederlands"),
+    "polish": ("polish", "polsk"),
+    "swedish": ("swedish", "svenska"),
+    "turkish": ("turkish", "türkçe"),
+    "vietnamese": ("vietnamese", "tiếng việt"),
 }
-"""What else names a script; other scripts and languages are named by their own names. An input that names one may be
-answered in it."""
+"""What names a script or a language, where it is not its own name alone. A request that names one may be answered in
+it."""
 
 _FUNCTION_WORDS = {
     "english": "the and of to is that with for are as this it be by at from or his her its their an which was you",
@@ -86,18 +101,18 @@ def is_foreign(text: str, *, words: Sequence[str], request: str, given: str) -> 
     counts where a run of its letters stands outside of quotation marks and brackets and the request has none of it; a
     language of the Latin script by LEAST_WORDS, LEAST_SHARE and LEAST_LEAD.
     """
-    if _ASKS_FOR.search(given):
+    if _TRANSLATES.search(request) or _ASKS_FOR.search(given):
         return False
     if not text.isascii():
         bare = _QUOTED.sub(" ", text)
         for script, run in _RUNS.items():
             found_letters = len(_LETTER[script].findall(bare)) if run.search(bare) else 0
             if found_letters >= LEAST_LETTERS * len(bare) > 0 and not _LETTER[script].search(request):
-                return not _is_named(script, given)
+                return not _is_named(script, request)
     found, count = _language(words)
     if found is None or count < max(LEAST_WORDS, LEAST_SHARE * len(words)):
         return False
-    if not given.isascii() or _is_named(found, given) or not _LANGUAGES[found].isdisjoint(folded_words(given)):
+    if not given.isascii() or _is_named(found, request) or not _LANGUAGES[found].isdisjoint(folded_words(given)):
         return False  # a short input tells its language poorly: the benefit of the doubt
     expected = _of(request)
     if expected is None or found == expected:
@@ -105,8 +120,8 @@ def is_foreign(text: str, *, words: Sequence[str], request: str, given: str) -> 
     return count >= LEAST_LEAD * sum(word in _LANGUAGES[expected] for word in words)
 
 
-def _is_named(name: str, given: str) -> bool:
-    folded = given.casefold()
+def _is_named(name: str, request: str) -> bool:
+    folded = request.casefold()
     return any(word in folded for word in _NAMES.get(name, (name,)))
 
 

@@ -43,14 +43,14 @@ _HERE = re.compile(
 _LABEL = re.compile(
     r"[*_#\s]*(?:(?:the|your|my|a|final|full|new|expanded|rewritten|enhanced|revised|refined|improved|optimi[sz]ed|"
     r"detailed|output|text-to-(?:image|video)|image|video|search|edit|design|system)\s+)*"
-    rf"(?:{_ARTEFACT}|output|answer|response|result|completion)\s*[*_]*\s*:[*_]*\s",
+    rf"(?:{_ARTEFACT}|output|answer|response|result|completion)\s*(?:[*_]+\s*)?:[*_]*\s",
     re.IGNORECASE,
 )
 _AFTER = re.compile(
     r"(?:(?:^|[\n.!?)\"”*]\s*)\(?[*_]*(?:(?:please )?let me know (?:if|whether)|i hope (?:this|that|these|you)|"
     r"feel free to (?:ask|let|modify|adjust|change|reach)|would you like me to|is there anything else)"
-    r"|\n\s*\n\s*[(*_]*(?:word count\b|note\s*[*_]*:[*_]*\s*(?:i\b|this (?:prompt|query|brief|description|instruction)|"
-    r"the (?:prompt|above|completion))))[^\n]*\Z",
+    r"|\n[^\S\n]*\n\s*[(*_]*(?:word count\b|note\s*[*_]*:[*_]*\s*(?:i\b|"
+    r"this (?:prompt|query|brief|description|instruction)|the (?:prompt|above|completion))))[^\n]*\Z",
     re.IGNORECASE,
 )
 _AFTER_WORDS = ("let me know", "i hope", "feel free", "would you like", "anything else", "word count", "note")
@@ -62,14 +62,29 @@ _TURN = re.compile(
     re.MULTILINE,
 )
 _QUOTED_THEN = re.compile(
-    r"\s*(?:\"[^\"\n]+\"|“[^”\n]+”)[.]?\s*\n\s*\n\s*"
+    r"\s*(?:\"[^\"\n]+\"|“[^”\n]+”)[.]?[^\S\n]*\n[^\S\n]*\n\s*"
     r"[(*_]*(?:this|these|the above|in this|in the|note|explanation|i|here)\b",
     re.IGNORECASE,
 )
 _INTRODUCTION = re.compile(r"[^\n]{0,200}?:(?:[*_]*)(?:[ \t]*\n+|[ \t]+)")
 _SPEAKER = re.compile(r"[*_#\s]*(?:assistant|chatbot|ai|bot|model)\s*[*_]*:[*_]*\s+", re.IGNORECASE)
-_END_TOKENS = re.compile(r"(?:\s*(?:</s>|<\|(?:eot_id|im_end|end|end_of_text|endoftext)\|>|<end_of_turn>))+\s*\Z")
-_FENCE = re.compile(r"(```|~~~)[\w-]*[ \t]*\n(.*?)\n?[ \t]*\1\s*", re.DOTALL)
+_END_TOKENS = ("</s>", "<|eot_id|>", "<|im_end|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>")
+_FENCE = re.compile(r"(?:```|~~~)[\w-]*[ \t]*\n")
+_STRUCK = re.compile(r"<s>[^<]{1,500}</s>")
+"""HTML's strike-through, a pair of tags within a text; around all of it they are tokens of a chat template."""
+
+_CLAUSE = re.compile(r"[^.!?;:\n]+")
+_NEGATED = re.compile(r"\b(?:no|not|without|never|avoid|neither|nor)\b|n[’']t\b", re.IGNORECASE)
+_ASKED: Mapping[str, re.Pattern[str]] = {
+    "role_name": re.compile(r"\b(?:dialog|conversation|transcript|interview|chat log|screenplay)", re.IGNORECASE),
+    "fenced": re.compile(
+        r"```|~~~|\b(?:code blocks?|fence[sd]?|markdown|source code|code snippets?|(?:write|fix|refactor|the|this) code"
+        r"|python|javascript|typescript|sql|bash|html|css|rust|java)\b|\bc\+\+",
+        re.IGNORECASE,
+    ),
+    "quoted": re.compile(r"\b(?:quotation marks|(?:in|with|between) (?:\w+ )?quotes)\b", re.IGNORECASE),
+}
+"""What a request says where it asks for what a rule looks for."""
 _REPAIRS = 6
 _MARKS = {'"': '"', "“": "”", "«": "»", "„": "“", "`": "`", "'": "'", "「": "」"}
 
@@ -96,6 +111,16 @@ def repaired(text: str, *, allow: Collection[str] = ()) -> tuple[str, tuple[str,
     return text, tuple(dict.fromkeys(done))
 
 
+def asked_for(request: str) -> frozenset[str]:
+    """Return the rules whose finds the request itself asks for: a dialogue, a code block, tokens that it holds too.
+
+    "No dialogue" and "without quotation marks" ask for none.
+    """
+    wanted = [clause for clause in _CLAUSE.findall(request) if not _NEGATED.search(clause)]
+    found = {rule for rule, pattern in _ASKED.items() if any(pattern.search(clause) for clause in wanted)}
+    return frozenset(found | {"role_name"} if _has_token(request) else found)
+
+
 def is_refusal(text: str) -> bool:
     """Tell whether ``text`` begins by declining to write."""
     return _SORRY.match(_start(text)) is not None
@@ -115,7 +140,15 @@ def has_role_name(text: str) -> bool:
     """Tell whether ``text`` begins with a speaker ("Assistant:") or holds a token of a chat template."""
     if _ROLE.match(_start(text)):
         return True
-    return any(mark in text for mark in "<[#") and _TURN.search(text) is not None
+    return _has_token(text)
+
+
+def _has_token(text: str) -> bool:
+    if not any(mark in text for mark in "<[#"):
+        return False
+    if not _STRUCK.fullmatch(text.strip()):
+        text = _STRUCK.sub("", text)
+    return _TURN.search(text) is not None
 
 
 def is_fenced(text: str) -> bool:
@@ -162,7 +195,14 @@ def _start(text: str) -> str:
 
 
 def _without_end_tokens(text: str) -> str:
-    return _END_TOKENS.sub("", text) if text.rstrip().endswith(">") else text
+    end = len(text.rstrip())
+    while token := next((token for token in _END_TOKENS if text.endswith(token, 0, end)), None):
+        if token == "</s>" and text.count("<s>", 0, end) >= text.count("</s>", 0, end):
+            break  # it closes one of HTML's
+        end -= len(token)
+        while end and text[end - 1].isspace():
+            end -= 1
+    return text[:end]
 
 
 def _without_speaker(text: str) -> str:
@@ -182,8 +222,12 @@ def _without_courtesies(text: str) -> str:
 
 
 def _without_fence(text: str) -> str:
-    found = _FENCE.fullmatch(text.strip())
-    return found[2] if found and "```" not in found[2] else text
+    whole = text.strip()
+    start = _FENCE.match(whole)
+    if start is None or not whole.endswith(whole[:3]) or len(whole) < start.end() + 3:
+        return text
+    inside = whole[start.end() : -3].rstrip(" \t").removesuffix("\n")
+    return text if "```" in inside else inside
 
 
 def _without_quotes(text: str) -> str:

@@ -38,12 +38,14 @@ def find(text: str) -> Iterator[tuple[str, int, int]]:
     Of two that overlap the earlier kind counts: credentials, email, iban, card, ip, phone.
     """
     taken: list[tuple[str, int, int]] = []
+    claimed = bytearray(len(text))
     if "@" not in text and not any(character.isdigit() for character in text):
         return
     for kind, pattern, holds in _KINDS:
         for match in pattern.finditer(text):
             start, end = match.span()
-            if holds(match[0]) and all(end <= first or start >= last for _, first, last in taken):
+            if not any(claimed[start:end]) and holds(match[0]):
+                claimed[start:end] = b"\1" * (end - start)
                 taken.append((kind, start, end))
     yield from sorted(taken, key=lambda found: found[1])
 
