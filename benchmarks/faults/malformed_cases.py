@@ -146,7 +146,6 @@ def _run_commands(run: str) -> list[tuple[int, str, list[str]]]:
         (2, "student episodes", ["calibrate", "--run", run, "--inputs", "1"]),
         (2, "student episodes", ["push", "--run", run, "--repo", "x/y"]),
         (1, "bench student", ["bench", "--run", run, "--limit", "1", "--name", "small"]),
-        (1, "student", ["export", "--run", run]),
     ]
 
 
