@@ -28,8 +28,9 @@ from contextlib import closing
 from pathlib import Path
 
 from udrl.data import hygiene
+from udrl.data.episode import Episode
 from udrl.data.episode_builder import build_episodes
-from udrl.data.episodes import Episode, write_episodes
+from udrl.data.episodes import write_episodes
 from udrl.data.hygiene import Hygiene
 from udrl.data.ledger import Ledger
 from udrl.data.run import Run

@@ -13,7 +13,8 @@ import yaml
 from hub_stand_in import GOOD, READ_ONLY, Hub, handler
 
 from udrl.cli.main import run as cli
-from udrl.data.episodes import SPLITS, read_episodes
+from udrl.data.episode import SPLITS
+from udrl.data.episodes import read_episodes
 from udrl.data.run import Run
 from udrl.errors import UsageError
 from udrl.hub import TOKEN, HubError, limits, push

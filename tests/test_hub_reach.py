@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from udrl.errors import StudentError
-from udrl.hub import is_reachable
+from udrl.hub_reach import is_reachable
 from udrl.tokenizer import train_tokenizer
 from udrl.training.admission import admit
 from udrl.training.from_scratch import scratch_gpt2

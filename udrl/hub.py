@@ -20,6 +20,7 @@ from udrl.data.episodes import iterate_episodes, reward_names, write_episodes
 from udrl.data.hygiene import STAGE, said
 from udrl.data.run import Run
 from udrl.errors import RunError, UdrlError, UsageError
+from udrl.hub_reach import TRANSPORTS
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -29,9 +30,6 @@ Kind = Literal["dataset", "model"]
 
 _FREE = ("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-3.0", "bsd-2-clause", "bsd-3-clause", "unlicense")
 """Licences of recorded outputs that ask for no more than attribution, which the card gives."""
-
-_TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
-"""Packages whose errors say that the service was not reached; which one depends on the client's version."""
 
 
 class HubError(UdrlError):
@@ -47,25 +45,6 @@ class PushReport:
     private: bool
     files: tuple[str, ...]
     episodes: int | None = None
-
-
-def is_reachable(*, seconds: float = 5.0) -> bool:
-    """Say whether the hub answers at all, by one request of the hub's own client, which knows of proxies.
-
-    False also where that client is set to be offline. What the answer is does not matter.
-    """
-    from huggingface_hub import constants, get_session
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    try:
-        get_session().head(constants.ENDPOINT, timeout=seconds)
-    except OfflineModeIsEnabled:
-        return False
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] in _TRANSPORTS:
-            return False
-        raise
-    return True
 
 
 def limits(run: Run) -> dict[str, str]:
@@ -178,7 +157,7 @@ def _hub_errors(name: str) -> Iterator[None]:
             raise HubError("the hub's client is set to be offline: unset HF_HUB_OFFLINE") from error
         if isinstance(cause, HfHubHTTPError):
             raise HubError(f"{endpoint} {_refusal(cause, name)}") from error
-        if type(cause).__module__.partition(".")[0] in _TRANSPORTS:
+        if type(cause).__module__.partition(".")[0] in TRANSPORTS:
             said = str(cause) or type(cause).__name__
             raise HubError(f"{endpoint} cannot be reached ({said}): check the network and HF_ENDPOINT") from error
         raise

@@ -14,13 +14,14 @@ import pytest
 from click.testing import CliRunner
 
 from udrl.cli.main import app
-from udrl.data.cleaning import RULES, clean, rejected_by
+from udrl.data.cleaning import clean, rejected_by
 from udrl.data.episode_builder import build_episodes
 from udrl.data.episodes import count_episodes, read_episodes, write_episodes
 from udrl.data.inputs import input_id
 from udrl.data.leakage import is_preamble, is_quoted, is_refusal, repaired
 from udrl.data.ledger import SCHEMA, Ledger, LedgerRecord
 from udrl.data.rejections import rejected
+from udrl.data.rules import RULES
 from udrl.data.run import Run
 from udrl.data.tasks import Task, load_task, load_tasks, store_tasks
 from udrl.errors import TaskError, UsageError

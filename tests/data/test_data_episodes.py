@@ -21,8 +21,9 @@ import yaml
 
 from udrl.commands import CommandSpace
 from udrl.data.cleaning import first_words, is_loop
+from udrl.data.episode import Episode
 from udrl.data.episode_builder import build_episodes
-from udrl.data.episodes import Episode, count_episodes, has_episodes, noted, read_episodes, write_episodes
+from udrl.data.episodes import count_episodes, has_episodes, noted, read_episodes, write_episodes
 from udrl.data.inputs import input_id, split_of
 from udrl.data.ledger import Ledger, LedgerRecord
 from udrl.data.run import Run

@@ -15,7 +15,8 @@ import pytest
 from eval_fakes import FakeStudent
 from markupsafe import escape
 
-from udrl.data.episodes import Episode, write_episodes
+from udrl.data.episode import Episode
+from udrl.data.episodes import write_episodes
 from udrl.data.inputs import input_id
 from udrl.data.run import Run
 from udrl.data.tasks import load_tasks, seeds, store_tasks

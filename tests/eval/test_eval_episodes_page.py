@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from udrl.cli.main import run as cli
-from udrl.data.episodes import SPLITS, Episode, read_episodes, write_episodes
+from udrl.data.episode import SPLITS, Episode
+from udrl.data.episodes import read_episodes, write_episodes
 from udrl.data.hygiene import Hygiene
 from udrl.data.inputs import input_id, split_of
 from udrl.data.run import Run

@@ -16,7 +16,8 @@ import torch
 
 import udrl
 from udrl.commands import Command
-from udrl.data.episodes import Episode, write_episodes
+from udrl.data.episode import Episode
+from udrl.data.episodes import write_episodes
 from udrl.data.run import Run
 from udrl.decoding.loop import Sampling
 from udrl.errors import MissingDependency, StudentError, UsageError

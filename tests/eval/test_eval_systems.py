@@ -13,7 +13,7 @@ import pytest
 from eval_fakes import FakeStudent, items
 
 from udrl.commands import Attribute, CommandSpace
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 from udrl.data.ledger import Ledger
 from udrl.data.tasks import load_tasks
 from udrl.errors import TeacherError

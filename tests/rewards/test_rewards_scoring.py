@@ -12,7 +12,8 @@ import pytest
 from reward_module import episode, own_rewards
 
 from udrl.commands import CommandSpace
-from udrl.data.episodes import Episode, read_episodes
+from udrl.data.episode import Episode
+from udrl.data.episodes import read_episodes
 from udrl.data.hygiene import Hygiene
 from udrl.data.known_answers import read_answers
 from udrl.data.pii import PiiMode

@@ -14,10 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udrl.commands import LENGTH, Attribute, CommandSpace
-from udrl.data.cleaning import RULES
-from udrl.data.dataset_card import OTHER_RULES
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 from udrl.data.inputs import input_id, split_of
+from udrl.data.rules import OTHER_RULES, RULES
 from udrl.data.tasks import Task, load_tasks
 from udrl.errors import InputError, RunError, UsageError
 from udrl.rewards.novelty import Novelty

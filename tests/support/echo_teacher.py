@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from udrl.data.episodes import Episode, read_episodes
+from udrl.data.episode import Episode
+from udrl.data.episodes import read_episodes
 from udrl.data.ledger import Ledger
-from udrl.teacher import cards
+from udrl.teacher.backends import choice
 from udrl.teacher.protocol import Reply, Request
 from udrl.teacher.synthesis.synth import SynthReport, synth
 
@@ -88,7 +89,7 @@ class Echo:
 def start_echo(monkeypatch: pytest.MonkeyPatch) -> Echo:
     """Let every synthesis start one ``Echo``, and return it."""
     teacher = Echo()
-    monkeypatch.setattr(cards, "start", lambda _card, *, tasks: teacher)
+    monkeypatch.setattr(choice, "start", lambda _card, *, tasks: teacher)
     return teacher
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from udrl.data.ledger import Ledger
-from udrl.teacher import cards
+from udrl.teacher.backends import choice
 from udrl.teacher.cards import Card
 from udrl.teacher.protocol import Reply, Request
 from udrl.teacher.synthesis.synth import SynthReport, synth
@@ -87,7 +87,7 @@ def start_paid(monkeypatch: pytest.MonkeyPatch) -> dict[str, Paid]:
     def start(card: Card, *, tasks: object) -> Paid:
         return teachers.setdefault(card.name, Paid(card))
 
-    monkeypatch.setattr(cards, "start", start)
+    monkeypatch.setattr(choice, "start", start)
     return teachers
 
 

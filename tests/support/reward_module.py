@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 
 
 def own_rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:

@@ -16,7 +16,8 @@ import pytest
 import yaml
 from fault_server import FAULTS, FaultServer, storm
 
-from udrl.data.episodes import Episode, read_episodes
+from udrl.data.episode import Episode
+from udrl.data.episodes import read_episodes
 from udrl.data.ledger import Ledger
 from udrl.teacher.synthesis.synth import SynthReport, synth
 

@@ -13,7 +13,7 @@ from udrl.cli.synth import describe
 from udrl.data.run import Run
 from udrl.data.tasks import load_tasks
 from udrl.errors import UsageError
-from udrl.teacher import cards
+from udrl.teacher.backends import choice
 from udrl.teacher.backends.builtin import made_up_word
 from udrl.teacher.cards import Prices
 from udrl.teacher.protocol import Reply, Request
@@ -62,7 +62,7 @@ def test_budget_limits_stop_cleanly_and_the_next_start_goes_on(
 
 def test_budget_minutes_stop_a_start(make: Any, started: dict[str, Paid], monkeypatch: pytest.MonkeyPatch) -> None:
     make(max_tokens=1)  # the inputs are chosen, everything is imported
-    monkeypatch.setattr(cards, "start", lambda card, *, tasks: Paid(card, seconds=0.05))
+    monkeypatch.setattr(choice, "start", lambda card, *, tasks: Paid(card, seconds=0.05))
     report = make(max_minutes=1.5 / 60)
     assert report.stopped == "--max-minutes 0.025"
     assert 0 < report.written <= 30 + 4, "four were in flight"
@@ -72,7 +72,7 @@ def test_budget_minutes_stop_a_start(make: Any, started: dict[str, Paid], monkey
 def test_budget_usd_counts_gpu_hours(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = card_file(tmp_path, "own", prices=(0.0, 0.0))
     card.write_text(card.read_text().replace("prices:", "prices:\n  gpu_hour: 3600.0"))  # a dollar a second
-    monkeypatch.setattr(cards, "start", lambda card, *, tasks: Paid(card, gpus=2, seconds=0.05))
+    monkeypatch.setattr(choice, "start", lambda card, *, tasks: Paid(card, gpus=2, seconds=0.05))
     assert make(teacher=card, dry_run=True).estimates[0].usd is None, "no pace, no price"
     report = make(teacher=card, max_usd=4.0)
     assert report.stopped == "--max-usd 4"
@@ -180,7 +180,7 @@ def test_budget_announces_estimates_before_the_first_request(make: Any, started:
 def test_budget_records_gpu_hours_and_seconds_over_starts(
     make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cards, "start", lambda card, *, tasks: Paid(card, gpus=2, seconds=0.02))
+    monkeypatch.setattr(choice, "start", lambda card, *, tasks: Paid(card, gpus=2, seconds=0.02))
     first = make(max_tokens=6000).cost
     assert 1 <= first["seconds"] < 20
     assert first["gpu_hours"] == pytest.approx(2 * first["seconds"] / 3600, abs=2e-6)
@@ -201,7 +201,7 @@ def test_budget_cost_survives_a_kill(make: Any, tmp_path: Path, monkeypatch: pyt
                 raise SystemExit
             return super()._reply(request)
 
-    monkeypatch.setattr(cards, "start", lambda card, *, tasks: Dies(card, seconds=0.02))
+    monkeypatch.setattr(choice, "start", lambda card, *, tasks: Dies(card, seconds=0.02))
     monkeypatch.setattr("udrl.teacher.synthesis.start.Start.recording", lambda self: OnlyTheBeginning(self))
     with pytest.raises(SystemExit):
         make()

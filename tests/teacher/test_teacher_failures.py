@@ -22,7 +22,7 @@ from paid_teacher import IMAGE, Maker, Paid, card_file, maker, start_paid, write
 from udrl.data.ledger import Ledger
 from udrl.data.run import Run
 from udrl.errors import TeacherError
-from udrl.teacher import cards
+from udrl.teacher.backends import choice
 from udrl.teacher.protocol import Reply, Request
 from udrl.teacher.synthesis import watchdog
 from udrl.teacher.synthesis.synth import TooManyFailed
@@ -147,7 +147,7 @@ def test_watchdog_watches_a_synthesis_and_ends_with_it(
     make: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(watchdog, "PATIENCE", 0.1)
-    monkeypatch.setattr(cards, "start", lambda card, *, tasks: Paid(card, seconds=0.5, window=2))
+    monkeypatch.setattr(choice, "start", lambda card, *, tasks: Paid(card, seconds=0.5, window=2))
     make(num_inputs=1)
     assert own_threads() == []
     assert "warning: teacher 'a' has not replied for" in capsys.readouterr().err
@@ -181,8 +181,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from paid_teacher import Paid
 from udrl.cli.main import main
-from udrl.teacher import cards
-cards.start = lambda card, *, tasks: Paid(card, seconds=0.02, window=16)
+from udrl.teacher.backends import choice
+choice.start = lambda card, *, tasks: Paid(card, seconds=0.02, window=16)
 main(sys.argv[2:])
 """
 

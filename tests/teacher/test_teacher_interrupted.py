@@ -73,10 +73,10 @@ INTERRUPTED = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from echo_teacher import Echo
-from udrl.teacher import cards
+from udrl.teacher.backends import choice
 from udrl.teacher.synthesis.synth import synth
 teacher = Echo(window=16, seconds=0.02)
-cards.start = lambda _card, *, tasks: teacher
+choice.start = lambda _card, *, tasks: teacher
 try:
     synth(sys.argv[1], tasks=["text-to-image"], num_inputs=500, score=False)
 except KeyboardInterrupt:

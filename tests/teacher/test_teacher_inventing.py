@@ -20,7 +20,8 @@ import yaml
 from fault_server import FaultServer, Plan
 
 from udrl.data.dedup import deduplicate
-from udrl.data.episodes import Episode, read_episodes
+from udrl.data.episode import Episode
+from udrl.data.episodes import read_episodes
 from udrl.data.ledger import Ledger
 from udrl.data.run import Run
 from udrl.data.survey import survey

@@ -18,6 +18,7 @@ from fault_server import CUT, FAULTS, FINAL, NO_TEXTS, THOUGHTS, WAITS, FaultSer
 from udrl.data.finish import finish_of
 from udrl.errors import MissingDependency, TaskError, TeacherError, UsageError
 from udrl.teacher import cards
+from udrl.teacher.backends import choice
 from udrl.teacher.backends.congestion import Congestion
 from udrl.teacher.backends.endpoint_health import HOPELESS
 from udrl.teacher.backends.openai import OpenAITeacher
@@ -50,7 +51,7 @@ def card_file(tmp_path: Path, **changes: Any) -> Path:
 
 
 def teacher_of(tmp_path: Path, server: FaultServer, **changes: Any) -> OpenAITeacher:
-    teacher = cards.teacher(card_file(tmp_path, **changes), tasks=(), base_url=server.url)
+    teacher = choice.teacher(card_file(tmp_path, **changes), tasks=(), base_url=server.url)
     assert isinstance(teacher, OpenAITeacher)
     return teacher
 
@@ -301,7 +302,7 @@ def test_teacher_openai_refuses_a_key_that_cannot_be_sent(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with pytest.raises(UsageError, match="variable OPENAI_API_KEY cannot be sent") as caught:
-        cards.teacher(card_file(tmp_path), tasks=(), base_url="http://localhost:1/v1")
+        choice.teacher(card_file(tmp_path), tasks=(), base_url="http://localhost:1/v1")
     assert "cret" not in str(caught.value)
 
 
@@ -320,7 +321,7 @@ def test_teacher_openai_masks_a_key_before_it_cuts_what_quotes_it(
 def test_teacher_openai_says_when_nobody_listens(tmp_path: Path) -> None:
     with FaultServer() as server:
         url = server.url
-    teacher = cards.teacher(card_file(tmp_path, settings={"openai": {"attempts": 2}}), tasks=(), base_url=url)
+    teacher = choice.teacher(card_file(tmp_path, settings={"openai": {"attempts": 2}}), tasks=(), base_url=url)
     with pytest.raises(TeacherError, match="cannot be reached"):
         list(teacher.generate(requests(3)))
 
@@ -459,11 +460,11 @@ def test_teacher_cards_of_llms_name_what_to_do(tmp_path: Path) -> None:
             continue
         request = Request("key", "text-to-image", "id", "a fox", ({"role": "user", "content": "a fox"},), {}, 1, 0)
         with (
-            closing(cards.start(card, tasks=())) as engine,
+            closing(choice.start(card, tasks=())) as engine,
             pytest.raises(MissingDependency, match=r'pip install "udrl\[vllm\]".*--base-url'),
         ):
             list(engine.generate([request]))
-        teacher = cards.start(cards.at_endpoint(card, "http://localhost:8000"), tasks=())
+        teacher = choice.start(cards.at_endpoint(card, "http://localhost:8000"), tasks=())
         mix = [teacher.sampling(n, 0, 10, 40) for n in range(4)]
         assert len({settings["temperature"] for settings in mix}) >= 3
         assert any("instruction" in settings for settings in mix), "four samples include a careless one"
@@ -472,7 +473,7 @@ def test_teacher_cards_of_llms_name_what_to_do(tmp_path: Path) -> None:
 
 def test_teacher_cards_of_the_builtin_teacher_have_no_endpoint() -> None:
     with pytest.raises(UsageError, match="leave --base-url out"):
-        cards.teacher("builtin", tasks=(), base_url="http://localhost:8000")
+        choice.teacher("builtin", tasks=(), base_url="http://localhost:8000")
 
 
 def test_teacher_cards_merge_the_system_message_only_where_needed() -> None:
@@ -500,7 +501,7 @@ def test_teacher_cards_merge_the_system_message_only_where_needed() -> None:
 )
 def test_teacher_cards_refuse_what_they_do_not_know(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(TaskError, match=message):
-        cards.teacher(card_file(tmp_path, **changes), tasks=(), base_url="http://localhost:1/v1")
+        choice.teacher(card_file(tmp_path, **changes), tasks=(), base_url="http://localhost:1/v1")
 
 
 @pytest.mark.parametrize("what", [*WAITS, *NO_TEXTS, *FINAL, *CUT, *THOUGHTS])

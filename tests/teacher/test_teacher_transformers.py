@@ -14,7 +14,7 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from udrl.errors import TaskError, TeacherError
-from udrl.teacher import cards
+from udrl.teacher.backends import choice
 from udrl.teacher.backends.conversation import conversation_ids
 from udrl.teacher.backends.transformers import TransformersTeacher, _draw, _Row
 from udrl.teacher.protocol import Reply, Request
@@ -75,7 +75,7 @@ def teacher_of(tmp_path: Path, model: Path, **changes: Any) -> TransformersTeach
     }
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(data | changes))
-    teacher = cards.teacher(path, tasks=())
+    teacher = choice.teacher(path, tasks=())
     assert isinstance(teacher, TransformersTeacher)
     return teacher
 

@@ -17,7 +17,7 @@ from tiny_students import examples, new_student, options
 import udrl
 import udrl.cli.main as cli
 from udrl.commands import LENGTH, Command
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 from udrl.errors import StudentError, UsageError
 from udrl.training.loop import run_loop
 from udrl.training.methods import Dpo, Grpo, Sft, Top, Udrl, Weighted, method_of

@@ -16,7 +16,8 @@ from methods_run import INPUTS, SMALL, TASKS, WORDS, episodes_of, methods_run
 
 import udrl
 import udrl.cli.main as cli
-from udrl.data.episodes import Episode, read_episodes, write_episodes
+from udrl.data.episode import Episode
+from udrl.data.episodes import read_episodes, write_episodes
 from udrl.data.run import Run
 from udrl.errors import RunError, StudentError, UsageError
 from udrl.training.material import gather

@@ -23,7 +23,7 @@ from tiny import ROOM, card_file
 
 from udrl.data.ledger import Ledger
 from udrl.errors import TeacherError
-from udrl.teacher import cards
+from udrl.teacher.backends import choice
 from udrl.teacher.backends.vllm import VllmTeacher
 from udrl.teacher.protocol import Reply, Request
 
@@ -57,7 +57,7 @@ def gone(pid: int, *, seconds: float = 15.0) -> bool:
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[VllmTeacher]:
-    found = cards.teacher(card_file(tmp_path_factory.mktemp("card"), model))
+    found = choice.teacher(card_file(tmp_path_factory.mktemp("card"), model))
     assert isinstance(found, VllmTeacher)
     yield found
     found.close()
@@ -119,7 +119,7 @@ def test_vllm_unknown_sampling_setting_is_an_error(teacher: VllmTeacher) -> None
 def test_vllm_merges_the_system_message_where_the_card_says_so(
     teacher: VllmTeacher, tmp_path: Path, model: Path
 ) -> None:
-    merging = cards.teacher(card_file(tmp_path, model, chat={"system": "merge"}))
+    merging = choice.teacher(card_file(tmp_path, model, chat={"system": "merge"}))
     assert isinstance(merging, VllmTeacher)
     merging._engine = teacher._engine  # one engine is enough: what differs is what it is sent
     apart = answers(teacher, [ask("a", "the sea", system="Be brief."), ask("b", "Be brief.\n\nthe sea")])
@@ -157,7 +157,7 @@ def test_vllm_close_ends_the_process_and_the_next_request_starts_another(teacher
 
 
 def test_vllm_model_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
-    missing = cards.teacher(card_file(tmp_path, Path("nobody/no-such-model")))
+    missing = choice.teacher(card_file(tmp_path, Path("nobody/no-such-model")))
     with pytest.raises(TeacherError, match=r"nobody/no-such-model cannot be loaded.*set HF_TOKEN.*give their folder"):
         list(missing.generate([ask("a", "sea")]))
 
@@ -183,7 +183,7 @@ def test_vllm_gated_weights_say_what_to_accept(tmp_path: Path, monkeypatch: pyte
     threading.Thread(target=hub.serve_forever, daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{hub.server_address[1]}")
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    gated = cards.teacher(card_file(tmp_path, Path("nobody/gated-model")))
+    gated = choice.teacher(card_file(tmp_path, Path("nobody/gated-model")))
     try:
         with pytest.raises(TeacherError, match=r"gated: accept the licence at .*nobody/gated-model, set HF_TOKEN"):
             list(gated.generate([ask("a", "sea")]))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from udrl.cli.common import emit, table
-from udrl.data.cleaning import RULES
 from udrl.data.rejections import RejectedReport, rejected
+from udrl.data.rules import RULES
 from udrl.data.run import Run
 
 _WIDTH = 300

@@ -9,38 +9,18 @@ the task's file (``allow``). docs/cleaning.md says how often each is wrong on re
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from udrl.data.finish import finish_of
 from udrl.data.language import is_foreign
 from udrl.data.leakage import asked_for, echoes, has_role_name, is_fenced, is_preamble, is_quoted, is_refusal, repaired
+from udrl.data.ledger import LedgerRecord
+from udrl.data.tasks import Task
 from udrl.words import WORD, folded_words
-
-if TYPE_CHECKING:
-    from udrl.data.ledger import LedgerRecord
-    from udrl.data.tasks import Task
 
 REPAIRED = "repaired"
 """Key of an episode's sampling that names what was taken off its completion."""
-
-RULES: Mapping[str, str] = {
-    "empty": "no word in it",
-    "unfinished": "the teacher was cut off (by its token limit) or says that it failed",
-    "refusal": "it begins by declining",
-    "role_name": "it begins with a speaker (Assistant:) or holds a token of a chat template",
-    "preamble": "it begins or ends with words to whoever asked (Here is your prompt: ...)",
-    "fenced": "it begins or ends with a markdown fence",
-    "quoted": "all of it stands in one pair of quotation marks",
-    "echo": "it repeats 12 words or more of the request",
-    "language": "it, or a passage of it, is in another language than the request",
-    "under_length": "shorter than half of the task's lower bound",
-    "over_length": "longer than one and a half times the task's upper bound",
-    "loop": "1 to 8 words stand at least 4 times in direct succession, 6 words or more in all",
-    "duplicate": "another completion of the input says the same, word for word",
-}
-"""The rules in the order in which they are tried; the first one that holds gives its name."""
 
 SLACK = (0.5, 1.5)
 """A completion may be this much shorter or longer than the task's bounds before it is rejected."""

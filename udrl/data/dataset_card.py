@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from udrl.data.cleaning import RULES
+from udrl.data.episode import SPLITS
+from udrl.data.rules import MEANINGS
 from udrl.data.run import Run
 from udrl.data.statistics import EpisodeMeter, quantiles
 
@@ -20,18 +21,7 @@ HUB_LICENCES = (
 PLACE = "PATH_OF_THIS_FOLDER"
 """What the card loads, until it is known where the folder is."""
 
-SPLITS = ("train", "validation", "test")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-OTHER_RULES = {
-    "contaminated": "a benchmark suite asks the same input",
-    "pii": "it, or its input, holds personal data",
-    "copied": "it copies more of the input than all but 5 % of what teachers wrote",
-    "repetitive": "it repeats its own word pairs more than all but 5 % of what teachers wrote",
-    "near_duplicate": "another completion of the input says nearly the same",
-    "pool_full": "the pool of a round held enough of this input, or of this return",
-}
-"""The rules of ``udrl.data.hygiene`` and of ``udrl.rounds``, as RULES of cleaning."""
-
 _HEADER = """---
 pretty_name: udrl episodes
 {licence}size_categories:
@@ -138,7 +128,7 @@ def _rules(counts: Mapping[str, int]) -> str:
     for name, count in sorted(counts.items()):
         kind, _, rule = name.partition(":")
         if kind in ("rejected", "repaired"):
-            rows.append((f"{kind}: {rule}", count, RULES.get(rule, OTHER_RULES.get(rule, ""))))
+            rows.append((f"{kind}: {rule}", count, MEANINGS.get(rule, "")))
         elif kind == "masked":
             rows.append((f"{kind}: {rule}", count, "personal data, replaced by its kind in brackets"))
     return f"{_table(('rule', 'episodes', 'meaning'), rows)}\n" if rows else ""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from udrl.data.cleaning import clean, first_words
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 from udrl.data.hashing import hash_hex, hash_unit
 from udrl.data.index import LedgerIndex
 from udrl.data.inputs import split_of

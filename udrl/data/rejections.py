@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from udrl.data.cleaning import REPAIRED, RULES
+from udrl.data.cleaning import REPAIRED
 from udrl.data.episodes import iterate_episodes, noted
 from udrl.data.hashing import hash_hex, hash_int
 from udrl.data.ledger import Ledger
+from udrl.data.rules import RULES
 from udrl.data.run import Run
 from udrl.errors import unknown
 

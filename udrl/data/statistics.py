@@ -10,12 +10,10 @@ from array import array
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 
 Values = np.ndarray[tuple[int], np.dtype[np.float64]]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from udrl import yamlfile
-from udrl.data.cleaning import RULES
 from udrl.data.inputs import read_inputs
+from udrl.data.rules import RULES
 from udrl.data.run import Run
 from udrl.errors import RunError, TaskError, UsageError, suggestion, unknown
 from udrl.files import atomic_write
@@ -60,7 +60,7 @@ class Task:
     min_words, max_words: bounds of a completion's length in words, both inclusive.
     lexicon: what the built-in teacher writes from; None, and no generator: it cannot write this task.
     generator: one of GENERATORS; inputs are then invented by its rules whoever the teacher is. None: from seeds.
-    allow: cleaning rules that do not hold for this task, of ``udrl.data.cleaning.RULES``.
+    allow: cleaning rules that do not hold for this task, of ``udrl.data.rules.RULES``.
     rewards: what its episodes are scored with where nobody says; none: relevance.
     path: the file that the task was read from.
     """

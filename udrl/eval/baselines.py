@@ -15,7 +15,7 @@ from udrl.eval.suites import Item
 from udrl.eval.systems import RELEVANCE
 
 if TYPE_CHECKING:
-    from udrl.data.episodes import Episode
+    from udrl.data.episode import Episode
     from udrl.encoder import Encoder
 
 

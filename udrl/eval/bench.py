@@ -41,6 +41,7 @@ from udrl.eval.verdict import Verdict, verdicts
 from udrl.eval.writer import Session, planned_rows, read_data
 from udrl.progress import track
 from udrl.teacher import cards
+from udrl.teacher.backends import choice
 
 
 @dataclass(frozen=True)
@@ -325,7 +326,7 @@ def _judged(
     by = Judge(card.name, card.model, tuple((name, leading) for name in compared), templates)
     pairs = by.pairs([row for block in blocks for row in block.rows])
     with (
-        closing(cards.start(card, tasks=[tasks[task] for task in templates])) as writer,
+        closing(choice.start(card, tasks=[tasks[task] for task in templates])) as writer,
         closing(track("bench: judging", total=2 * len(pairs), unit="judgements")) as bar,
     ):
         ask(folder, writer, pairs, bar=bar)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 from udrl.data.run import Run
 from udrl.errors import RunError, TaskError, UdrlError, UsageError
 from udrl.eval.completions import Block, Completion, Kind, SystemFacts

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from udrl.commands import LENGTH
-from udrl.data.episodes import Episode, has_episodes, read_episodes
+from udrl.data.episode import Episode
+from udrl.data.episodes import has_episodes, read_episodes
 from udrl.data.hashing import hash_hex
 from udrl.data.ledger import Ledger
 from udrl.data.run import Run
@@ -32,7 +33,7 @@ from udrl.eval.systems import Student
 from udrl.eval.teachers import Asked, Contestant, Given
 from udrl.progress import Bar
 from udrl.rewards.protocol import covered
-from udrl.teacher import cards
+from udrl.teacher.backends import choice
 
 if TYPE_CHECKING:
     from udrl.teacher.protocol import Teacher
@@ -146,7 +147,7 @@ class Session:
         """Ask a teacher; where that is not possible now, take what it wrote for the run's test inputs."""
         tasks = {task: self.tasks[task] for task in self.items.tasks}
         try:
-            with closing(cards.start(one.card, tasks=list(tasks.values()))) as writer:
+            with closing(choice.start(one.card, tasks=list(tasks.values()))) as writer:
                 asked = {n: (t.instruction, dict(writer.careful(t.min_words, t.max_words))) for n, t in tasks.items()}
                 identity = (writer.name, writer.model, writer.revision, dict(writer.engine_arguments))
                 key = self._key(asked, identity, self.suite.samples)

@@ -13,6 +13,7 @@ from udrl.data.episodes import read_episodes
 from udrl.data.known_answers import read_answers
 from udrl.data.run import Run
 from udrl.errors import MissingDependency, StudentError, is_installed, unknown
+from udrl.rewards import as_scored
 from udrl.student.engines.exports import (
     FOLDER,
     Export,
@@ -199,7 +200,5 @@ def _validation_inputs(place: Run, tasks: Sequence[str]) -> dict[str, list[str]]
 
 def _rewards(place: Run, student: Student) -> Mapping[str, Score]:
     """Return relevance and those of the student's other rewards that can be computed, as the run was scored."""
-    from udrl.rewards import as_scored
-
     names = dict.fromkeys(("relevance", *(name for name in student.attributes if name != LENGTH)))
     return dict(as_scored(names, place.facts(), answers=read_answers(place.path)))

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from udrl.errors import RewardError, UsageError, unknown
+from udrl.rewards import constraints, reasoning
 from udrl.rewards.protocol import Checked, Reward, RewardFacts, compute, compute_known, covered
 
 if TYPE_CHECKING:
@@ -226,8 +227,6 @@ def canary_lines(scored: Mapping[str, Any]) -> list[str]:
 
 def _checkable(name: str, longest: str, answers: Answers | None) -> Reward:
     """Return a built-in reward that rules compute."""
-    from udrl.rewards import constraints, reasoning
-
     if name == "accuracy":
         return reasoning.Accuracy(answers)
     if name == "format":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from udrl.data import tables
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 from udrl.data.hashing import hash_hex
 from udrl.data.ledger import Ledger
 from udrl.errors import InputError, RewardError, UsageError, suggestion

@@ -14,8 +14,9 @@ from typing import Any
 
 from udrl.data import hygiene as hygienic
 from udrl.data.dataset_card import run_facts
+from udrl.data.episode import Episode
 from udrl.data.episode_builder import MISMATCHED, TRUNCATED, build_episodes
-from udrl.data.episodes import Episode, check_kept, write_episodes
+from udrl.data.episodes import check_kept, write_episodes
 from udrl.data.hygiene import Hygiene
 from udrl.data.index import LedgerIndex
 from udrl.data.known_answers import answers_of_file, read_answers, store_answers

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 
 LEAST = 0.30
 """A smaller share of the variance within inputs is worth a warning."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from udrl.commands import CommandSpace
 from udrl.data.dataset_card import run_facts
-from udrl.data.episodes import Episode, iterate_episodes, read_episodes, reward_names, write_episodes
+from udrl.data.episode import Episode
+from udrl.data.episodes import iterate_episodes, read_episodes, reward_names, write_episodes
 from udrl.data.run import Run
 from udrl.data.tasks import Task
 from udrl.errors import StudentError

@@ -11,7 +11,7 @@ from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Any, Literal
 
 from udrl.commands import LENGTH, Command, CommandSpace
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 from udrl.data.hashing import hash_int, hash_unit
 from udrl.errors import RunError
 from udrl.files import atomic_write

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from udrl.data import decontamination, pii
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 from udrl.data.inputs import input_id, read_inputs, split_of
 from udrl.data.known_answers import answers_of_file
 from udrl.encoder import Encoder

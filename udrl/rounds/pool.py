@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from udrl.commands import CommandSpace
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 from udrl.data.hashing import hash_hex
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from udrl.commands import LENGTH, CommandSpace
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 from udrl.encoder import Encoder
 from udrl.errors import RunError, StudentError
 from udrl.eval.completions import Completion, SystemFacts

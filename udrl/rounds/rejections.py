@@ -10,8 +10,8 @@ import numpy as np
 
 from udrl.data.cleaning import rejected_by
 from udrl.data.dedup import Deduplicator
+from udrl.data.episode import Episode
 from udrl.data.episode_builder import episode_of
-from udrl.data.episodes import Episode
 from udrl.data.hashing import hash_hex
 from udrl.data.ledger import SCHEMA, LedgerRecord
 from udrl.data.tasks import Task
@@ -20,7 +20,7 @@ from udrl.rewards.protocol import Reward, compute_known
 from udrl.rounds.exploration import Wish, Written
 
 COPIED, REPETITIVE, NEAR = "copied", "repetitive", "near_duplicate"
-"""Rules beside those of `udrl.data.cleaning`; what they mean stands in `udrl.data.dataset_card.OTHER_RULES`."""
+"""Rules beside those of `udrl.data.cleaning`; what they mean stands in `udrl.data.rules.OTHER_RULES`."""
 RARE = 0.05
 """Novelty and distinct-2 of a completion must not lie below this quantile of the original completions' of its task."""
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from udrl.commands import CommandSpace
-from udrl.data.episodes import Episode, read_episodes
+from udrl.data.episode import Episode
+from udrl.data.episodes import read_episodes
 from udrl.data.known_answers import read_answers, store_answers
 from udrl.data.run import Run
 from udrl.data.tasks import Task, stored_tasks

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from udrl.data.episodes import Episode, iterate_episodes, reward_names, write_episodes
+from udrl.data.episode import Episode
+from udrl.data.episodes import iterate_episodes, reward_names, write_episodes
 from udrl.data.known_answers import FILE as ANSWERS
 from udrl.data.known_answers import read_answers
 from udrl.data.run import Run

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from udrl.data.episodes import Episode, iterate_episodes
+from udrl.data.episode import Episode
+from udrl.data.episodes import iterate_episodes
 from udrl.data.hashing import hash_int
 from udrl.data.run import Run
 from udrl.errors import MissingDependency, UsageError, is_installed

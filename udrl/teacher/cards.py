@@ -3,20 +3,18 @@ each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from udrl import yamlfile
-from udrl.data.tasks import Task, load_tasks
 from udrl.errors import TaskError, UsageError, suggestion, unknown
 from udrl.resources import folder
 from udrl.teacher.mixes import INVENT, Setting, read_engine, read_mix, read_priming
-from udrl.teacher.protocol import Teacher
 
 BACKENDS = ("builtin", "openai", "transformers", "vllm", "ray")
-"""What can stand behind a card; each is the module of ``udrl.teacher`` with that name."""
+"""What can stand behind a card; each is the module of ``udrl.teacher.backends`` with that name."""
 
 
 @dataclass(frozen=True)
@@ -111,17 +109,6 @@ def shipped_cards() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder("teacher").glob("*.yaml"))}
 
 
-def teacher(name_or_file: str | Path, *, tasks: Sequence[Task] | None = None, base_url: str | None = None) -> Teacher:
-    """Start the teacher of a card. tasks: those that it will be asked for (None: all that ship).
-
-    base_url: see ``at_endpoint``. The caller closes it. Raises as ``load_card``, ``at_endpoint`` and ``start`` do.
-    """
-    card = load_card(name_or_file)
-    if base_url is not None:
-        card = at_endpoint(card, base_url)
-    return start(card, tasks=load_tasks() if tasks is None else tasks)
-
-
 def at_endpoint(card: Card, base_url: str) -> Card:
     """Return ``card`` with its model asked for at the OpenAI-compatible endpoint ``base_url``, whatever its backend.
 
@@ -154,33 +141,6 @@ def adjusted(card: Card, *, backend: str | None = None, engine_arguments: Mappin
         merged = {**card.settings.get("vllm", {}), **engine_arguments}
         card = replace(card, settings={**card.settings, "vllm": merged})
     return card
-
-
-def start(card: Card, *, tasks: Sequence[Task]) -> Teacher:
-    """Start the teacher of ``card`` for ``tasks``.
-
-    Raises TaskError for settings that the backend does not have, UsageError for an address that is none,
-    TeacherError where the backend cannot start.
-    """
-    if card.backend == "builtin":
-        from udrl.teacher.backends.builtin import BuiltinTeacher
-
-        return BuiltinTeacher(tasks)
-    if card.backend == "openai":
-        from udrl.teacher.backends.openai import OpenAITeacher
-
-        return OpenAITeacher(card)
-    if card.backend == "transformers":
-        from udrl.teacher.backends.transformers import TransformersTeacher
-
-        return TransformersTeacher(card)
-    if card.backend == "ray":
-        from udrl.teacher.backends.ray import RayTeacher
-
-        return RayTeacher(card)
-    from udrl.teacher.backends.vllm import VllmTeacher
-
-    return VllmTeacher(card)
 
 
 def backend_settings(card: Card, backend: str, defaults: Mapping[str, Any]) -> dict[str, Any]:

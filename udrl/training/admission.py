@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 from udrl.architecture.gpt2 import can_pack, without_attention_dropout
+from udrl.architecture.packing import pack
 from udrl.errors import StudentError
+from udrl.hub_reach import is_reachable
+from udrl.student.engines.pytorch import TorchEngine
 from udrl.tokenizer import decode, encode, ends_among, load_tokenizer
 
 if TYPE_CHECKING:
@@ -40,8 +43,6 @@ def admit(source: str) -> tuple[Any, Any]:
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
-
-    from udrl.hub import is_reachable
 
     # Without a network the hub's client tries again for most of a minute, file by file.
     here = {"local_files_only": Path(source).is_dir() or not is_reachable(), "trust_remote_code": False}
@@ -222,8 +223,6 @@ def _plain_logits(student: StudentModel, ids: Sequence[int]) -> Tensor:
 
 def _training_logits(student: StudentModel, rows: Sequence[list[int]]) -> Tensor:
     """Return the logits behind every id, computed as training does, in the order of ``rows``."""
-    from udrl.architecture.packing import pack
-
     batch = pack([ids[:1] for ids in rows], [[*ids[1:], 0] for ids in rows], groups=2).to(student.rows.weight.device)
     logits = student.logits(batch)
     return torch.cat([logits[batch.sequence == row] for row in range(len(rows))])
@@ -231,8 +230,6 @@ def _training_logits(student: StudentModel, rows: Sequence[list[int]]) -> Tensor
 
 def _answering_logits(student: StudentModel, rows: Sequence[list[int]]) -> Tensor:
     """Return the logits behind the last id of each row, which is read behind the others as answering does."""
-    from udrl.student.engines.pytorch import TorchEngine
-
     session, _ = TorchEngine(student).start([ids[:-1] for ids in rows])
     return session.step(torch.tensor([ids[-1] for ids in rows], device=student.rows.weight.device))
 

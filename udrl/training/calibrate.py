@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from udrl.commands import LENGTH
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 from udrl.data.known_answers import Answers
 from udrl.data.run import Run
 from udrl.errors import StudentError

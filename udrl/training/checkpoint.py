@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 from udrl.data.run import Run
 from udrl.errors import StudentError
 from udrl.files import atomic_write, remove_folder, standing

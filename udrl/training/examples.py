@@ -13,7 +13,7 @@ import torch
 
 from udrl.architecture.packing import Batch, Indices, pack
 from udrl.commands import LENGTH, CommandSpace
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 from udrl.errors import StudentError
 from udrl.tokenizer import encode
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from udrl.data.episodes import Episode, read_episodes
+from udrl.data.episode import Episode
+from udrl.data.episodes import read_episodes
 from udrl.data.known_answers import Answers, read_answers
 from udrl.data.run import Run
 from udrl.errors import StudentError

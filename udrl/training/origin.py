@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from udrl.commands import FILE, CommandSpace
-from udrl.data.episodes import Episode, has_episodes, read_episodes
+from udrl.data.episode import Episode
+from udrl.data.episodes import has_episodes, read_episodes
 from udrl.data.hashing import hash_unit
 from udrl.data.inputs import Split
 from udrl.data.run import Run

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from udrl.commands import CommandSpace
-from udrl.data.episodes import Episode, read_episodes
+from udrl.data.episode import Episode
+from udrl.data.episodes import read_episodes
 from udrl.data.run import Run
 from udrl.errors import StudentError
 from udrl.files import replacing_file

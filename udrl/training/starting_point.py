@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from udrl.commands import LENGTH, Attribute, CommandSpace
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 from udrl.errors import UsageError, suggestion
 from udrl.text_commands import TextCommands
 from udrl.tokenizer import encode, student_tokenizer, train_tokenizer

@@ -20,6 +20,7 @@ from udrl.training.material import gather, plan
 from udrl.training.methods import Method, Udrl, check_trainable, method_of, record, through_trl
 from udrl.training.methods.published import advice, published
 from udrl.training.methods.watch import Watch
+from udrl.training.model_card import write_card
 from udrl.training.monitor import Monitor, Tracker
 from udrl.training.origin import REPLAY, find_origin
 from udrl.training.ranks import Rank, joined
@@ -355,8 +356,6 @@ def train(
             done["selection"] = selection
         if origin is not None:
             done["origin"] = {**origin.record(), "replayed": material.replayed}
-        from udrl.training.model_card import write_card
-
         write_card(partial, space=space, report=done, run_facts=facts)
         done |= {"precision": str(dtype), "device": str(where), "torch": torch.__version__, "processes": group.count}
         place.publish(place.student, "train", asked=asked, report=told, **done)

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from udrl.data.cleaning import RULES
-from udrl.data.dataset_card import OTHER_RULES
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 from udrl.data.rejections import RejectedExample
+from udrl.data.rules import MEANINGS
 from udrl.eval.pages.episodes_survey import Bin, EpisodesSurvey
 from udrl.eval.pages.episodes_tables import ROLES
 from udrl.eval.pages.tables import Row, Table
@@ -94,5 +93,5 @@ def _clipped(text: str) -> str:
 def _meaning(name: str) -> str:
     kind, repaired, rule = name.partition(":")
     rule = rule if repaired else kind
-    meaning = RULES.get(rule, OTHER_RULES.get(rule, ""))
+    meaning = MEANINGS.get(rule, "")
     return f"repaired: {meaning}" if repaired else meaning

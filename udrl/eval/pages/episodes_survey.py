@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from udrl.data.episodes import Episode, count_episodes, iterate_episodes, reward_names
+from udrl.data.episode import Episode
+from udrl.data.episodes import count_episodes, iterate_episodes, reward_names
 from udrl.data.hashing import hash_int
 from udrl.data.rejections import RejectedReport, rejected
 from udrl.data.run import Run

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from udrl.data.dataset_card import SPLITS
+from udrl.data.episode import SPLITS
 from udrl.data.hygiene import STAGE, said
 from udrl.data.statistics import Values, quantiles
 from udrl.eval.pages.charts import Bars, histogram_chart

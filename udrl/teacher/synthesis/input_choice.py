@@ -23,6 +23,7 @@ from udrl.data.tasks import Task, seeds
 from udrl.errors import RunError, TaskError, damaged, expect
 from udrl.files import atomic_write
 from udrl.progress import track
+from udrl.teacher.backends.builtin import invented
 from udrl.teacher.synthesis.invention import Invention, Inventor, fill, missing
 
 SCHEMA = 1
@@ -162,8 +163,6 @@ def _stream(
     for text in sorted(given, key=lambda text: hash_int(seed, task.name, input_id(text))):
         yield text, False
     if by_rule:
-        from udrl.teacher.backends.builtin import invented
-
         for text in invented(task, seeds=known, seed=seed):
             yield text, True
 

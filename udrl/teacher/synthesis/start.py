@@ -19,6 +19,7 @@ from udrl.data.survey import survey
 from udrl.data.tasks import Task, stored_tasks
 from udrl.errors import RunError, TeacherError
 from udrl.progress import Bar, track
+from udrl.rewards.scoring import score
 from udrl.teacher.cards import Prices
 from udrl.teacher.protocol import Request, Teacher
 from udrl.teacher.synthesis import invention
@@ -189,8 +190,6 @@ def _all_failed(teacher: str, tally: Tally) -> str:
 def _build(run: Run, seed: int, rewards: Sequence[str] | None, hygiene: Hygiene) -> Mapping[str, int]:
     """Make the run's episodes from all of its ledger; return their counts."""
     if rewards is None or rewards:
-        from udrl.rewards.scoring import score
-
         score(run, rewards=rewards, seed=seed, hygiene=hygiene)
         return count_episodes(run.episodes)
     with Ledger(run.ledger) as ledger:

@@ -25,7 +25,7 @@ from udrl.errors import UsageError
 from udrl.progress import track
 from udrl.rewards import BUILT_IN, load_reward
 from udrl.teacher import cards
-from udrl.teacher.backends import recorded
+from udrl.teacher.backends import choice, recorded
 from udrl.teacher.mixes import check_references
 from udrl.teacher.synthesis.account import Account
 from udrl.teacher.synthesis.budget import Budget, Limits, check_limits, estimates
@@ -180,7 +180,7 @@ def synth(
     )
     with ExitStack() as stack:
         shares = [
-            Share(card, weight, stack.enter_context(closing(cards.start(card, tasks=wanted.tasks))))
+            Share(card, weight, stack.enter_context(closing(choice.start(card, tasks=wanted.tasks))))
             for card, weight in weighted
         ]
         if dry_run:

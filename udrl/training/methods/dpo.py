@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from udrl.commands import CommandSpace
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 from udrl.errors import StudentError
 from udrl.tokenizer import encode
 from udrl.training.examples import training_order

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from udrl.commands import CommandSpace
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 from udrl.data.hashing import hash_int
 from udrl.errors import UsageError
 from udrl.training.examples import training_order

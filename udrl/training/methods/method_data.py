@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 from udrl.errors import StudentError, UsageError, suggestion
 from udrl.training.methods import Dpo, Grpo, Method, Sft, Top, Udrl, Weighted
 

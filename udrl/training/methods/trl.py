@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from udrl.commands import CommandSpace
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 from udrl.data.known_answers import Answers
 from udrl.errors import UsageError
 from udrl.training.methods import Dpo, Grpo, Method

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from udrl.commands import CommandSpace
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 from udrl.tokenizer import decode, encode
 from udrl.training.methods.payment import Payment
 from udrl.training.methods.watch import Watch

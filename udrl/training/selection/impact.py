@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from udrl.commands import LENGTH
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 from udrl.data.run import Run
 from udrl.errors import StudentError, UsageError, unknown
 from udrl.files import atomic_write

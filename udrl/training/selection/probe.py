@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from udrl.data.episodes import Episode
+from udrl.data.episode import Episode
 from udrl.data.run import Run
 from udrl.errors import StudentError
 from udrl.files import atomic_write, remove_folder

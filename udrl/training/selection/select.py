@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from udrl.commands import LENGTH
-from udrl.data.episodes import Episode, read_episodes
+from udrl.data.episode import Episode
+from udrl.data.episodes import read_episodes
 from udrl.data.run import Run
 from udrl.errors import StudentError, UsageError, unknown
 from udrl.training.checkpoint import fingerprint

@@ -1,0 +1,25 @@
+"""Whether the Hugging Face hub can be reached."""
+
+from __future__ import annotations
+
+TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
+"""Packages whose errors say that the service was not reached; which one depends on the client's version."""
+
+
+def is_reachable(*, seconds: float = 5.0) -> bool:
+    """Say whether the hub answers at all, by one request of the hub's own client, which knows of proxies.
+
+    False also where that client is set to be offline. What the answer is does not matter.
+    """
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=seconds)
+    except OfflineModeIsEnabled:
+        return False
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] in TRANSPORTS:
+            return False
+        raise
+    return True
