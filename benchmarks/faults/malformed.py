@@ -119,8 +119,10 @@ def _worker(base: Path, work: Path, indexes: list[int], seed: int) -> Any:
     if child == 0:
         os.setsid()
         os.close(reads)
-        _work(base, work, list(indexes), seed, writes)
-        os._exit(0)
+        try:
+            _work(base, work, list(indexes), seed, writes)
+        finally:
+            os._exit(0)  # never up into what its parent was doing
     os.close(writes)
     buffer = b""
     try:
