@@ -330,6 +330,8 @@ class CommandSpace:
         self.task_id(command.task)
         for name, target in command.targets.items():
             attribute = self.attributes[self._index(name)]
+            if isinstance(target, bool) or not isinstance(target, int | float | np.integer | np.floating):
+                raise UsageError(f"target {name} must be a number, got {target!r}")
             if not (math.isfinite(target) and attribute.low <= target <= attribute.high):
                 raise UsageError(
                     f"target {name}={target:g} is outside its range [{attribute.low:g}, {attribute.high:g}]"

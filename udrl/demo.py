@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from udrl.arguments import checked
 from udrl.data.run import Run
 from udrl.rewards import computable
 from udrl.student import load
@@ -51,6 +52,7 @@ class DemoReport:
     seconds: float
 
 
+@checked
 def demo(
     run: Path | str = RUN,
     *,

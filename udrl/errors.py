@@ -116,7 +116,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def suggestion(name: str, names: Iterable[str]) -> str:
     """Return ``' (did you mean X?)'`` for the nearest of ``names``, or an empty string."""
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
     return f" (did you mean {close[0]}?)" if close else ""
 
 

@@ -94,7 +94,7 @@ def test_decoding_to_the_end_of_the_context_beside_rows_that_write_on(model: Stu
     "values", [{"guidance": -1}, {"guidance": float("nan")}, {"no_repeat": -1}, {"temperature": -1}]
 )
 def test_sampling_refuses_what_makes_no_sense(values: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="sampling needs"):
+    with pytest.raises(UsageError, match=f"^{next(iter(values))} must be"):
         replace(Sampling(), **values)  # type: ignore[arg-type]
 
 

@@ -24,7 +24,7 @@ from udrl.student.engines.pytorch import TorchEngine
 from udrl.student.network import StudentModel
 from udrl.student.student import Student
 from udrl.teacher.synthesis.synth import synth
-from udrl.tokenizer import encode, ends_among
+from udrl.tokenizer import encode, ends_among, text_only
 from udrl.training.admission import admit, check_computation, warn_of_lost
 from udrl.training.calibrate import recalibrate
 from udrl.training.lora import add_lora, merge_lora
@@ -269,7 +269,7 @@ def test_what_a_tokenizer_loses_is_told_with_share_and_example(recwarn: pytest.W
     made = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
     made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     made.train_from_iterator(TEXTS, trainers.BpeTrainer(special_tokens=["<unk>", "</s>"], show_progress=False))
-    lossy = transformers.PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", unk_token="<unk>")
+    lossy = text_only(transformers.PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", unk_token="<unk>"))
     with pytest.warns(
         UserWarning, match=r"25% of the training texts \(2 of 8 looked at\): 'a fox 🦊 at dawn' becomes 'a fox <unk> at"
     ):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from udrl.cli.common import common_options, emit, engine_option, only_results_on_stdout
+from udrl.cli.numbers import Real, Whole
 
 if TYPE_CHECKING:
     from udrl.eval.bench import BenchReport
@@ -76,10 +77,10 @@ if TYPE_CHECKING:
 @click.option(
     "--machine-usd",
     metavar="USD",
-    type=click.FloatRange(min=0),
+    type=Real(min=0),
     help="What an hour of this machine costs: the table then says what 1,000 calls of a student do.",
 )
-@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Inputs a task at most, for a quick look.")
+@click.option("--limit", metavar="N", type=Whole(min=1), help="Inputs a task at most, for a quick look.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
 @engine_option

@@ -7,18 +7,17 @@ from pathlib import Path
 import click
 
 from udrl.cli.common import common_options, emit, engine_option, only_results_on_stdout
+from udrl.cli.numbers import Real, Whole
 
 
 @click.command("calibrate", short_help="Measure again which command achieves what, without training.")
 @click.option(
-    "--inputs", metavar="N", type=click.IntRange(min=1), default=16, show_default=True, help="Validation inputs a task."
+    "--inputs", metavar="N", type=Whole(min=1), default=16, show_default=True, help="Validation inputs a task."
 )
-@click.option("--temperature", metavar="X", type=click.FloatRange(min=0), help="0 is greedy. Default: the student's.")
-@click.option("--top-p", metavar="X", type=click.FloatRange(0, 1, min_open=True), help="Default: the student's.")
-@click.option("--no-repeat", metavar="N", type=click.IntRange(min=0), help="No N tokens twice. Default: the student's.")
-@click.option(
-    "--guidance", metavar="W", type=click.FloatRange(min=0), help="See udrl generate. Default: the student's."
-)
+@click.option("--temperature", metavar="X", type=Real(min=0), help="0 is greedy. Default: the student's.")
+@click.option("--top-p", metavar="X", type=Real(0, 1, min_open=True), help="Default: the student's.")
+@click.option("--no-repeat", metavar="N", type=Whole(min=0), help="No N tokens twice. Default: the student's.")
+@click.option("--guidance", metavar="W", type=Real(min=0), help="See udrl generate. Default: the student's.")
 @click.option("--encoder", metavar="NAME|PATH", help="Of relevance. Default: the run's.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)

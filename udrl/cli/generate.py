@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from udrl.cli.common import common_options, engine_option, only_results_on_stdout, plain
+from udrl.cli.numbers import Real, Whole
 from udrl.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ HELD_OUT = 3
 """Inputs of the run that are shown where no text is given."""
 
 
-class _Relevance(click.FloatRange):
+class _Relevance(Real):
     """A number from 0 to 1, or "auto"."""
 
     name = "number or auto"
@@ -59,7 +60,7 @@ def _targets(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> 
     type=_Relevance(0, 1),
     help="How close to the input, 0 to 1 (the cosine of their embeddings), or auto: as close as this student comes.",
 )
-@click.option("--length", metavar="N", type=click.IntRange(min=1), help="How long, in words.")
+@click.option("--length", metavar="N", type=Whole(min=1), help="How long, in words.")
 @click.option(
     "--target",
     "targets",
@@ -72,11 +73,11 @@ def _targets(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> 
 @click.option("--task", metavar="NAME", help="May be left out where the student knows one task.")
 @click.option("--input-file", metavar="FILE", type=click.Path(path_type=Path), help="As --inputs of udrl synth.")
 @click.option("--input-field", metavar="NAME", help="Column of --input-file.")
-@click.option("--num", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="An input.")
+@click.option("--num", metavar="N", type=Whole(min=1), default=1, show_default=True, help="An input.")
 @click.option(
     "--best-of",
     metavar="N",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=1,
     show_default=True,
     help="Write N candidates and keep the most relevant one.",
@@ -84,26 +85,26 @@ def _targets(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> 
 @click.option(
     "--closest-of",
     metavar="N",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=1,
     show_default=True,
     help="Write N candidates and keep the one that comes nearest to the command.",
 )
 @click.option("--score", is_flag=True, help="Add the achieved relevance and length.")
-@click.option("--temperature", metavar="X", type=click.FloatRange(min=0), help="0 is greedy. Default: the student's.")
-@click.option("--top-p", metavar="X", type=click.FloatRange(0, 1, min_open=True), help="Default: the student's.")
-@click.option("--max-tokens", metavar="N", type=click.IntRange(min=1), help="Default: the student's.")
-@click.option("--max-words", metavar="N", type=click.IntRange(min=1), help="End before the word after these.")
+@click.option("--temperature", metavar="X", type=Real(min=0), help="0 is greedy. Default: the student's.")
+@click.option("--top-p", metavar="X", type=Real(0, 1, min_open=True), help="Default: the student's.")
+@click.option("--max-tokens", metavar="N", type=Whole(min=1), help="Default: the student's.")
+@click.option("--max-words", metavar="N", type=Whole(min=1), help="End before the word after these.")
 @click.option(
     "--no-repeat",
     metavar="N",
-    type=click.IntRange(min=0),
+    type=Whole(min=0),
     help="No N tokens come twice in the same order; 0 allows it. Default: the student's.",
 )
 @click.option(
     "--guidance",
     metavar="W",
-    type=click.FloatRange(min=0),
+    type=Real(min=0),
     help="How far to go in what the command changes: 1 as trained, above it further. Twice the work. Default: the "
     "student's.",
 )
@@ -112,7 +113,7 @@ def _targets(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> 
     "--ban", metavar="WORD", multiple=True, help="Repeatable: a word or phrase that never appears, in any casing."
 )
 @click.option("--stream", is_flag=True, help="Print words as they come.")
-@click.option("--batch-size", metavar="N", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--batch-size", metavar="N", type=Whole(min=1), default=64, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
 @engine_option

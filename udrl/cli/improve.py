@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from udrl.cli.common import common_options, emit, only_results_on_stdout, table
+from udrl.cli.numbers import Real, Whole
 
 if TYPE_CHECKING:
     from udrl.rounds.improve import ImproveReport
 
-SHARE = click.FloatRange(0, 1)
-COUNT = click.IntRange(min=1)
+SHARE = Real(0, 1)
+COUNT = Whole(min=1)
 
 
 @click.command("improve", short_help="Let the student explore, and learn from what it achieved.")
@@ -21,7 +22,7 @@ COUNT = click.IntRange(min=1)
 @click.option(
     "--keep",
     metavar="N",
-    type=click.IntRange(min=0),
+    type=Whole(min=0),
     help="Instead of making rounds: RUN/student becomes that of round N (0: as before the rounds). Nothing is deleted.",
 )
 @click.option(
@@ -38,7 +39,7 @@ COUNT = click.IntRange(min=1)
 @click.option(
     "--best",
     metavar="X",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Real(0, 1, min_open=True),
     default=0.1,
     show_default=True,
     help="Share of a task's episodes that commands are drawn from.",
@@ -62,7 +63,7 @@ COUNT = click.IntRange(min=1)
 @click.option(
     "--temperature",
     metavar="X",
-    type=click.FloatRange(min=0),
+    type=Real(min=0),
     default=0.8,
     show_default=True,
     help="Of exploration; everything else is sampled as the student ships.",
@@ -76,7 +77,7 @@ COUNT = click.IntRange(min=1)
 @click.option(
     "--original",
     metavar="X",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=Real(0, 1, max_open=True),
     default=0.4,
     show_default=True,
     help="Share of the original episodes in what a round trains on, drawn anew each round.",
@@ -100,7 +101,7 @@ COUNT = click.IntRange(min=1)
 @click.option(
     "--epochs",
     metavar="X",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Real(min=0, min_open=True),
     default=3.0,
     show_default=True,
     help="Of each round's training.",
@@ -113,7 +114,7 @@ COUNT = click.IntRange(min=1)
 @click.option(
     "--learning-rate",
     metavar="X",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Real(min=0, min_open=True),
     help="Highest learning rate. Default: a tenth of the preset's.",
 )
 @click.option(

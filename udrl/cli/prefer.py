@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from udrl.cli.common import common_options, emit, only_results_on_stdout
+from udrl.cli.numbers import Real, Whole
 
 
 @click.command("prefer", short_help="Train a reward model on pairs of the run's completions.")
@@ -24,20 +25,18 @@ from udrl.cli.common import common_options, emit, only_results_on_stdout
 @click.option(
     "--gap",
     metavar="X",
-    type=click.FloatRange(min=0),
+    type=Real(min=0),
     default=0.25,
     show_default=True,
     help="Least difference of a pair's returns, as a share of its task's range.",
 )
-@click.option("--epochs", metavar="X", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True)
-@click.option("--steps", metavar="N", type=click.IntRange(min=1), help="Optimiser steps. Default: from --epochs.")
-@click.option(
-    "--batch-size", metavar="N", type=click.IntRange(min=1), default=16, show_default=True, help="Pairs a step."
-)
+@click.option("--epochs", metavar="X", type=Real(min=0, min_open=True), default=1.0, show_default=True)
+@click.option("--steps", metavar="N", type=Whole(min=1), help="Optimiser steps. Default: from --epochs.")
+@click.option("--batch-size", metavar="N", type=Whole(min=1), default=16, show_default=True, help="Pairs a step.")
 @click.option(
     "--learning-rate",
     metavar="X",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Real(min=0, min_open=True),
     help="Default: half of what the student would be trained on with.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")

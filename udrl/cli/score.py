@@ -16,6 +16,7 @@ from udrl.cli.common import (
     only_results_on_stdout,
     said_of_hygiene,
 )
+from udrl.cli.numbers import Real
 
 if TYPE_CHECKING:
     from udrl.data.pii import PiiMode
@@ -55,10 +56,10 @@ if TYPE_CHECKING:
 @click.option(
     "--mismatched",
     metavar="X",
-    type=click.FloatRange(0, 1),
+    type=Real(0, 1),
     help="Share of episodes with foreign completions.",
 )
-@click.option("--truncated", metavar="X", type=click.FloatRange(0, 1), help="Share of episodes with cut completions.")
+@click.option("--truncated", metavar="X", type=Real(0, 1), help="Share of episodes with cut completions.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option(
     "--precision",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from udrl.cli.common import common_options, emit, only_results_on_stdout, table
+from udrl.cli.numbers import Real, Whole
 
 if TYPE_CHECKING:
     from udrl.training.selection.select import SelectReport
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 @click.option(
     "--share",
     metavar="X",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Real(0, 1, min_open=True),
     default=0.2,
     show_default=True,
     help="Share of each task's training episodes that is kept.",
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 @click.option(
     "--bins",
     metavar="N",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=10,
     show_default=True,
     help="Choose bin by bin of each reward and of length, so that commands keep their range; 1: across all.",
@@ -48,16 +49,16 @@ if TYPE_CHECKING:
 @click.option(
     "--probe-epochs",
     metavar="X",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Real(min=0, min_open=True),
     default=2.0,
     show_default=True,
     help="Passes of the probe over the episodes.",
 )
-@click.option("--probe-steps", metavar="N", type=click.IntRange(min=1), help="Default: from --probe-epochs.")
+@click.option("--probe-steps", metavar="N", type=Whole(min=1), help="Default: from --probe-epochs.")
 @click.option(
     "--moments",
     metavar="N",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=4,
     show_default=True,
     help="How often the probe looks at every episode, at equal distances.",

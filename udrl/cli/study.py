@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from udrl.cli.common import common_options, emit, only_results_on_stdout, table
+from udrl.cli.numbers import Real, Whole
 from udrl.cli.train_method import OPTIONS, by_method, options_of_methods
 
 if TYPE_CHECKING:
     from udrl.study.output import StudyReport
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-POSITIVE = click.IntRange(min=1)
+POSITIVE = Whole(min=1)
 
 
 @click.group("study", short_help="Compare methods, sizes and settings on your own tasks.")
@@ -109,7 +110,7 @@ def tell(report: StudyReport, *, as_json: bool) -> None:
 @click.option(
     "--seconds",
     metavar="X",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Real(min=0, min_open=True),
     default=180.0,
     show_default=True,
     help="Training time of the arm 'time'.",
@@ -122,9 +123,7 @@ def tell(report: StudyReport, *, as_json: bool) -> None:
     show_default=True,
     help="Returns looked at in the arm 'calls'.",
 )
-@click.option(
-    "--machine-usd", metavar="X", type=click.FloatRange(min=0), help="Price of an hour of this machine, for the costs."
-)
+@click.option("--machine-usd", metavar="X", type=Real(min=0), help="Price of an hour of this machine, for the costs.")
 @click.option(
     "--learning-rate",
     "rates",

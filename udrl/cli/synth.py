@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from udrl.cli.common import common_options, emit, hygiene, hygiene_options, only_results_on_stdout
+from udrl.cli.numbers import Real, Whole
 
 if TYPE_CHECKING:
     from udrl.data.pii import PiiMode
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
 @click.option(
     "--num-inputs",
     metavar="N",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=2000,
     show_default=True,
     help="Inputs a task. Default with --inputs: all of the file.",
@@ -71,7 +72,7 @@ if TYPE_CHECKING:
 @click.option(
     "--samples",
     metavar="K",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=4,
     show_default=True,
     help="Completions an input. Raising it later only adds.",
@@ -91,17 +92,17 @@ if TYPE_CHECKING:
 @click.option("--score/--no-score", default=True, help="Score the episodes at the end.")
 @click.option("--retry-failed", is_flag=True, help="Ask again for what failed before.")
 @click.option("--dry-run", is_flag=True, help="Count requests, tokens, time and money; ask and write nothing.")
-@click.option("--max-tokens", metavar="N", type=click.IntRange(min=1), help="Stop this start cleanly at N tokens.")
+@click.option("--max-tokens", metavar="N", type=Whole(min=1), help="Stop this start cleanly at N tokens.")
 @click.option(
     "--max-usd",
     metavar="X",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Real(min=0, min_open=True),
     help="Stop this start cleanly at X US dollars, by the prices in the teacher's card.",
 )
 @click.option(
     "--max-minutes",
     metavar="X",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Real(min=0, min_open=True),
     help="Stop this start cleanly after X minutes.",
 )
 @click.option(
@@ -112,7 +113,7 @@ if TYPE_CHECKING:
 @click.option(
     "--max-failure-rate",
     metavar="X",
-    type=click.FloatRange(0, 1),
+    type=Real(0, 1),
     default=0.05,
     show_default=True,
     help="Exit 1, with everything kept and built, where a larger share of the answered requests failed.",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from udrl.cli.common import common_options, emit, only_results_on_stdout
+from udrl.cli.numbers import Real, Whole
 from udrl.cli.train_method import method_from, method_options, of_training
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--replay",
     metavar="X",
-    type=click.FloatRange(0, 1),
+    type=Real(0, 1),
     default=0.25,
     show_default=True,
     help="With --from: share of that student's own episodes that are trained on again, against forgetting.",
@@ -44,21 +45,19 @@ if TYPE_CHECKING:
     show_default=True,
     help="Where the weights come from; auto: pretrained where there are some.",
 )
-@click.option("--steps", metavar="N", type=click.IntRange(min=1), help="Optimiser steps. Default: from --epochs.")
-@click.option(
-    "--epochs", metavar="X", type=click.FloatRange(min=0, min_open=True), help="Default: 3; 1 by dpo and grpo."
-)
-@click.option("--batch-size", metavar="N", type=click.IntRange(min=1), help="Episodes a step. Default: the preset's.")
+@click.option("--steps", metavar="N", type=Whole(min=1), help="Optimiser steps. Default: from --epochs.")
+@click.option("--epochs", metavar="X", type=Real(min=0, min_open=True), help="Default: 3; 1 by dpo and grpo.")
+@click.option("--batch-size", metavar="N", type=Whole(min=1), help="Episodes a step. Default: the preset's.")
 @click.option(
     "--learning-rate",
     metavar="X",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Real(min=0, min_open=True),
     help="Highest learning rate. Default: the preset's; with --from a tenth of it.",
 )
 @click.option(
     "--vocab-size",
     metavar="N",
-    type=click.IntRange(min=257),
+    type=Whole(min=257),
     help="Of a student from scratch. Default: the preset's.",
 )
 @click.option(
@@ -79,7 +78,7 @@ if TYPE_CHECKING:
 @click.option(
     "--curriculum",
     metavar="X",
-    type=click.FloatRange(0, 1),
+    type=Real(0, 1),
     default=0.0,
     show_default=True,
     help="Share of the steps that begin with high returns alone: helps small students from scratch to learn copying.",
@@ -87,7 +86,7 @@ if TYPE_CHECKING:
 @click.option(
     "--open-each",
     metavar="X",
-    type=click.FloatRange(0, 1),
+    type=Real(0, 1),
     default=0.1,
     show_default=True,
     help="Command dropout: how often an attribute is left open in training.",
@@ -95,7 +94,7 @@ if TYPE_CHECKING:
 @click.option(
     "--open-all",
     metavar="X",
-    type=click.FloatRange(0, 1),
+    type=Real(0, 1),
     default=0.1,
     show_default=True,
     help="How often the whole command is.",
@@ -105,12 +104,12 @@ if TYPE_CHECKING:
     type=click.Choice(["cosine", "linear", "constant"]),
     help="How the learning rate falls to a tenth after the warmup. Default: cosine.",
 )
-@click.option("--warmup", metavar="X", type=click.FloatRange(0, 1), help="Share of the steps. Default: 0.03.")
-@click.option("--weight-decay", metavar="X", type=click.FloatRange(min=0), default=0.05, show_default=True)
+@click.option("--warmup", metavar="X", type=Real(0, 1), help="Share of the steps. Default: 0.03.")
+@click.option("--weight-decay", metavar="X", type=Real(min=0), default=0.05, show_default=True)
 @click.option(
     "--clip",
     metavar="X",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Real(min=0, min_open=True),
     default=1.0,
     show_default=True,
     help="Longest gradient.",
@@ -118,14 +117,14 @@ if TYPE_CHECKING:
 @click.option(
     "--micro-batch",
     metavar="N",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     help="Episodes computed at once: less memory, the same student. Default: the whole batch.",
 )
 @click.option("--gradient-checkpointing", is_flag=True, help="Less memory for a third more time.")
 @click.option(
     "--validate-every",
     metavar="N",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=200,
     show_default=True,
     help="Steps between validations.",
@@ -133,7 +132,7 @@ if TYPE_CHECKING:
 @click.option(
     "--signs-inputs",
     metavar="N",
-    type=click.IntRange(min=0),
+    type=Whole(min=0),
     default=4,
     show_default=True,
     help="Validation inputs a task on which obedience is watched, in at most 5 % of the time; 0: not at all.",
@@ -148,7 +147,7 @@ if TYPE_CHECKING:
 @click.option(
     "--patience",
     metavar="N",
-    type=click.IntRange(min=0),
+    type=Whole(min=0),
     default=0,
     help="End after N validations without a lower loss. Default: never.",
 )
@@ -159,7 +158,7 @@ if TYPE_CHECKING:
 @click.option(
     "--lora",
     metavar="RANK",
-    type=click.IntRange(min=0),
+    type=Whole(min=0),
     default=0,
     help="Train changes of this rank instead of the pretrained matrices, merged in the end. Default: train all.",
 )

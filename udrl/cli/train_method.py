@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from udrl.cli.numbers import Real, Whole
+
 if TYPE_CHECKING:
     from udrl.training.methods import Method
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-POSITIVE = click.FloatRange(min=0, min_open=True)
+POSITIVE = Real(min=0, min_open=True)
 OPTIONS = {
     "reward": click.option(
         "--method-reward",
@@ -23,7 +25,7 @@ OPTIONS = {
     "share": click.option(
         "--share",
         metavar="X",
-        type=click.FloatRange(0, 1, min_open=True),
+        type=Real(0, 1, min_open=True),
         help="top: share of each task's episodes. Default: 0.2.",
     ),
     "weight_temperature": click.option(
@@ -35,7 +37,7 @@ OPTIONS = {
     "gap": click.option(
         "--gap",
         metavar="X",
-        type=click.FloatRange(min=0),
+        type=Real(min=0),
         help="dpo: least difference of a pair's returns, as a share of its task's range. Default: 0.25.",
     ),
     "beta": click.option(
@@ -48,18 +50,18 @@ OPTIONS = {
         "--length-normalised", is_flag=True, default=None, help="dpo: compare likelihoods a token."
     ),
     "group_size": click.option(
-        "--group-size", metavar="N", type=click.IntRange(min=2), help="grpo: completions an input. Default: 8."
+        "--group-size", metavar="N", type=Whole(min=2), help="grpo: completions an input. Default: 8."
     ),
     "kl": click.option(
         "--kl",
         metavar="X",
-        type=click.FloatRange(min=0),
+        type=Real(min=0),
         help="grpo: weight of the divergence from the start. Default: 0.04.",
     ),
     "ratio_clip": click.option(
         "--ratio-clip",
         metavar="X",
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        type=Real(0, 1, min_open=True, max_open=True),
         help="grpo: how far a token's probability ratio counts. Default: 0.2.",
     ),
     "ratio_clip_high": click.option(
@@ -71,7 +73,7 @@ OPTIONS = {
     "updates": click.option(
         "--updates",
         metavar="N",
-        type=click.IntRange(min=1),
+        type=Whole(min=1),
         help="grpo: steps on the same completions; with 1 nothing is clipped. Default: 2.",
     ),
     "explore_temperature": click.option(
@@ -95,7 +97,7 @@ LIMITS = (
     click.option(
         "--max-samples",
         metavar="N",
-        type=click.IntRange(min=1),
+        type=Whole(min=1),
         help="grpo: completions that it may write and score in all; the steps are planned within.",
     ),
     click.option(
@@ -105,9 +107,7 @@ LIMITS = (
         help="End after the step that makes the training cost as much, at --machine-usd; the student so far stays.",
     ),
     click.option("--max-minutes", metavar="X", type=POSITIVE, help="The same for its time, calibration not included."),
-    click.option(
-        "--machine-usd", metavar="USD", type=click.FloatRange(min=0), help="What an hour of this machine costs."
-    ),
+    click.option("--machine-usd", metavar="USD", type=Real(min=0), help="What an hour of this machine costs."),
 )
 OWNERS = {
     "weight_temperature": "weighted",

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
-from math import isfinite
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from udrl.arguments import check_fields
 from udrl.decoding.engine import Engine, Session
 from udrl.decoding.guidance import GuidedSession, guided
 from udrl.decoding.wording import Writer
-from udrl.errors import UsageError
 
 CANDIDATES = 64
 """Most tokens that sampling chooses from; at the temperatures of use the rest has no share worth the sorting."""
@@ -38,19 +37,7 @@ class Sampling:
     guidance: float = 1.0
 
     def __post_init__(self) -> None:
-        if (
-            not self.temperature >= 0
-            or not 0 < self.top_p <= 1
-            or (self.max_tokens is not None and self.max_tokens < 1)
-        ):
-            raise UsageError(
-                f"sampling needs temperature >= 0, 0 < top_p <= 1 and max_tokens >= 1, "
-                f"got {self.temperature:g}, {self.top_p:g}, {self.max_tokens}"
-            )
-        if self.no_repeat < 0 or not (isfinite(self.guidance) and self.guidance >= 0):
-            raise UsageError(
-                f"sampling needs no_repeat >= 0 and guidance >= 0, got {self.no_repeat} and {self.guidance:g}"
-            )
+        check_fields(self)
 
 
 @dataclass(frozen=True)

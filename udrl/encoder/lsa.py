@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from udrl.arguments import fitting_seed
 from udrl.errors import UdrlError
 
 
@@ -51,7 +52,9 @@ class LsaEncoder:
             ]
         )
         rank = min(dims, len(distinct) - 1)
-        pipeline = Pipeline([("counts", counts), ("axes", TruncatedSVD(rank, random_state=seed))])
+        pipeline = Pipeline(
+            [("counts", counts), ("axes", TruncatedSVD(rank, random_state=fitting_seed(seed, bits=32)))]
+        )
         pipeline.fit(distinct)
         return cls(pipeline, name=f"lsa-{rank}", revision=digest.hexdigest())
 

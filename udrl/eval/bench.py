@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from udrl.arguments import checked
 from udrl.data.episodes import has_episodes
 from udrl.data.known_answers import Answers, store_answers
 from udrl.data.run import Run
@@ -62,6 +63,7 @@ class BenchReport:
     seconds: float
 
 
+@checked
 def bench(
     run: Run | Path | str,
     *,
@@ -142,6 +144,7 @@ def bench(
     )
 
 
+@checked
 def bench_student(
     run: Run,
     suite: Suite,
@@ -179,6 +182,7 @@ def bench_student(
     )
 
 
+@checked
 def rescore(
     run: Run | Path | str,
     *,

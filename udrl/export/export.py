@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from udrl.arguments import checked
 from udrl.commands import LENGTH
 from udrl.data.episodes import read_episodes
 from udrl.data.known_answers import read_answers
@@ -58,6 +59,7 @@ class ExportReport:
     default: str
 
 
+@checked
 def export(
     run: Path | str = "runs/default", *, format: Format = "onnx", precision: Precision | None = None, seed: int = 0
 ) -> ExportReport:

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from udrl.arguments import checked
 from udrl.data import hygiene as hygienic
 from udrl.data.dataset_card import run_facts
 from udrl.data.episode import Episode
@@ -67,6 +68,7 @@ class ScoreReport:
     seconds: float
 
 
+@checked
 def score(
     run: Run | Path | str,
     *,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from udrl.arguments import checked
 from udrl.data.run import Run
 from udrl.errors import RunError, StudentError, UsageError
 from udrl.files import copy_folder, remove_folder
@@ -35,6 +36,7 @@ class ImproveReport:
     student: Path
 
 
+@checked
 def improve(
     run: Path | str = "runs/default",
     *,
@@ -87,6 +89,7 @@ def improve(
         return _report(place, state, made)
 
 
+@checked
 def keep(run: Path | str, number: int) -> ImproveReport:
     """Make the student of round ``number`` the run's (0: the one that the rounds began with); nothing is deleted.
 

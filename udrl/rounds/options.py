@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from udrl.arguments import check_fields
 from udrl.errors import UsageError
 
 REWARD = "relevance"
@@ -45,6 +46,7 @@ class RoundOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         counts = ("num_inputs", "samples", "per_input", "per_task", "patience", "validation_inputs", "sweep_inputs",
                   "calibration_inputs")  # fmt: skip
         for name in counts:

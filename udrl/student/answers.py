@@ -9,6 +9,7 @@ from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from udrl.arguments import checked
 from udrl.commands import LENGTH, Command
 from udrl.errors import UsageError
 from udrl.rewards.protocol import covered
@@ -54,6 +55,7 @@ class Answer:
     together: int = 1
 
 
+@checked
 def answer(
     student: Student,
     inputs: Iterable[str],

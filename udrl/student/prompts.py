@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from udrl.decoding.engine import Engine
-from udrl.errors import UsageError
+from udrl.errors import StudentError, UsageError
 from udrl.tokenizer import encode
 
 
@@ -22,11 +22,18 @@ def fitted_prompts(
 ) -> tuple[list[list[int]], list[int]]:
     """Return a prompt for each input under the command beside it, and how many ids each may be continued by.
 
-    Where the engine's context is short, an input's end is left out, with a warning.
+    Where the engine's context is short, an input's end is left out, with a warning. Prompt and completion together
+    are never longer than the context. Raises StudentError where not even a command fits.
     """
     prompts, limits = [], []
     room = engine.context
     longest = max_tokens or room // 2
+    needed = max(map(len, controls), default=0)
+    if room < needed + 2:
+        raise StudentError(
+            f"the student's context of {room} tokens has no room for a command of {needed}, an input and a completion: "
+            "train one with a longer context"
+        )
     shortened = 0
     for text, control in zip(encode(tokenizer, inputs), controls, strict=True):
         most = max(1, room - len(control) - min(longest, room // 2))

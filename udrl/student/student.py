@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from udrl.arguments import checked
 from udrl.commands import AUTO, LENGTH, Command, CommandSpace, Target
 from udrl.decoding.engine import Engine
 from udrl.decoding.loop import Decoded, Sampling, decode_batch, decode_steps
@@ -99,6 +100,7 @@ class Student:
 
     # -- commands ----------------------------------------------------------------------------------------------------
 
+    @checked
     def reachable(self, task: str, attribute: str, *, length: float | None = None) -> tuple[float, float]:
         """Return the lowest and highest mean value of ``attribute`` that some command achieves on validation inputs.
 
@@ -111,6 +113,7 @@ class Student:
             return curve.reachable
         return self.space.quantile(task, attribute, 0.05), self.space.quantile(task, attribute, 0.95)
 
+    @checked
     def commanded(self, task: str, targets: Mapping[str, Target]) -> Command:
         """Return the command of ``targets``, in which "auto" asks for the highest value of a reward that is reached.
 
@@ -152,6 +155,7 @@ class Student:
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
+    @checked
     def generate(
         self,
         inputs: Sequence[str],
@@ -185,6 +189,7 @@ class Student:
         )
         return [replace(one, clamped=clamped) for one, (_, clamped) in zip(written, rendered, strict=True)]
 
+    @checked
     def prompt_ids(
         self, inputs: Sequence[str], commands: Sequence[Command], *, calibrated: bool = True
     ) -> list[list[int]]:
@@ -195,6 +200,7 @@ class Student:
         controls = [control for control, _ in self.rendered(commands, calibrated=calibrated)]
         return self._prompts(inputs, controls, self.sampling)[0]
 
+    @checked
     def generate_ids(
         self,
         inputs: Sequence[str],
@@ -234,6 +240,7 @@ class Student:
                 progress(len(rows))
         return [results[i] for i in range(len(prompts))]
 
+    @checked
     def stream(
         self,
         text: str,
@@ -311,6 +318,7 @@ def _renumbered(on_token: Callable[[int, int], None], rows: list[int]) -> Callab
     return lambda row, token: on_token(rows[row], token)
 
 
+@checked
 def load_student(path: Path | str, *, device: str = "auto", precision: str = "auto", engine: str = "auto") -> Student:
     """Load the student of a run folder, or a checkpoint folder that ``udrl train`` wrote.
 

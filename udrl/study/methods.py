@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from udrl.arguments import checked
 from udrl.data.episode import Episode
 from udrl.data.episodes import iterate_episodes
 from udrl.data.hashing import hash_int
@@ -43,6 +44,7 @@ ROWS = {"student@open": "open", "student@matched": "matched", "student@top": "to
 COLUMNS = ("relevance", "agreement", "distinct_2", "pairwise_distance", "copy_rate", "length")
 
 
+@checked
 def study_methods(
     run: Path | str,
     *,

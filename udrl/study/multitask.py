@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from udrl.arguments import checked
 from udrl.data.episodes import iterate_episodes
 from udrl.data.run import Run
 from udrl.errors import UsageError
@@ -40,6 +41,7 @@ HEADER = [
 ]  # fmt: skip
 
 
+@checked
 def study_multitask(
     run: Path | str,
     *,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from udrl.arguments import checked
 from udrl.errors import UsageError
 from udrl.study.cells import Cell, run_cells
 from udrl.study.figures import Figure, mean, over_inputs, shown
@@ -24,6 +25,7 @@ PANELS = {
 }
 
 
+@checked
 def study_size(
     run: Path | str,
     *,

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from udrl.arguments import checked
 from udrl.commands import LENGTH
 from udrl.data.episode import Episode
 from udrl.data.known_answers import Answers
@@ -40,6 +41,7 @@ class CalibrateReport:
     reachable: Mapping[str, Mapping[str, tuple[float, float]]]
 
 
+@checked
 def recalibrate(
     run: Path | str = "runs/default",
     *,

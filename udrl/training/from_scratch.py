@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from udrl.arguments import fitting_seed
+
 MATCH = 12.0
 """Peak of an induction head's attention logits over mismatching positions."""
 PREVIOUS = 10.0
@@ -38,7 +40,7 @@ def scratch_gpt2(
     """Build a ``GPT2LMHeadModel`` with random weights; ``copying`` writes the induction heads (needs two layers)."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    torch.manual_seed(seed)
+    torch.manual_seed(fitting_seed(seed))
     config = GPT2Config(
         vocab_size=vocab_size,
         n_positions=context,

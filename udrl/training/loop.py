@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from udrl.architecture.packing import Indices
+from udrl.arguments import fitting_seed
 from udrl.commands import CommandSpace
 from udrl.errors import Diverged, StudentError, UsageError, is_out_of_memory
 from udrl.files import replacing_file
@@ -148,7 +149,7 @@ def _step(
 ) -> dict[str, float]:
     """Make one optimiser step on the ``chosen`` examples and return its figures."""
     # dropout, where the model has any
-    torch.manual_seed(options.seed * 1_000_003 + step + (replica.rank.number << 40))
+    torch.manual_seed(fitting_seed(options.seed * 1_000_003 + step + (replica.rank.number << 40)))
     value, tokens = summed(_gradients(replica, examples, chosen, step, options, dtype), replica.rank)
     if not math.isfinite(value):
         raise Diverged(

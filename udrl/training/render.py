@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from udrl.arguments import checked
 from udrl.commands import CommandSpace
 from udrl.data.episode import Episode
 from udrl.data.episodes import read_episodes
@@ -47,6 +48,7 @@ def rows(episodes: list[Episode], tokenizer: Any, space: CommandSpace) -> Iterat
             }
 
 
+@checked
 def render(run: Path | str = "runs/default", *, output: Path | str, splits: tuple[str, ...] = ("train",)) -> int:
     """Write the run's kept episodes as JSON lines of rendered training rows to ``output``; return their number.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from udrl.arguments import checked, fitting_seed
 from udrl.data.episodes import read_episodes
 from udrl.data.run import Run
 from udrl.errors import MissingDependency, StudentError, UsageError, is_installed
@@ -48,6 +49,7 @@ class PreferReport:
     seconds: float
 
 
+@checked
 def prefer(
     run: Path | str = "runs/default",
     *,
@@ -141,7 +143,7 @@ def _train(
     from udrl.architecture.any import context_of
     from udrl.student.engines.pytorch import pick_device
 
-    torch.manual_seed(seed)  # of the head
+    torch.manual_seed(fitting_seed(seed))  # of the head
     tokenizer = load_tokenizer(start, local_files_only=True)
     tokenizer.pad_token = tokenizer.eos_token
     verbosity = logging.get_verbosity()
@@ -178,7 +180,7 @@ def _train(
                 bf16=False,
                 gradient_checkpointing=False,
                 disable_dropout=True,
-                seed=seed,
+                seed=fitting_seed(seed, bits=32),
                 save_strategy="no",
                 report_to=[],
                 disable_tqdm=True,

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from udrl.arguments import fitting_seed
 from udrl.commands import LENGTH, Attribute, CommandSpace
 from udrl.data.episode import Episode
 from udrl.errors import UsageError, suggestion
@@ -125,7 +126,7 @@ def begin(
     if keep:
         tokenizer.save_pretrained(folder)
         space.save(folder)
-    torch.manual_seed(seed)
+    torch.manual_seed(fitting_seed(seed))
     return made, tokenizer, space
 
 

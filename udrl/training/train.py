@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from udrl.arguments import checked
 from udrl.data.run import Run
 from udrl.errors import UsageError
 from udrl.files import partial_of
@@ -70,6 +71,7 @@ class TrainReport:
     usd: float | None = None
 
 
+@checked
 def train(
     run: Path | str = "runs/default",
     *,

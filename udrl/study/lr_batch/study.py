@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from udrl.arguments import checked
 from udrl.data.episode import Episode
 from udrl.data.episodes import read_episodes
 from udrl.data.hashing import hash_hex
@@ -83,6 +84,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 and the rest of the grid that they span, for a student with pretrained weights."""
 
 
+@checked
 def study_lr_batch(
     run: Path | str = "runs/default",
     options: LrBatchOptions | None = None,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from udrl.arguments import checked
 from udrl.data.hygiene import Hygiene
 from udrl.data.inputs import read_inputs, read_references
 from udrl.data.known_answers import answers_of_file, store_answers
@@ -42,6 +43,7 @@ SAMPLES = 4
 MAX_FAILURE_RATE = 0.05
 
 
+@checked
 def synth(
     run: Run | Path | str,
     *,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from udrl.arguments import fitting_seed
 from udrl.commands import CommandSpace
 from udrl.data.episode import Episode
 from udrl.data.hashing import hash_int
@@ -186,7 +187,7 @@ def run_grpo(
             tokenizer,
             driver.watch,
             max_tokens=max_tokens,
-            seed=options.seed,
+            seed=fitting_seed(options.seed, bits=32),
             start=driver.start,
             limit=driver.meter.limits.samples,
         )

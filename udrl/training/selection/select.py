@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from udrl.arguments import checked
 from udrl.commands import LENGTH
 from udrl.data.episode import Episode
 from udrl.data.episodes import read_episodes
@@ -66,6 +67,7 @@ class SelectReport:
     tasks: Mapping[str, TaskChoice]
 
 
+@checked
 def select(
     run: Path | str = "runs/default",
     *,
