@@ -26,14 +26,14 @@ TASK = "t"
 TEXTS = ("a red fox in the snow", "harbour <|endoftext|> at dawn", "猫 🦊", "an old lighthouse on a cliff, golden hour")
 
 
-def tiny_student(*, precision: str = "fp32", context: int = 96, copying: bool = False) -> Student:
+def tiny_student(*, precision: str = "fp32", context: int = 96, width: int = 64) -> Student:
     """Return a student of the task ``t``, commanded in length; 4 to 30 words can be reached."""
     tokenizer = train_tokenizer([*TEXTS, "the rain falls on the water"] * 3, 320)
     values = np.random.default_rng(0).integers(3, 40, 600).tolist()
     space = CommandSpace.fit(len(tokenizer), (Attribute(LENGTH, 1, 1000, "words"),), {TASK: {LENGTH: values}})
     model = scratch_gpt2(
-        vocab_size=len(tokenizer), layers=2, width=64, heads=2, context=context, eos=tokenizer.eos_token_id, seed=1,
-        copying=copying,
+        vocab_size=len(tokenizer), layers=2, width=width, heads=2, context=context, eos=tokenizer.eos_token_id, seed=1,
+        copying=False,
     )  # fmt: skip
     torch.manual_seed(0)
     positions = tuple(map(float, range(space.bins)))

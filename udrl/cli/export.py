@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from udrl.cli.common import common_options, emit, only_results_on_stdout
+from udrl.errors import StudentError
 
 if TYPE_CHECKING:
     from udrl.export.export import ExportReport, Format, Precision
@@ -40,6 +41,9 @@ def command(*, run: Path, seed: int, format_: Format, precision: Precision | Non
     with only_results_on_stdout():
         report = export(run, format=format_, precision=precision, seed=seed)
     emit(report, as_json=as_json, text=describe(report))
+    if not report.passed:
+        names = " and ".join(one.name for one in report.exports)
+        raise StudentError(f"{names} did not pass: {report.default} answers; see what was measured above")
 
 
 def describe(report: ExportReport) -> str:
@@ -53,6 +57,7 @@ def describe(report: ExportReport) -> str:
             measured += f", relevance {found.relevance[1]:.3f} (torch {found.relevance[0]:.3f}), {followed}"
         lines.append(f"{one.name}: {one.bytes / 1e6:.1f} MB in {one.folder}; {measured}")
         if not found.passed:
-            lines.append(f"  {one.name} does not pass: {'; '.join(found.reasons)}")
+            kept = "kept for whoever names it" if one.folder.exists() else "not kept"
+            lines.append(f"  {one.name} does not pass and is {kept}: {'; '.join(found.reasons)}")
     lines.append(f"on CPUs, {report.default} answers from now on (--engine chooses another)")
     return "\n".join(lines)

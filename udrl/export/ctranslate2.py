@@ -18,7 +18,7 @@ import torch
 from udrl.errors import StudentError
 from udrl.export.closed_rows import NEVER, embeddings, rows_of, token_names
 from udrl.student.network import StudentModel
-from udrl.student.prompts import fitted_prompts
+from udrl.student.prompts import by_limit, fitted_prompts
 from udrl.tokenizer import decode
 
 if TYPE_CHECKING:
@@ -104,12 +104,15 @@ class CTranslate2:
             options = {"sampling_topk": 0, "sampling_topp": top_p, "sampling_temperature": temperature}
         if ignore_end:
             options |= {"min_length": max_tokens}
-        found = self.generator.generate_batch(
-            [[self.tokens[i] for i in prompt] for prompt in prompts],
-            max_length=max_tokens,
-            include_prompt_in_result=False,
-            **options,
-        )
+        try:
+            found = self.generator.generate_batch(
+                [[self.tokens[i] for i in prompt] for prompt in prompts],
+                max_length=max_tokens,
+                include_prompt_in_result=False,
+                **options,
+            )
+        except RuntimeError as error:
+            raise StudentError(f"CTranslate2 does not complete: {error}") from error
         return [tuple(one.sequences_ids[0]) for one in found]
 
 
@@ -134,10 +137,9 @@ class CTranslate2Answerer:
         self, texts: Sequence[str], controls: Sequence[Sequence[int]], sampling: Sampling
     ) -> list[tuple[int, ...]]:
         student = self.student
-        prompts, _ = fitted_prompts(student.tokenizer, student.computes, texts, controls, sampling.max_tokens)
-        return self.program.complete(
-            prompts,
-            max_tokens=sampling.max_tokens or student.computes.context,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-        )
+        prompts, limits = fitted_prompts(student.tokenizer, student.computes, texts, controls, sampling.max_tokens)
+
+        def write(some: list[list[int]], limit: int) -> list[tuple[int, ...]]:
+            return self.program.complete(some, max_tokens=limit, temperature=sampling.temperature, top_p=sampling.top_p)
+
+        return by_limit(write, prompts, limits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -58,6 +59,11 @@ class ExportReport:
     exports: tuple[Exported, ...]
     default: str
 
+    @property
+    def passed(self) -> bool:
+        """Whether one of them passed its verification."""
+        return any(one.verification.passed for one in self.exports)
+
 
 @checked
 def export(
@@ -66,10 +72,11 @@ def export(
     """Export the run's student into its folder, and verify it on the run's validation inputs.
 
     format: "onnx" for ONNX Runtime, one of our engines; "gguf" for llama.cpp and what is built on it; "ctranslate2" for
-    CTranslate2. precision: "int8", "fp32", or None: int8, and fp32 as well where int8 does not pass. What does not pass
-    stays, is never chosen by itself, and its manifest says why. Raises StudentError where there is no student, one that
-    is no GPT-2, or no validation input; MissingDependency without the format's packages; UsageError for an unknown
-    format.
+    CTranslate2. precision: "int8", "fp32", or None: int8, and fp32 as well where int8 does not pass. An int8 export
+    that does not pass stays for whoever names it, is never chosen by itself, and its manifest says why; a float32 one
+    that writes other tokens is wrong and is taken away. Raises StudentError where there is no student, no validation
+    input, or a student that the format cannot hold, before anything is written; MissingDependency without the format's
+    packages; UsageError for an unknown format.
     """
     if format not in PACKAGES:
         raise unknown("format", format, tuple(PACKAGES))
@@ -94,6 +101,7 @@ def export(
 def _export(
     place: Run, student: Student, inputs: Mapping[str, Sequence[str]], format: Format, precision: Precision, seed: int
 ) -> Exported:
+    from udrl.export.gguf import check_gguf
     from udrl.export.verification import verify_obedience, verify_tokens
     from udrl.student.engines.pytorch import TorchEngine
 
@@ -105,6 +113,8 @@ def _export(
             "torch answers for the others"
         )
     config = model.model.config
+    if format == "gguf":
+        check_gguf(model, student.tokenizer, quantised=precision == "int8")
     facts: dict[str, Any] = {
         "format": format,
         "precision": precision,
@@ -128,7 +138,10 @@ def _export(
             folder, **facts, verification={**asdict(found), "seed": seed, "sampling": asdict(student.sampling)}
         )
     final = place.student / FOLDER / name
-    return Exported(name, final, sum(file.stat().st_size for file in final.iterdir()), found)
+    size = sum(file.stat().st_size for file in final.iterdir())
+    if precision == "fp32" and not found.passed:
+        shutil.rmtree(final)
+    return Exported(name, final, size, found)
 
 
 def _write_onnx(

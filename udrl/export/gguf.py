@@ -16,10 +16,34 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from udrl.errors import StudentError
 from udrl.export.closed_rows import embeddings, head, rows_of, token_names
 from udrl.student.network import StudentModel
 
 FILE = "student.gguf"
+BLOCK = 32
+"""Weights that share a scale in Q8_0."""
+
+
+def check_gguf(student: StudentModel, tokenizer: Any, *, quantised: bool) -> None:
+    """Raise StudentError where a GPT-2 student cannot be written as GGUF: its tokenizer or its widths are others.
+
+    llama.cpp's "gpt2" vocabulary is a byte-level BPE whose texts are split by GPT-2's expression and nothing else.
+    """
+    made = json.loads(tokenizer.backend_tokenizer.to_str())
+    splits = made["pre_tokenizer"] or {}
+    parts = splits.get("pretokenizers", [splits])
+    byte_level = [part.get("type") for part in parts] == ["ByteLevel"] and parts[0].get("use_regex", True)
+    if made["model"]["type"] != "BPE" or not byte_level or made["normalizer"]:
+        raise StudentError(
+            "this student's tokenizer is not a byte-level BPE as GPT-2's: GGUF cannot hold it; take --format onnx or "
+            "ctranslate2"
+        )
+    widths = {student.model.config.n_embd, student.model.transformer.h[0].mlp.c_fc.weight.shape[1]}
+    if quantised and (odd := sorted(width for width in widths if width % BLOCK)):
+        raise StudentError(
+            f"GGUF keeps int8 in blocks of {BLOCK}, and this student has a width of {odd[0]}: take --precision fp32"
+        )
 
 
 @torch.no_grad()
@@ -27,7 +51,7 @@ def write_gguf(student: StudentModel, tokenizer: Any, folder: Path, *, name: str
     """Write ``student.gguf`` of a GPT-2 student, whose ``packed`` must be true.
 
     quantised: matrices as Q8_0 (8 bits, one scale for 32 weights), else float32; all else is float32. Needs the package
-    gguf, and a width that 32 divides where quantised.
+    gguf, and a student that `check_gguf` lets pass.
     """
     import gguf
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from udrl.errors import StudentError
-from udrl.student.prompts import fitted_prompts
+from udrl.student.prompts import by_limit, fitted_prompts
 
 if TYPE_CHECKING:
     from udrl.student.student import Student
@@ -81,11 +81,11 @@ class LlamaCppAnswerer:
         return self._written(texts, controls, temperature=self.student.sampling.temperature)
 
     def _written(self, texts: Sequence[str], controls: Sequence[Sequence[int]], *, temperature: float) -> list[str]:
-        student, limit = self.student, self.student.sampling.max_tokens
-        made = self.program.complete(
-            fitted_prompts(student.tokenizer, student.computes, texts, controls, limit)[0],
-            max_tokens=limit or student.computes.context,
-            temperature=temperature,
-            top_p=student.sampling.top_p,
-        )
+        student, sampling = self.student, self.student.sampling
+        prompts, limits = fitted_prompts(student.tokenizer, student.computes, texts, controls, sampling.max_tokens)
+
+        def write(some: list[list[int]], limit: int) -> list[str]:
+            return self.program.complete(some, max_tokens=limit, temperature=temperature, top_p=sampling.top_p)
+
+        made = by_limit(write, prompts, limits)
         return [text.removeprefix(" ").rstrip("\ufffd") for text in made]  # a character that was cut, as in ours

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from udrl.decoding.engine import Engine
 from udrl.errors import StudentError, UsageError
 from udrl.tokenizer import encode
+
+T = TypeVar("T")
 
 
 def fitted_prompts(
@@ -48,6 +50,17 @@ def fitted_prompts(
             stacklevel=3,
         )
     return prompts, limits
+
+
+def by_limit(
+    write: Callable[[list[list[int]], int], Sequence[T]], prompts: Sequence[list[int]], limits: Sequence[int]
+) -> list[T]:
+    """Return what ``write`` gives for prompts and one limit, for prompts that have a limit each (`fitted_prompts`)."""
+    results: dict[int, T] = {}
+    for limit in sorted(set(limits)):
+        rows = [row for row, own in enumerate(limits) if own == limit]
+        results |= zip(rows, write([prompts[row] for row in rows], limit), strict=True)
+    return [results[row] for row in range(len(prompts))]
 
 
 def random_streams(prompts: Sequence[Sequence[int]], seeds: Sequence[int] | int) -> list[int]:
