@@ -23,7 +23,15 @@ from udrl.commands import CommandSpace
 from udrl.data.cleaning import first_words, is_loop
 from udrl.data.episode import Episode
 from udrl.data.episode_builder import build_episodes
-from udrl.data.episodes import count_episodes, has_episodes, noted, read_episodes, write_episodes
+from udrl.data.episodes import (
+    NothingKept,
+    check_kept,
+    count_episodes,
+    has_episodes,
+    noted,
+    read_episodes,
+    write_episodes,
+)
 from udrl.data.inputs import input_id, split_of
 from udrl.data.ledger import Ledger, LedgerRecord
 from udrl.data.run import Run
@@ -432,3 +440,11 @@ def test_what_cleaning_noted_is_told_from_a_column_of_the_same_name() -> None:
     assert noted('{"repaired": "quoted, preamble"}', "repaired") == ["quoted", "preamble"]
     assert noted('{"masked": 0.0}', "masked") == []
     assert noted('{"style": "masked"}', "masked") == []
+
+
+def test_episodes_without_any_return_are_nothing_to_train_on(tmp_path: Path) -> None:
+    counts = {"total": 12, "rejected:refusal": 2}
+    with pytest.raises(NothingKept, match=r"none of the 10 kept episodes in .* has a value of relevance, novelty"):
+        check_kept(tmp_path, counts, {"relevance": 10, "novelty": 10})
+    check_kept(tmp_path, counts, {"relevance": 10, "novelty": 9})
+    check_kept(tmp_path, counts)

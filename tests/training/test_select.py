@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ from udrl.training.material import gather
 from udrl.training.methods import Udrl
 from udrl.training.origin import find_origin
 from udrl.training.selection import probe
-from udrl.training.selection.impact import CELL, alignment, best_share, cells_of, selected
+from udrl.training.selection.impact import CELL, alignment, best_share, cells_of, file_of, selected
+from udrl.training.selection.select import select
 from udrl.training.train import train
 
 PROBE = {"student": "gpt2-700k", "probe_steps": 8, "moments": 2, "device": "cpu", "precision": "fp32"}
@@ -294,3 +296,13 @@ def test_select_on_the_command_line(run: Path, capsys: pytest.CaptureFixture[str
         cli.run(["train", "--run", str(run), "--student", "gpt2-700k", "--steps", "1", "--selection", "limr-0.5"]) == 2
     )
     assert "unknown selection 'limr-0.5'" in capsys.readouterr().err
+
+
+def test_selection_that_would_keep_nothing_is_not_made(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_long(place: Run, episodes: list[Any], **_: Any) -> tuple[Any, int, float]:
+        return np.full((len(episodes), 3), np.nan), 3, 0.1
+
+    monkeypatch.setattr("udrl.training.selection.select.probed", too_long)
+    with pytest.raises(StudentError, match=r"nothing would be kept: all .* are too long for the probe"):
+        select(run, name="none")
+    assert not file_of(Run(run), "none").exists()

@@ -88,10 +88,21 @@ class NothingKept(RunError):
         self.counts = counts
 
 
-def check_kept(run: Path, counts: Mapping[str, int]) -> None:
-    """Raise NothingKept where every episode of the run in ``run`` was rejected. counts: of ``write_episodes``."""
+def check_kept(run: Path, counts: Mapping[str, int], unscored: Mapping[str, int] | None = None) -> None:
+    """Raise NothingKept where every episode of the run in ``run`` was rejected, or none has a return.
+
+    counts: of ``write_episodes``. unscored: by reward, how many kept episodes have no value; None: nothing was scored.
+    """
     rules = {name.partition(":")[2]: count for name, count in counts.items() if name.startswith("rejected:")}
-    if sum(rules.values()) < counts.get("total", 0):
+    kept = counts.get("total", 0) - sum(rules.values())
+    if kept:
+        if unscored and min(unscored.values()) >= kept:
+            raise NothingKept(
+                f"nothing was scored: none of the {kept:,} kept episodes in {run} has a value of "
+                f"{', '.join(unscored)}: score with a reward that knows these texts ('udrl score --reward'; for "
+                "relevance of a script that the encoder does not know, --encoder)",
+                counts,
+            )
         return
     told = ", ".join(f"{count:,} {rule}" for rule, count in sorted(rules.items(), key=lambda item: -item[1]))
     raise NothingKept(

@@ -102,7 +102,7 @@ def score(
     Episodes that a rule rejected are written without returns. Memory does not grow with the ledger's texts.
     Raises RunError (no ledger, another writer), UsageError (unknown names), RewardError (a value that is NaN
     or outside its range, with its input; a reward that knows no input of the run), InputError (reward_file, answers),
-    and, once the episodes are written, NothingKept (a RunError) where all of them were rejected.
+    and, once the episodes are written, NothingKept (a RunError) where all of them were rejected or none was scored.
     """
     run = run if isinstance(run, Run) else Run(run)
     started = time.monotonic()
@@ -187,7 +187,7 @@ def score(
         del recorded["run"], recorded["hygiene"]
         hygienic.record(run, wanted, screen)
         run.record("score", **recorded, shares={"mismatched": mismatched, "truncated": truncated})
-    check_kept(run.path, counts)
+    check_kept(run.path, counts, report.unscored)
     for warning in advice(report.within_inputs):
         warnings.warn(warning, stacklevel=2)
     return report

@@ -127,6 +127,11 @@ def select(
             scores = alignment(tasks, values)
             keys = scores if by == "limr" else -scores
         kept = best_share(tasks, cells_of(episodes, bins), keys, share)
+        if not kept.any():
+            raise StudentError(
+                f"nothing would be kept: all {len(episodes):,} training episodes are too long for the probe {student}: "
+                "name one with a longer context (--student), or choose --by random"
+            )
         facts = {
             "by": by, "share": share, "bins": bins, "seed": seed, "student": student, "probe_steps": steps,
             "episodes": fingerprint(episodes),
