@@ -42,6 +42,9 @@ CALM = 0.8
 MOST = 32
 """Requests at once that a calm server is given in the end."""
 
+_SECONDS, _CALM_SECONDS = 0.005, 0.2
+"""What a good answer takes; when it is calm long enough for MOST requests to be under way at once."""
+
 _WORDS = (
     "river stone lamp garden window market silver quiet harbour winter paper engine copper meadow signal orchard"
 ).split()
@@ -89,13 +92,22 @@ class _Weather:
         self.texts[body["seed"]] = text
         return text
 
+    @property
+    def is_calm(self) -> bool:
+        """The server is well from here on."""
+        return len(self._seen) > CALM * self._requests
+
+    def delay(self, body: dict[str, Any]) -> float:
+        """Return the seconds that a good answer takes now."""
+        return _CALM_SECONDS if self.is_calm else _SECONDS
+
     def plan(self, number: int, body: dict[str, Any]) -> str:
         """Return the fault of this attempt."""
         self._seen.add(body["seed"])
         own = random.Random(f"{self._salt} {body['seed']}")
         if own.random() < OWN and body["seed"]:  # seed 0: the client's own question how the server is
             what = own.choice(_OWN_FAULTS)
-        elif len(self._seen) > CALM * self._requests:
+        elif self.is_calm:
             if self.server is not None:
                 self.calm_peak = max(self.calm_peak, self.server.active)
             what = "ok"
@@ -122,7 +134,7 @@ def run(folder: Path, *, scale: float, seed: int) -> dict[str, Any]:
     weather = _Weather(requests, seed)
     began = time.perf_counter()
     with (
-        FaultServer(weather.plan, seconds=0.005, retry_after="0.02", write=weather.write) as server,
+        FaultServer(weather.plan, retry_after="0.02", write=weather.write, delay=weather.delay) as server,
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")

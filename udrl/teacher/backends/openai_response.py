@@ -129,7 +129,9 @@ def _error(error: Any, content: bytes, headers: Mapping[str, str]) -> Problem:
     """Return the problem of an error that came under status 200; a status that it names counts as if it had it."""
     code = error.get("code", error.get("status")) if isinstance(error, dict) else None
     if isinstance(code, int | str) and re.fullmatch(r"[45]\d\d", str(code)):
-        return read_refusal(int(code), headers, json.dumps({"error": error}).encode())
+        problem = read_refusal(int(code), headers, json.dumps({"error": error}).encode())
+        # The server that was asked is well: what lies behind it may be crowded, but a 502 or 504 does not say so.
+        return replace(problem, crowded=problem.told_to_wait)
     return replace(
         _broken(f"is an error under status 200: {_message({'error': error}, content)}"),
         wait=asked_wait({}, _message({"error": error}, b"")),
