@@ -55,6 +55,10 @@ class StoredVectors:
         """None of them."""
         return np.zeros(len(texts), dtype=bool)
 
+    def is_unknown(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """None of them."""
+        return np.zeros(len(texts), dtype=bool)
+
     def _place(self, word: str) -> int:
         return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=4).digest(), "big") % len(self._table)
 

@@ -35,6 +35,9 @@ class AxisEncoder:
     def is_truncated(self, texts: list[str]) -> npt.NDArray[np.bool_]:
         return np.zeros(len(texts), bool)
 
+    def is_unknown(self, texts: list[str]) -> npt.NDArray[np.bool_]:
+        return np.zeros(len(texts), dtype=bool)
+
 
 def trained_on(text: str) -> str:
     """Return the text with a number that puts it into the training split."""

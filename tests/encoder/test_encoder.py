@@ -22,6 +22,8 @@ from udrl.encoder.bert import is_supported
 from udrl.encoder.loading import choose_device, choose_precision, find
 from udrl.encoder.store import FileStore, MemoryStore, Store
 from udrl.errors import MissingDependency, UdrlError, UsageError
+from udrl.rewards import compute_known
+from udrl.rewards.relevance import Relevance
 
 TEXTS = [
     "A red fox crosses a snowy field at dawn.",
@@ -60,6 +62,9 @@ class CountingModel:
         for row, text in zip(rows, texts, strict=True):
             row[: len(text.split()[:4])] = [len(word) for word in text.split()[:4]]
         return rows, np.array([len(text.split()) > 3 for text in texts])
+
+    def unknown_shares(self, texts: Sequence[str]) -> list[float]:
+        return [text.count("?") / max(1, len(text)) for text in texts]
 
 
 def toy(store: Store, model: CountingModel | None = None) -> SentenceEncoder:
@@ -297,3 +302,34 @@ def test_lsa_encoder_revision_identifies_the_vectors() -> None:
 def test_lsa_encoder_needs_a_corpus() -> None:
     with pytest.raises(UdrlError, match="at least 3 distinct texts, got 1"):
         LsaEncoder.fit(["one", "one"])
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [
+        ("a red fox asleep", False),
+        ("", False),
+        ("a small fox 🦊", False),
+        ("Ein alter Leuchtturm, наконец, مرحبا", False),
+        ("แมวสีแดงนอนอยู่ใต้ต้นไม้", True),
+        ("ភាសាខ្មែរ និង ភាសាថៃ", True),
+        ("🦊🦊🦊", True),
+        ("a fox แมวสีแดงนอนอยู่ใต้ต้นไม้", True),
+        ("a" * 101, True),
+    ],
+)
+def test_encoder_tells_texts_in_scripts_that_it_does_not_know(
+    encoder: SentenceEncoder, text: str, unknown: bool
+) -> None:
+    assert encoder.is_unknown([text, "a dog"]).tolist() == [unknown, False]
+    assert load_encoder(precision="fp32-onnx", device="cpu").is_unknown([text]).tolist() == [unknown]
+
+
+def test_relevance_of_an_unknown_script_is_not_scored(encoder: SentenceEncoder) -> None:
+    relevance = Relevance(encoder)
+    thai = ("แมวสีแดงนอนอยู่ใต้ต้นไม้", "รถไฟวิ่งผ่านภูเขาสูงในตอนเช้า")
+    assert encoder.encode(thai) @ encoder.encode(thai[:1]).T == pytest.approx(np.ones((2, 1)), abs=1e-5)
+    inputs = [thai[0], "a red fox", "a red fox", "a red fox"]
+    values = compute_known(relevance, inputs, [thai[1], thai[1], "a red fox", ""])
+    assert values == [None, None, pytest.approx(1.0), 0.0]
+    assert [relevance.knows(text) for text in inputs] == [False, True, True, True]

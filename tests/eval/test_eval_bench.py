@@ -113,7 +113,7 @@ def check_figure(value: Any) -> None:
 def check_system(system: dict[str, Any], references: set[str], *, top: bool) -> None:
     keys = {
         "kind", "student", "batch_size", "cost_per_1000", "unfinished", "rewards",
-        "n", "coverage", "failed", "truncated", "parameters", "engine", "precision", "relevance",
+        "n", "coverage", "failed", "truncated", "unknown", "parameters", "engine", "precision", "relevance",
         "relevance_second", "anchored_relevance", "agreement", "distinct_2", "pairwise_distance", "copy_rate",
         "novelty", "length", "stop_rate", "latency_ms", "tokens_per_second",
     }  # fmt: skip

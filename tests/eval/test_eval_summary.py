@@ -30,7 +30,14 @@ def scores_of(systems: Mapping[str, npt.NDArray[np.float64]], **columns: Mapping
     """Scores with the relevance (inputs, samples) of each system; ``columns``: constants by system."""
     rows: list[Completion] = []
     values: dict[str, list[float]] = {name: [] for name in COLUMNS}
-    defaults = {"relevance_second": 0.5, "copy_rate": 0.3, "novelty": 0.7, "length": 20.0, "truncated": 0.0}
+    defaults = {
+        "relevance_second": 0.5,
+        "copy_rate": 0.3,
+        "novelty": 0.7,
+        "length": 20.0,
+        "truncated": 0.0,
+        "unknown": 0.0,
+    }
     for system, table in systems.items():
         for number, samples in enumerate(table):
             for sample, value in enumerate(samples):
@@ -162,6 +169,7 @@ def test_summary_diversity_does_not_depend_on_the_number_of_inputs() -> None:
         ({"length": {"s": 12.0}}, "lengths differ: 12.0 words against 20.0"),
         ({"copy_rate": {"s": 0.36}}, "copies more of the input: copy rate 0.36 against 0.30"),
         ({"relevance_second": {"s": 0.3}}, "the second encoder disagrees: ratio 0.60"),
+        ({"unknown": {"s": 1.0}}, "completions of it are in a script that the encoder does not know"),
         ({"truncated": {"s": 1.0}}, "the encoder saw only the start of 100 % of the completions of it"),
     ],
 )
@@ -275,6 +283,9 @@ class LetterEncoder:
 
     def is_truncated(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
         return np.array([len(text) > 8 for text in texts])
+
+    def is_unknown(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
+        return np.zeros(len(texts), dtype=bool)
 
 
 def completion(system: str, text: str | None, sample: int = 0) -> Completion:

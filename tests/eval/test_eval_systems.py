@@ -220,6 +220,9 @@ class WordEncoder:
     def is_truncated(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
         return np.zeros(len(texts), dtype=bool)
 
+    def is_unknown(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
+        return np.zeros(len(texts), dtype=bool)
+
 
 def episode(task: str, text: str, completion: str, relevance: float | None) -> Episode:
     return Episode(

@@ -109,6 +109,7 @@ def made(
         "novelty": np.full(len(rows), 0.9),
         "length": np.array([float(count_words(row.completion or "")) for row in rows]),
         "truncated": np.zeros(len(rows)),
+        "unknown": np.zeros(len(rows)),
     }
     references = [name for name, (kind, _) in systems.items() if kind == "reference"]
     agreement = {ref: np.clip(values - 0.1 * noise.random(len(rows)), 0, 1) for ref in references}

@@ -130,6 +130,8 @@ def describe(report: ScoreReport) -> str:
     lines += said_of_hygiene(report.hygiene)
     if report.truncated:
         lines.append(f"{report.truncated:,} texts were longer than the encoder reads")
+    if report.unknown:
+        lines.append(f"{report.unknown:,} texts are in a script that the encoder does not know: they are not scored")
     lines.append(f"next: udrl train --run {report.run}")
     return "\n".join(lines)
 

@@ -18,6 +18,10 @@ from udrl.forks import settle
 
 __all__ = ["MINILM", "Encoder", "LsaEncoder", "SentenceEncoder", "load_encoder"]
 
+UNKNOWN = 0.3
+"""A text of which a larger share of the characters is unknown to the encoder is not scored: all unknown words look
+alike to it, so that unrelated texts are as near as can be."""
+
 
 class Encoder(Protocol):
     """Turns texts into unit vectors; cosine similarity is then a dot product."""
@@ -44,12 +48,17 @@ class Encoder(Protocol):
     def is_truncated(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Say of each text that was encoded whether only its start was read."""
 
+    def is_unknown(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Say of each text whether the encoder does not know its script: its vector then says nothing of it."""
+
 
 class _Model(Protocol):
     @property
     def dimensions(self) -> int: ...
 
     def __call__(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]: ...
+
+    def unknown_shares(self, texts: Sequence[str]) -> list[float]: ...
 
 
 class SentenceEncoder:
@@ -63,11 +72,17 @@ class SentenceEncoder:
         self._model = model
         self._store = store
         self._truncated: set[bytes] = set()
+        self._unknown: set[bytes] = set()
 
     @property
     def truncated(self) -> int:
         """How many distinct texts so far had more tokens than the model reads (MiniLM: 256 word pieces)."""
         return len(self._truncated)
+
+    @property
+    def unknown(self) -> int:
+        """How many distinct texts so far were found to be of a script that the encoder does not know."""
+        return len(self._unknown)
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return float32 rows (n, dimensions) of length 1, in the order of ``texts``.
@@ -103,6 +118,13 @@ class SentenceEncoder:
     def is_truncated(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Say of each text that was encoded whether it had more tokens than the model reads."""
         return np.array([_digest(text.encode("utf-8", "replace")) in self._truncated for text in texts], dtype=bool)
+
+    def is_unknown(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Say of each text whether more than UNKNOWN of its characters are pieces that the encoder does not know."""
+        raw = [text.encode("utf-8", "replace") for text in texts]
+        shares = self._model.unknown_shares([text.decode() for text in raw]) if raw else []
+        self._unknown.update(_digest(text) for text, share in zip(raw, shares, strict=True) if share > UNKNOWN)
+        return np.array([share > UNKNOWN for share in shares], dtype=bool)
 
 
 def _digest(text: bytes) -> bytes:

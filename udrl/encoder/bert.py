@@ -80,6 +80,15 @@ class Reader:
         self._tokenizer.no_padding()  # the saved file pads every text to 128
         self._tokenizer.enable_truncation(max_tokens(folder))
 
+    def unknown_shares(self, texts: Sequence[str]) -> list[float]:
+        """Return for each of ``texts`` the share in [0, 1] of the characters read that became unknown pieces."""
+        unknown = self._tokenizer.token_to_id("[UNK]")
+        return [_unknown_share(encoding.ids, encoding.offsets, unknown) for encoding in self._encoded(texts)]
+
+    def _encoded(self, texts: Sequence[str]) -> list[Any]:
+        found: list[Any] = self._tokenizer.encode_batch(list(texts))
+        return found
+
     def encode(
         self, texts: Sequence[str], forward: Forward, *, dimensions: int, step: int, tokens: int
     ) -> tuple[Rows, npt.NDArray[np.bool_]]:
@@ -88,7 +97,7 @@ class Reader:
         step: lengths are rounded up to a multiple of it. tokens: a batch of width w has tokens // w rows, always, so
         that a text's row depends on nothing but the text.
         """
-        encodings = self._tokenizer.encode_batch(list(texts))
+        encodings = self._encoded(texts)
         truncated = np.array([bool(encoding.overflowing) for encoding in encodings], dtype=bool)
         by_width: dict[int, list[int]] = {}
         for place, encoding in enumerate(encodings):
@@ -106,6 +115,14 @@ class Reader:
                     lengths[row] = len(found)
                 rows[batch] = forward(ids, lengths)[: len(batch)]
         return rows, truncated
+
+
+def _unknown_share(ids: Sequence[int], offsets: Sequence[tuple[int, int]], unknown: int | None) -> float:
+    """Return the share of the characters under the pieces that are under unknown ones; 0 where there are none."""
+    if unknown not in ids:
+        return 0.0
+    lengths = [end - start for start, end in offsets]
+    return sum(length for piece, length in zip(ids, lengths, strict=True) if piece == unknown) / max(1, sum(lengths))
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -174,6 +191,10 @@ class Bert:
             return self._reader.encode(
                 texts, forward, dimensions=self.dimensions, step=STEP, tokens=self._tokens_per_batch
             )
+
+    def unknown_shares(self, texts: Sequence[str]) -> list[float]:
+        """See Reader."""
+        return self._reader.unknown_shares(texts)
 
     def _forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return unit rows (batch, dimensions) on the CPU for ``ids`` (batch, width), ``lengths`` of them."""

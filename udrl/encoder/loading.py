@@ -43,6 +43,13 @@ class SentenceTransformersModel:
             truncated = np.array(counts, dtype=int) > self.max_tokens
         return rows.float().cpu().numpy(), truncated
 
+    def unknown_shares(self, texts: Sequence[str]) -> list[float]:
+        """Return for each of ``texts`` the share in [0, 1] of its pieces that are unknown; 0 for texts without any."""
+        tokenizer = self._model.tokenizer
+        unknown = getattr(tokenizer, "unk_token_id", None)
+        pieces = tokenizer(list(texts), truncation=True, add_special_tokens=False)["input_ids"]
+        return [ids.count(unknown) / max(1, len(ids)) for ids in pieces]
+
 
 def open_model(folder: Path, *, precision: str, device: str) -> Bert | OnnxBert | SentenceTransformersModel:
     """Read the model in ``folder``: for udrl's own forward pass where it can, else sentence-transformers'."""

@@ -70,3 +70,7 @@ class LsaEncoder:
     def is_truncated(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Say of each text whether only its start was read: of none."""
         return np.zeros(len(texts), dtype=bool)
+
+    def is_unknown(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Say of each text whether its script is unknown: of none, n-grams are of any script."""
+        return np.zeros(len(texts), dtype=bool)

@@ -83,6 +83,10 @@ class OnnxBert:
 
         return self._reader.encode(texts, forward, dimensions=self.dimensions, step=1, tokens=TOKENS_PER_BATCH)
 
+    def unknown_shares(self, texts: Sequence[str]) -> list[float]:
+        """See Reader."""
+        return self._reader.unknown_shares(texts)
+
 
 class _Graph:
     """Nodes as they are written down, each named after what it gives; weights stay outside of the graph's bytes."""

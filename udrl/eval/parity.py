@@ -218,6 +218,8 @@ def _completeness(entry: Mapping[str, Any], who: str) -> list[str]:
     if entry["truncated"] > HALF_READ * entry["n"]:
         share = 100 * entry["truncated"] / entry["n"]
         found.append(f"the encoder saw only the start of {share:.0f} % of the completions of {who}")
+    if entry.get("unknown"):  # earlier benchmarks did not count them
+        found.append(f"{entry['unknown']:,} completions of {who} are in a script that the encoder does not know")
     return found
 
 

@@ -3,7 +3,8 @@ order.
 
 Columns: block, task, input_id, sample, attribute?, level? (as in completions.parquet), then relevance?,
 relevance_second?, copy_rate?, novelty?, length?, truncated? (whether the encoder saw only the completion's
-start), agreement (struct: reference -> mean cosine with that reference's completions for the same
+start), unknown? (whether the encoder does not know the script of the completion or its input: relevance is then null),
+agreement (struct: reference -> mean cosine with that reference's completions for the same
 input) and rewards (struct: name -> value, where further rewards were asked for).
 Null means not scored: the system failed, or the figure is not needed (a sweep of length needs no
 embedding).
@@ -31,7 +32,7 @@ from udrl.rewards.relevance import Relevance
 from udrl.words import count_words
 
 FILE = "scores.parquet"
-COLUMNS = ("relevance", "relevance_second", "copy_rate", "novelty", "length", "truncated")
+COLUMNS = ("relevance", "relevance_second", "copy_rate", "novelty", "length", "truncated", "unknown")
 TOGETHER = 1024
 """Completions that an encoder is given at once; no score depends on it."""
 
@@ -114,6 +115,9 @@ class _Remembering:
     def is_truncated(self, texts: Sequence[str]) -> NDArray[np.bool_]:
         return self._encoder.is_truncated(texts)
 
+    def is_unknown(self, texts: Sequence[str]) -> NDArray[np.bool_]:
+        return self._encoder.is_unknown(texts)
+
 
 def _rewarded(rows: Sequence[Completion], answered: Sequence[int], name: str, reward: Reward) -> Floats:
     values = np.full(len(rows), np.nan)
@@ -135,7 +139,8 @@ def write_scores(folder: Path, scores: Scores, *, encoder: str, second_encoder: 
         data[name] = pa.array([getattr(row, name) for row in scores.rows], kind)
     for name, values in scores.columns.items():
         data[name] = pa.array(values, mask=np.isnan(values))
-    data["truncated"] = data["truncated"].cast(pa.bool_())
+    for name in ("truncated", "unknown"):
+        data[name] = data[name].cast(pa.bool_())
     if scores.agreement:
         parts = [pa.array(values, mask=np.isnan(values)) for values in scores.agreement.values()]
         data["agreement"] = pa.StructArray.from_arrays(parts, names=list(scores.agreement))
@@ -171,10 +176,13 @@ def _embed(
     for start in range(0, len(chosen), TOGETHER):
         own = chosen[start : start + TOGETHER]
         texts = [rows[i].completion or "" for i in own]
-        columns[name][own] = relevance([rows[i].input for i in own], texts)
+        given = [rows[i].input for i in own]
+        scorable = np.array(relevance.scorable(given, texts))
+        columns[name][own] = np.where(scorable, relevance(given, texts), np.nan)
         parts.append(encoder.encode(texts))  # encoded just before: the encoder keeps what it has seen
         if name == RELEVANCE:
             columns["truncated"][own] = encoder.is_truncated(texts)
+            columns["unknown"][own] = ~scorable
         if bar is not None:
             bar.update(len(texts))
     written = np.concatenate(parts)

@@ -191,6 +191,7 @@ def _entry(
         "failed": len(rows) - len(answered),
         "unfinished": reasons.count("length"),
         "truncated": int(np.nansum(scores.columns["truncated"][answered])),
+        "unknown": int(np.nansum(scores.columns["unknown"][answered])),
         "parameters": facts.parameters,
         "engine": facts.engine,
         "precision": facts.precision,

@@ -17,7 +17,8 @@ class Reward(Protocol):
     and unit of the attribute of that name from here. Numbers outside [low, high] and NaN are errors.
 
     A reward that cannot be computed for every input has two members more: ``knows(input) -> bool``, and ``needs``,
-    which says why not and what to do. What it does not know is "not scored", see ``covered``.
+    which says why not and what to do. What it does not know is "not scored", see ``covered``. One that cannot be
+    computed for every pair has ``scorable(inputs, completions) -> list[bool]`` too, see ``known_pairs``.
     """
 
     @property
@@ -65,11 +66,21 @@ def known_inputs(reward: object, inputs: Sequence[str]) -> list[str]:
     return [text for text, known in zip(inputs, covered(reward, inputs), strict=True) if known]
 
 
+def known_pairs(reward: object, inputs: Sequence[str], completions: Sequence[str]) -> list[int]:
+    """Return the places of the pairs that ``reward`` can be computed for: by its ``knows`` and its ``scorable``."""
+    rows = [row for row, known in enumerate(covered(reward, inputs)) if known]
+    scorable = getattr(reward, "scorable", None)
+    if scorable is None or not rows:
+        return rows
+    pairs = scorable([inputs[row] for row in rows], [completions[row] for row in rows])
+    return [row for row, known in zip(rows, pairs, strict=True) if known]
+
+
 def compute_known(
     reward: Reward, inputs: Sequence[str], completions: Sequence[str], *, names: Sequence[str] | None = None
 ) -> list[float | None]:
-    """Return what ``compute`` does, and None, "not scored", for inputs that the reward does not know."""
-    rows = [row for row, known in enumerate(covered(reward, inputs)) if known]
+    """Return what ``compute`` does, and None, "not scored", for inputs and pairs that the reward does not know."""
+    rows = known_pairs(reward, inputs, completions)
     own = compute(
         reward,
         [inputs[row] for row in rows],

@@ -18,6 +18,10 @@ class Relevance:
     """
 
     name = "relevance"
+    needs = (
+        "the encoder does not know its script (more than 30 % of its characters are unknown pieces); name an encoder "
+        "that does with --encoder, such as sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
+    )
     low = 0.0
     high = 1.0
     unit = ""
@@ -25,6 +29,15 @@ class Relevance:
     def __init__(self, encoder: Encoder | None = None) -> None:
         """Score with ``encoder``; None loads all-MiniLM-L6-v2 as it is found."""
         self.encoder: Encoder = encoder if encoder is not None else load_encoder()
+
+    def knows(self, text: str) -> bool:
+        """Say whether the encoder knows the script of the input ``text``."""
+        return not self.encoder.is_unknown([text])[0]
+
+    def scorable(self, inputs: Sequence[str], completions: Sequence[str]) -> list[bool]:
+        """Say for each pair whether the encoder knows the scripts of both: else their cosine says nothing of them."""
+        unknown = self.encoder.is_unknown([*inputs, *completions])
+        return [bool(known) for known in ~(unknown[: len(inputs)] | unknown[len(inputs) :])]
 
     def __call__(self, inputs: Sequence[str], completions: Sequence[str]) -> list[float]:
         """Return the relevance of each completion to its input.

@@ -51,7 +51,8 @@ class ScoreReport:
     canaries: mean reward of completions that deserve none, by reward and canary (``udrl.rewards.canaries``).
     hygiene: what was done about benchmark inputs and personal data, see ``udrl.data.hygiene``.
     encoder: name, revision and precision, where a reward uses one. truncated: distinct texts longer than what
-    it reads. seconds: all of it; texts are encoded once, so that a second scoring takes less.
+    it reads; unknown: distinct texts in a script that it does not know, which are not scored. seconds: all of it; texts
+    are encoded once, so that a second scoring takes less.
     """
 
     run: Path
@@ -64,6 +65,7 @@ class ScoreReport:
     hygiene: Mapping[str, Any]
     encoder: Mapping[str, str] | None
     truncated: int
+    unknown: int
     seed: int
     seconds: float
 
@@ -150,15 +152,16 @@ def score(
         card = {**run_facts(run), **screen.card_facts()}
         built = build_episodes(ledger, tasks, seed=seed, mismatched=mismatched, truncated=truncated, screen=screen)
 
-        cut = 0
+        cut = strange = 0
         paid: dict[str, dict[str, float]] = {}
 
         def labelled() -> Iterator[Episode]:
-            nonlocal cut
+            nonlocal cut, strange
             with closing(track("score", total=expected, unit="episodes")) as bar:
                 yield from scorer.label(_tried(built, own), bar)
             scorer.check_known()
             card.update(_card_facts(facts, eye))  # the card is written after the last episode
+            strange = 0 if eye is None else eye.unknown
             cut = 0 if eye is None else eye.truncated  # of the episodes: the canaries are texts of our own
             tested = [text for texts in scorer.inputs.values() for text in texts]
             if tested:  # before the old episodes are replaced: a reward may fail on these
@@ -180,6 +183,7 @@ def score(
             hygiene=screen.facts(),
             encoder=_identity(eye),
             truncated=cut,
+            unknown=strange,
             seed=seed,
             seconds=time.monotonic() - started,
         )
@@ -188,6 +192,12 @@ def score(
         hygienic.record(run, wanted, screen)
         run.record("score", **recorded, shares={"mismatched": mismatched, "truncated": truncated})
     check_kept(run.path, counts, report.unscored)
+    if strange:
+        warnings.warn(
+            f"{strange:,} texts are in a script that the encoder {_shown(eye.name) if eye else ''} does not know: "
+            "episodes of them have no relevance; name an encoder that knows it with --encoder",
+            stacklevel=2,
+        )
     for warning in advice(report.within_inputs):
         warnings.warn(warning, stacklevel=2)
     return report
@@ -332,4 +342,5 @@ def _card_facts(facts: Sequence[RewardFacts], eye: SentenceEncoder | None) -> di
     if eye is not None:
         card["encoder"] = f"{_shown(eye.name)}, weights {eye.revision}, {eye.precision}"
         card["texts truncated by the encoder"] = eye.truncated
+        card["texts in a script unknown to the encoder"] = eye.unknown
     return card

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from udrl.arguments import checked
 from udrl.commands import LENGTH, Command
 from udrl.errors import UsageError
-from udrl.rewards.protocol import covered
+from udrl.rewards.protocol import known_pairs
 from udrl.words import count_words
 
 if TYPE_CHECKING:
@@ -151,11 +151,11 @@ def achieved(
 ) -> dict[str, list[float | None]]:
     """Return what ``completions`` achieved, by attribute: every reward, and the length in words.
 
-    None: the reward does not know the input.
+    None: the reward does not know the input, or the pair.
     """
     values: dict[str, list[float | None]] = {}
     for name, reward in rewards.items():
-        known = [row for row, knows in enumerate(covered(reward, inputs)) if knows]
+        known = known_pairs(reward, inputs, completions)
         own = reward([inputs[row] for row in known], [completions[row] for row in known]) if known else []
         values[name] = [None] * len(inputs)
         for row, value in zip(known, own, strict=True):
