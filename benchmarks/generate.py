@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import transformers
 
+from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.commands import LENGTH, Attribute, Command, CommandSpace
 from udrl.data.tasks import load_tasks, seeds
 from udrl.decoding.loop import Sampling
@@ -35,7 +36,6 @@ from udrl.student.engines.pytorch import TorchEngine
 from udrl.student.network import StudentModel, save_model
 from udrl.student.student import Student
 from udrl.tokenizer import END, decode, encode, train_tokenizer
-from udrl.training.from_scratch import scratch_gpt2
 from udrl.training.presets import PRESETS
 
 PROMPT = 40

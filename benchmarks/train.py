@@ -28,13 +28,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.commands import Attribute, CommandSpace
 from udrl.student.engines.pytorch import pick_dtype
 from udrl.student.network import StudentModel
 from udrl.text_commands import TextCommands
 from udrl.tokenizer import train_tokenizer
 from udrl.training.examples import Examples
-from udrl.training.from_scratch import scratch_gpt2
 from udrl.training.loop import batches, run_loop
 from udrl.training.options import LoopOptions
 

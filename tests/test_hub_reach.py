@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.errors import StudentError
 from udrl.hub_reach import is_reachable
 from udrl.tokenizer import train_tokenizer
 from udrl.training.admission import admit
-from udrl.training.from_scratch import scratch_gpt2
 
 
 class Refusing(BaseHTTPRequestHandler):

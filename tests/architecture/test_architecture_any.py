@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import torch
 from methods_run import import_trl
 from tiny_checkpoints import FAMILIES, ROWS, new_model
 
-from udrl.architecture.any import UNBOUNDED, context_of
+from udrl.architecture import architecture_of
+from udrl.architecture.any import UNBOUNDED
 from udrl.architecture.packing import pack
 from udrl.commands import Attribute, CommandSpace
 from udrl.student.engines.pytorch import TorchEngine
@@ -113,6 +115,10 @@ def test_family_log_probabilities_of_trl_are_its_own(family: str) -> None:
         add_fused_lm_head(model)
         found = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels, fused_lm_head=True).log_probs
     torch.testing.assert_close(found.flatten(), expected, atol=1e-5, rtol=1e-5)
+
+
+def context_of(model: Any) -> int:
+    return architecture_of(model.config).context(model.config)
 
 
 def test_family_context_is_what_the_config_says_in_whatever_words() -> None:

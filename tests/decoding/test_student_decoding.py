@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from udrl.architecture.any import AnyCausalModel
+from udrl.architecture.gpt2 import Gpt2
+from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.commands import Attribute, CommandSpace
 from udrl.decoding.loop import Sampling, decode_batch
 from udrl.errors import UsageError
 from udrl.student.engines.pytorch import TorchEngine
 from udrl.student.network import StudentModel
-from udrl.training.from_scratch import scratch_gpt2
 
 BASE = 120
 GREEDY = Sampling(temperature=0)
@@ -124,11 +126,11 @@ def by_the_formula(model: StudentModel, weight: float) -> list[list[int]]:
 @pytest.mark.parametrize("weight", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("packed", [True, False], ids=["own forward", "any architecture"])
 def test_guidance_is_its_formula(model: StudentModel, weight: float, packed: bool) -> None:
-    model.packed = packed
+    model.architecture = Gpt2() if packed else AnyCausalModel()
     try:
         guided = written(model, replace(GREEDY, guidance=weight), unasked=prompts(model, commanded=False))
     finally:
-        model.packed = True
+        model.architecture = Gpt2()
     assert [ids for ids, _ in guided] == by_the_formula(model, weight)
     assert [ids for ids, _ in guided] != [ids for ids, _ in written(model, GREEDY)]
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import udrl.cli.main as cli
+from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.commands import Command
 from udrl.data.episodes import read_episodes
 from udrl.eval import scores as scores_module
@@ -19,7 +20,6 @@ from udrl.eval.bench import bench
 from udrl.resources import folder
 from udrl.student import load
 from udrl.tokenizer import train_tokenizer
-from udrl.training.from_scratch import scratch_gpt2
 from udrl.training.train import train
 
 TASK = "search-query"

@@ -14,9 +14,9 @@ from tiny_trained import TASK, trained_run
 from udrl.cli.main import run as udrl_cli
 from udrl.commands import LENGTH, Command
 from udrl.errors import MissingDependency, StudentError
-from udrl.export.closed_rows import token_names
 from udrl.export.ctranslate2 import CTranslate2
 from udrl.export.export import ExportReport, export
+from udrl.export.parts import token_names
 from udrl.student.engines.exports import find_export
 from udrl.student.student import Student, load_student
 from udrl.tokenizer import decode

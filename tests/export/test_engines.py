@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tiny_trained import TASK, trained_run
 
 import udrl
+from udrl.architecture.any import AnyCausalModel
 from udrl.cli.export import describe
 from udrl.cli.main import run as udrl_cli
 from udrl.commands import LENGTH, Command
@@ -135,7 +136,7 @@ def test_engines_export_needs_a_gpt2_a_student_and_a_run(
 
     def other(self: StudentModel, *arguments: Any) -> None:
         made(self, *arguments)
-        self.packed = False
+        self.architecture = AnyCausalModel()
 
     monkeypatch.setattr(StudentModel, "__init__", other)
     before = sorted(copy.rglob("*"))

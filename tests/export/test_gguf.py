@@ -12,10 +12,10 @@ import pytest
 import torch
 from tiny_trained import TASK, trained_run
 
+from udrl.architecture.closed_head import NEVER, closed_head
 from udrl.cli.main import run as udrl_cli
 from udrl.commands import LENGTH, Command
 from udrl.errors import MissingDependency, UsageError
-from udrl.export.closed_rows import NEVER, head
 from udrl.export.export import ExportReport, export
 from udrl.export.gguf import FILE
 from udrl.export.llamacpp import LlamaCpp
@@ -83,7 +83,7 @@ def test_gguf_head_gives_text_its_logits_and_control_ids_none(student: Student) 
         norm.bias.add_(torch.randn_like(norm.bias))  # after so short a training it is close to none
         expected = norm(hidden) @ model.lm_head.weight[:base].T
         plain = torch.nn.functional.layer_norm(hidden, norm.weight.shape, eps=norm.eps) + 1
-        found = plain @ head(model.lm_head.weight[:base], norm, base + 64).T
+        found = plain @ closed_head(model.lm_head.weight[:base], norm, base + 64).T
     torch.testing.assert_close(found[:, :base], expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found[:, base:], torch.full((40, 64), NEVER), atol=0.1, rtol=0)
 

@@ -16,6 +16,7 @@ import pytest
 import udrl
 import udrl.cli.main as cli
 import udrl.encoder
+from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.data.episodes import read_episodes
 from udrl.data.run import Run
 from udrl.errors import RunError, StudentError, UsageError
@@ -28,7 +29,6 @@ from udrl.rounds.options import RoundOptions
 from udrl.student.student import Student
 from udrl.teacher.synthesis.synth import synth
 from udrl.tokenizer import train_tokenizer
-from udrl.training.from_scratch import scratch_gpt2
 from udrl.training.train import train
 
 HOW: dict[str, Any] = {"device": "cpu", "precision": "fp32"}

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import udrl.cli.main as cli
+from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.data.episodes import read_episodes, write_episodes
 from udrl.data.known_answers import store_answers
 from udrl.data.run import Run
@@ -28,7 +29,6 @@ from udrl.study.size import study_size
 from udrl.study.training import Measure, train_cell
 from udrl.teacher.synthesis.synth import synth
 from udrl.tokenizer import train_tokenizer
-from udrl.training.from_scratch import scratch_gpt2
 from udrl.training.methods import method_of
 from udrl.training.methods.method_data import pool_of
 from udrl.training.presets import PRESETS

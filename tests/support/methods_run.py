@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.data.episode import Episode
 from udrl.data.episodes import write_episodes
 from udrl.data.run import Run
 from udrl.tokenizer import train_tokenizer
-from udrl.training.from_scratch import scratch_gpt2
 from udrl.training.train import train
 
 TASKS = ("poem", "query")

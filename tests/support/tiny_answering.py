@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.commands import LENGTH, Attribute, Command, CommandSpace
 from udrl.student.calibration import Calibration, Curve
 from udrl.student.engines.pytorch import TorchEngine
 from udrl.student.network import StudentModel
 from udrl.student.student import SAMPLING, Student
 from udrl.tokenizer import train_tokenizer
-from udrl.training.from_scratch import scratch_gpt2
 
 TASK = "t"
 TEXTS = ("a red fox in the snow", "harbour <|endoftext|> at dawn", "猫 🦊", "an old lighthouse on a cliff, golden hour")

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.commands import Attribute, CommandSpace
 from udrl.student.network import StudentModel
 from udrl.training.checkpoint import STATE
 from udrl.training.examples import Examples
-from udrl.training.from_scratch import scratch_gpt2
 from udrl.training.loop import run_loop
 from udrl.training.lora import add_lora
 from udrl.training.options import LoopOptions

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.commands import LENGTH
 from udrl.data.episodes import read_episodes
 from udrl.teacher.synthesis.synth import synth
 from udrl.tokenizer import train_tokenizer
-from udrl.training.from_scratch import scratch_gpt2
 from udrl.training.train import train
 
 TASK = "text-to-image"

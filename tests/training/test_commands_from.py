@@ -12,6 +12,7 @@ import pytest
 
 import udrl
 import udrl.cli.main as cli
+from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.commands import LENGTH, Command, CommandSpace
 from udrl.data.episodes import read_episodes, write_episodes
 from udrl.errors import StudentError, UsageError
@@ -22,7 +23,6 @@ from udrl.teacher.synthesis.synth import synth
 from udrl.tokenizer import train_tokenizer
 from udrl.training.calibrate import recalibrate
 from udrl.training.examples import make_examples
-from udrl.training.from_scratch import scratch_gpt2
 from udrl.training.origin import find_origin
 from udrl.training.train import train
 from udrl.training.validation import validate

@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiny_students import examples, fit, new_student, options
 
-from udrl.architecture import gpt2
+from udrl.architecture.gpt2 import forward
 from udrl.errors import MissingDependency, StudentError, UsageError
 from udrl.student.network import StudentModel
 from udrl.training import loop
@@ -49,8 +49,8 @@ def test_loop_saving_memory_gives_the_gradients_of_the_whole_batch(changed: dict
 
 def test_loop_checkpointing_computes_blocks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    inner = gpt2.run_block
-    monkeypatch.setattr(gpt2, "run_block", lambda *a: calls.append(1) or inner(*a))
+    inner = forward.run_block
+    monkeypatch.setattr(forward, "run_block", lambda *a: calls.append(1) or inner(*a))
     fit(options(steps=1), validation=None)
     plain = len(calls)
     fit(options(steps=1, checkpointing=True), validation=None)
@@ -183,8 +183,8 @@ def test_loop_variable_length_attention_is_told_the_sequences(monkeypatch: pytes
     student, made = new_student(), examples(9)
     batch = batch_of(made, range(9), student.space)
     groups = student.losses(batch)
-    assert gpt2._variable_length(torch.zeros(1, dtype=torch.bfloat16), 64, 0.0) is None  # not on a CPU
-    monkeypatch.setattr(gpt2, "_variable_length", lambda *_: plain)
+    assert forward._variable_length(torch.zeros(1, dtype=torch.bfloat16), 64, 0.0) is None  # not on a CPU
+    monkeypatch.setattr(forward, "_variable_length", lambda *_: plain)
     torch.testing.assert_close(student.losses(batch), groups, atol=1e-5, rtol=1e-5)
 
 

@@ -11,13 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from udrl.architecture.any import AnyCausalModel
+from udrl.architecture.gpt2 import Gpt2
+from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.architecture.packing import pack
 from udrl.commands import Attribute, CommandSpace
 from udrl.decoding.loop import Sampling, decode_batch
 from udrl.student.engines.pytorch import TorchEngine
 from udrl.student.network import StudentModel, load_model, save_model
 from udrl.tokenizer import END, decode, encode, load_tokenizer, train_tokenizer
-from udrl.training.from_scratch import scratch_gpt2
 
 BASE = 120
 
@@ -59,7 +61,7 @@ def reference_losses(student: StudentModel, prompt: list[int], completion: list[
 def test_network_packed_loss_equals_unpacked_loss(student: StudentModel, packed: bool) -> None:
     prompts, completions = sequences(17)
     batch = pack(prompts, completions)
-    student.packed = packed
+    student.architecture = Gpt2() if packed else AnyCausalModel()
     try:
         with torch.no_grad():
             losses = student.losses(batch)
@@ -67,7 +69,7 @@ def test_network_packed_loss_equals_unpacked_loss(student: StudentModel, packed:
                 expected = reference_losses(student, prompt, completion)
                 torch.testing.assert_close(losses[batch.sequence == row], expected, atol=2e-5, rtol=1e-5)
     finally:
-        student.packed = True
+        student.architecture = Gpt2()
 
 
 def test_network_packed_gradients_equal_unpacked_gradients(student: StudentModel) -> None:
@@ -113,7 +115,7 @@ def test_network_last_label_is_the_end_and_the_command_stands_before_the_complet
 @pytest.mark.parametrize("packed", [True, False], ids=["own forward", "any architecture"])
 def test_network_batch_results_equal_single_results(student: StudentModel, packed: bool) -> None:
     prompts, _ = sequences(13, seed=6)
-    student.packed = packed
+    student.architecture = Gpt2() if packed else AnyCausalModel()
     try:
         for sampling in (Sampling(0.0, max_tokens=20), Sampling(1.0, 0.9, 20)):
 
@@ -132,7 +134,7 @@ def test_network_batch_results_equal_single_results(student: StudentModel, packe
             assert together == [run([r])[0] for r in range(13)]
             assert run([5, 2, 9]) == [together[5], together[2], together[9]]
     finally:
-        student.packed = True
+        student.architecture = Gpt2()
 
 
 def test_network_greedy_decoding_equals_transformers(student: StudentModel) -> None:

@@ -10,12 +10,12 @@ import pytest
 import torch
 from tiny import serving
 
+from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.commands import Attribute, Command, CommandSpace
 from udrl.student import load
 from udrl.student.network import StudentModel, save_model
 from udrl.student.student import Student
 from udrl.tokenizer import decode, train_tokenizer
-from udrl.training.from_scratch import scratch_gpt2
 
 pytestmark = pytest.mark.filterwarnings("default")  # the engine runs in this process and warns of its own parts
 

@@ -14,19 +14,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from udrl.architecture.packing import Batch, padded, select
+from udrl.architecture.protocol import Architecture
 
 UNBOUNDED = 2048
 """Ids that a network reads which declares no limit, as those without learned positions may (BLOOM's ALiBi)."""
 
 
-def context_of(model: Any) -> int:
-    """Return the longest sequence, prompt and completion together, that a transformers model reads, in ids."""
-    config = model.config.get_text_config()
+def declared_context(config: Any) -> int | None:
+    """Return the longest sequence, prompt and completion together, that a config names, in ids; None: it names none."""
+    config = config.get_text_config()
     for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length"):
         limit = getattr(config, name, None)
         if isinstance(limit, int) and limit > 0:
             return limit
-    return UNBOUNDED
+    return None
 
 
 def takes_positions(module: nn.Module) -> bool:
@@ -86,39 +87,74 @@ def _only(places: Tensor) -> Any:
     return select_places
 
 
-class WholeSession:
-    """One batch under way, through the model's own forward and cache. Rows are padded on the left."""
+class WholeCache:
+    """Transformers' own cache of one batch, through the model's whole forward. Rows are padded on the left."""
 
-    def __init__(self, student: Any, real: Tensor, dtype: torch.dtype) -> None:
-        """Begin with prompts whose places ``real`` (B, L) says; ``student`` is a `StudentModel`."""
-        self.student, self.dtype = student, dtype
+    def __init__(self, model: Any, real: Tensor, *, dtype: torch.dtype, text_size: int) -> None:
+        """Begin with prompts whose real places ``real`` (B, L) says."""
+        self.model, self.dtype, self.text_size = model, dtype, text_size
         self.past: Any = None
-        self.mask, self.lengths = real.long(), real.sum(1)
+        self.mask = real.long()
 
     def run(self, embeddings: Tensor, positions: Tensor) -> Tensor:
-        """Read (B, L) new places; return float32 logits (B, text ids) behind the last."""
-        model = self.student.model
+        """Read new places; return the logits behind the last."""
+        if self.past is not None:
+            self.mask = F.pad(self.mask, (0, embeddings.shape[1]), value=1)
         with torch.autocast(embeddings.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            out = model(
+            out = self.model(
                 inputs_embeds=embeddings,
                 attention_mask=self.mask,
                 past_key_values=self.past,
                 use_cache=True,
                 logits_to_keep=1,
-                **({"position_ids": positions} if takes_positions(model) else {}),
+                **({"position_ids": positions} if takes_positions(self.model) else {}),
             )
         self.past = out.past_key_values
-        logits: Tensor = out.logits[:, -1, : self.student.space.base].float()
-        return logits
-
-    def step(self, ids: Tensor) -> Tensor:
-        """Read one more id a row."""
-        self.mask = F.pad(self.mask, (0, 1), value=1)
-        logits = self.run(self.student.embed(ids)[:, None], self.lengths[:, None])
-        self.lengths = self.lengths + 1
+        logits: Tensor = out.logits[:, -1, : self.text_size].float()
         return logits
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""
-        self.mask, self.lengths = self.mask[rows], self.lengths[rows]
+        self.mask = self.mask[rows]
         self.past.batch_select_indices(rows)
+
+
+class AnyCausalModel:
+    """Every causal language model that transformers knows as an `Architecture`."""
+
+    name = "any causal language model"
+    exporter = None
+
+    def admits(self, config: Any) -> bool:
+        """Say yes: whether it computes the same here is checked with its weights."""
+        return True
+
+    def context(self, config: Any) -> int:
+        """Return the limit that ``config`` names, else `UNBOUNDED`."""
+        return declared_context(config) or UNBOUNDED
+
+    def prepare(self, model: Any) -> None:
+        """Change nothing."""
+
+    def logits(self, model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.dtype, text_size: int) -> Tensor:
+        """Return `whole_logits`."""
+        return whole_logits(model, embeddings, batch, dtype=dtype, text_size=text_size)
+
+    def cache(self, model: Any, real: Tensor, *, dtype: torch.dtype, text_size: int) -> WholeCache:
+        """Return transformers' cache, empty."""
+        return WholeCache(model, real, dtype=dtype, text_size=text_size)
+
+    def blocks(self, model: Any) -> nn.ModuleList:
+        """Return the longest list of modules."""
+        return max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len)
+
+    def block_methods(self, block: nn.Module) -> tuple[str, ...]:
+        """Return none: blocks compute by their own forward."""
+        return ()
+
+    def decays(self, name: str) -> bool:
+        """Say that what the families call embeddings and heads is not decayed."""
+        return not any(part in name for part in ("wte", "wpe", "embed", "lm_head"))
+
+
+_: type[Architecture] = AnyCausalModel

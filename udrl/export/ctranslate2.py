@@ -1,4 +1,4 @@
-"""A GPT-2 student for CTranslate2: the folder that its programs load, and the program itself, to verify it.
+"""A student for CTranslate2: the folder that its programs load, and the program itself, to verify it.
 
 CTranslate2 writes whole completions and does not show what it computes on the way, so it is no `Engine`. Commands are
 given as tokens: a prompt's ids in the folder's vocabulary. Its head has a bias, which keeps control ids from being
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from udrl.architecture.closed_head import NEVER
 from udrl.errors import StudentError
-from udrl.export.closed_rows import NEVER, embeddings, rows_of, token_names
+from udrl.export.parts import embeddings, exporter_of, rows_of, token_names
 from udrl.student.network import StudentModel
 from udrl.student.prompts import by_limit, fitted_prompts
 from udrl.tokenizer import decode
@@ -28,44 +29,19 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def write_ctranslate2(student: StudentModel, tokenizer: Any, folder: Path, *, quantised: bool) -> None:
-    """Write ``model.bin`` and its vocabulary of a GPT-2 student, whose ``packed`` must be true.
+    """Write ``model.bin`` and its vocabulary.
 
     quantised: matrices and embeddings in 8 bits, one scale a row; else float32. Needs the package ctranslate2.
     """
-    from ctranslate2.specs import Activation, TransformerDecoderModelSpec
-
-    config, transformer, size = student.model.config, student.model.transformer, rows_of(student)
-    made = TransformerDecoderModelSpec.from_config(
-        config.n_layer, config.n_head, pre_norm=True, activation=Activation.GELUTanh
-    )
-
-    def numbers(values: torch.Tensor) -> Any:
-        return values.detach().float().cpu().contiguous().numpy()
-
-    def linear(spec: Any, layer: Any) -> None:
-        spec.weight, spec.bias = numbers(layer.weight.T), numbers(layer.bias)  # GPT-2 keeps it as (in, out)
-
-    def norm(spec: Any, layer: Any) -> None:
-        spec.gamma, spec.beta = numbers(layer.weight), numbers(layer.bias)
-
-    decoder = made.decoder
-    decoder.scale_embeddings = False
-    decoder.embeddings.weight = numbers(embeddings(student))
-    decoder.position_encodings.encodings = numbers(transformer.wpe.weight)
-    for spec, block in zip(decoder.layer, transformer.h, strict=True):
-        norm(spec.self_attention.layer_norm, block.ln_1)
-        linear(spec.self_attention.linear[0], block.attn.c_attn)
-        linear(spec.self_attention.linear[1], block.attn.c_proj)
-        norm(spec.ffn.layer_norm, block.ln_2)
-        linear(spec.ffn.linear_0, block.mlp.c_fc)
-        linear(spec.ffn.linear_1, block.mlp.c_proj)
-    norm(decoder.layer_norm, transformer.ln_f)
-    base, head, shift = student.space.base, torch.zeros(size, config.n_embd), torch.full((size,), NEVER)
-    head[:base], shift[:base] = student.model.lm_head.weight[:base], 0.0
-    decoder.projection.weight, decoder.projection.bias = numbers(head), numbers(shift)
+    base, size = student.space.base, rows_of(student)
+    made = exporter_of(student).ctranslate2_spec(student.model)
+    table = student.model.get_output_embeddings().weight[:base]
+    head, shift = torch.zeros(size, table.shape[1]), torch.full((size,), NEVER)
+    head[:base], shift[:base] = table, 0.0
+    made.decoder.embeddings.weight = embeddings(student).numpy()
+    made.decoder.projection.weight, made.decoder.projection.bias = head.numpy(), shift.numpy()
     made.register_vocabulary(token_names(tokenizer, base, size))
     made.config.bos_token = made.config.eos_token = made.config.unk_token = tokenizer.eos_token
-    made.config.layer_norm_epsilon = config.layer_norm_epsilon
     made.validate()
     made.optimize(quantization="int8" if quantised else None)
     made.save(str(folder))

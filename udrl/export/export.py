@@ -14,7 +14,7 @@ from udrl.commands import LENGTH
 from udrl.data.episodes import read_episodes
 from udrl.data.known_answers import read_answers
 from udrl.data.run import Run
-from udrl.errors import MissingDependency, StudentError, is_installed, unknown
+from udrl.errors import MissingDependency, is_installed, unknown
 from udrl.rewards import as_scored
 from udrl.student.engines.exports import (
     FOLDER,
@@ -102,17 +102,13 @@ def _export(
     place: Run, student: Student, inputs: Mapping[str, Sequence[str]], format: Format, precision: Precision, seed: int
 ) -> Exported:
     from udrl.export.gguf import check_gguf
+    from udrl.export.parts import exporter_of
     from udrl.export.verification import verify_obedience, verify_tokens
     from udrl.student.engines.pytorch import TorchEngine
 
     assert isinstance(student.computes, TorchEngine)
     model = student.computes.model
-    if not model.packed:
-        raise StudentError(
-            f"the student in {place.student} is a {model.model.config.model_type}: only GPT-2 is exported, "
-            "torch answers for the others"
-        )
-    config = model.model.config
+    shape = exporter_of(model, f"the student in {place.student}").cache_shape(model.model.config)
     if format == "gguf":
         check_gguf(model, student.tokenizer, quantised=precision == "int8")
     facts: dict[str, Any] = {
@@ -120,9 +116,9 @@ def _export(
         "precision": precision,
         "context": student.computes.context,
         "parameters": student.parameters,
-        "layers": config.n_layer,
-        "heads": config.n_head,
-        "width": config.n_embd,
+        "layers": shape.layers,
+        "heads": shape.heads,
+        "width": shape.heads * shape.size,
         "sources": describe_sources(place.student),
         "versions": {name: version(name) for name in (*PACKAGES[format], "torch")},
     }

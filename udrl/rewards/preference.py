@@ -81,6 +81,8 @@ class Preference:
         """Load the reward model in ``folder``; raises RewardError where there is none."""
         from transformers import AutoTokenizer
 
+        from udrl.architecture import architecture_of
+
         file = Path(folder) / FILE
         if not file.is_file():
             raise RewardError(f"{folder} holds no reward model ({FILE} is missing): make one with udrl prefer")
@@ -91,8 +93,8 @@ class Preference:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             self.model = load_scorer(folder).eval()
-            # earlier versions made them only of networks whose config has this
-            self.context = int(facts.get("context") or self.model.config.max_position_embeddings)
+            # earlier versions left it out
+            self.context = int(facts.get("context") or architecture_of(self.model.config).context(self.model.config))
         except (OSError, ValueError, SafetensorError) as error:
             first = str(error).strip().splitlines()[0].rstrip(".:")
             raise RewardError(

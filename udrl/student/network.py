@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from udrl.architecture.any import context_of, whole_logits, with_weight
-from udrl.architecture.gpt2 import can_pack, packed_logits
+from udrl.architecture import architecture_of
+from udrl.architecture.any import with_weight
 from udrl.architecture.packing import Batch
 from udrl.commands import CommandSpace
 from udrl.errors import StudentError
@@ -77,12 +77,12 @@ class StudentModel(nn.Module):
         self.space = space
         weight = model.get_input_embeddings().weight
         self.rows = rows or ControlRows(space, weight.detach()[: space.base].mean(0))
-        self.packed = can_pack(model.config)
+        self.architecture = architecture_of(model.config)
 
     @property
     def context(self) -> int:
         """Longest sequence, prompt and completion together, in ids."""
-        return context_of(self.model)
+        return self.architecture.context(self.model.config)
 
     @property
     def ends(self) -> list[int]:
@@ -96,8 +96,8 @@ class StudentModel(nn.Module):
 
     def logits(self, batch: Batch, *, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return logits (M, base) in float32 at the predicting positions of a packed batch."""
-        compute = packed_logits if self.packed else whole_logits
-        return compute(self.model, self.embed(batch.ids), batch, dtype=dtype, text_size=self.space.base)
+        embeddings = self.embed(batch.ids)
+        return self.architecture.logits(self.model, embeddings, batch, dtype=dtype, text_size=self.space.base)
 
     def forward(self, batch: Batch, *, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return `losses`: what computes in several processes goes through a module's forward."""
@@ -110,7 +110,7 @@ class StudentModel(nn.Module):
     @property
     def blocks(self) -> nn.ModuleList:
         """The stack of the model's blocks."""
-        return max((m for m in self.model.modules() if isinstance(m, nn.ModuleList)), key=len)
+        return self.architecture.blocks(self.model)
 
     @property
     def parameter_count(self) -> int:

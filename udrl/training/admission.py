@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from udrl.architecture.gpt2 import can_pack, without_attention_dropout
+from udrl.architecture import architecture_of, kind_of
 from udrl.architecture.packing import pack
 from udrl.errors import StudentError
 from udrl.hub_reach import is_reachable
@@ -71,8 +71,7 @@ def admit(source: str) -> tuple[Any, Any]:
             raise StudentError(f"the weights of '{source}' are not finite (in {name}): copy or train it again")
     _add_rows(model, tokenizer, source)
     settle_ends(model, tokenizer, source)
-    if can_pack(model.config):
-        without_attention_dropout(model)
+    architecture_of(model.config).prepare(model)
     return model.eval(), tokenizer
 
 
@@ -97,12 +96,12 @@ def _check_kind(source: str, options: dict[str, Any]) -> None:
 
     local = {"local_files_only": options["local_files_only"]}
     said, _ = _loaded(f"the weights of '{source}'", lambda: PreTrainedConfig.get_config_dict(source, **local))
-    kind = said.get("model_type")
+    kind = kind_of(said)
     if kind not in CONFIG_MAPPING:
         own = "is of no kind that transformers knows"
         if said.get("auto_map"):
             own = "needs code of its own (auto_map in its config.json), which udrl never runs"
-        raise StudentError(f"'{source}' ({kind or 'no model_type in its config.json'}) {own}: use another model")
+        raise StudentError(f"'{source}' ({kind}) {own}: use another model")
     if CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING or said.get("is_encoder_decoder"):
         raise StudentError(
             f"'{source}' ({kind}) is not a causal language model: use one that writes from left to right"
@@ -173,7 +172,7 @@ def check_computation(student: StudentModel, texts: Sequence[Sequence[int]], sou
     rows = [ids[: len(ids) - k] if len(ids) > k + 3 else ids for k, ids in enumerate(reversed(rows))]  # lengths differ
     if not rows:
         return
-    named, was_training = f"'{source}' ({student.model.config.model_type})", student.training
+    named, was_training = f"'{source}' ({kind_of(student.model.config)})", student.training
     student.eval()
     try:
         with torch.no_grad():

@@ -11,14 +11,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from types import MethodType
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from udrl.architecture.gpt2 import run_block
 from udrl.errors import StudentError, UsageError
 from udrl.student.network import StudentModel
 from udrl.training.ranks import Rank
@@ -163,9 +161,8 @@ def _sharded(student: StudentModel, device: torch.device, rank: Rank) -> Student
     mesh = init_device_mesh(device.type, (rank.count,))
     for block in made.blocks:
         fully_shard(block, mesh=mesh)
-        if made.packed:  # our forward calls a function of the block instead of the block
-            setattr(block, "packed", MethodType(run_block, block))  # noqa: B010 - mypy knows modules and tensors only
-            register_fsdp_forward_method(block, "packed")
+        for name in made.architecture.block_methods(block):
+            register_fsdp_forward_method(block, name)
     fully_shard(made, mesh=mesh)
     return made
 

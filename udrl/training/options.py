@@ -71,11 +71,11 @@ def rate(step: int, options: LoopOptions) -> float:
 def make_optimizer(student: StudentModel, options: LoopOptions) -> torch.optim.AdamW:
     """AdamW; weight decay on the blocks' matrices only."""
     trained = [(n, p) for n, p in student.named_parameters() if p.requires_grad]
-    decay = [p for n, p in trained if p.ndim == 2 and _decays(n)]
-    plain = [p for n, p in trained if not (p.ndim == 2 and _decays(n))]
+
+    def decays(name: str, parameter: torch.Tensor) -> bool:
+        return parameter.ndim == 2 and not name.startswith("rows.") and student.architecture.decays(name)
+
+    decay = [p for n, p in trained if decays(n, p)]
+    plain = [p for n, p in trained if not decays(n, p)]
     groups = [{"params": decay, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.95), fused=True)
-
-
-def _decays(name: str) -> bool:
-    return not name.startswith("rows.") and not any(part in name for part in ("wte", "wpe", "embed", "lm_head"))

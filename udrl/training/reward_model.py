@@ -77,7 +77,7 @@ def prefer(
     arguments = {name: value for name, value in locals().items() if name != "run"}
     if epochs <= 0 or batch_size < 1 or (steps is not None and steps < 1):
         raise UsageError("epochs, steps and batch-size of a reward model must be above 0")
-    from udrl.architecture.any import context_of
+    from udrl.architecture import architecture_of
 
     started, place, origin, method = time.monotonic(), Run(run), find_origin(start_from), Dpo(reward=by, gap=gap)
     folder = place.path / FOLDER
@@ -99,7 +99,7 @@ def prefer(
         count = steps or max(1, round(epochs * len(pairs) / batch_size))
         rate = learning_rate or preset_of("gpt2", "auto", origin).learning_rate * GENTLE
         model, tokenizer = _train(origin.folder, pairs, partial, count, batch_size, rate, device, seed)
-        context = context_of(model)
+        context = architecture_of(model.config).context(model.config)
         said = _logits(model, tokenizer, pairs, context)
         right = None
         if unseen:
@@ -140,7 +140,7 @@ def _train(
     from transformers.utils import logging
     from trl import RewardConfig, RewardTrainer
 
-    from udrl.architecture.any import context_of
+    from udrl.architecture import architecture_of, kind_of
     from udrl.student.engines.pytorch import pick_device
 
     torch.manual_seed(fitting_seed(seed))  # of the head
@@ -151,14 +151,14 @@ def _train(
     try:
         model = load_scorer(start)
     except ValueError as error:  # families that write only
-        kind = json.loads((start / "config.json").read_text(encoding="utf-8")).get("model_type")
+        kind = kind_of(json.loads((start / "config.json").read_text(encoding="utf-8")))
         raise StudentError(
             f"the student in {start} is a {kind}, of which transformers makes no reward model: start from another one"
         ) from error
     finally:
         logging.set_verbosity(verbosity)
     model.config.pad_token_id = tokenizer.eos_token_id
-    context = context_of(model)
+    context = architecture_of(model.config).context(model.config)
     inputs = [pair.chosen.input for pair in pairs]
     chosen = pair_ids(tokenizer, inputs, [pair.chosen.completion for pair in pairs], context=context)
     rejected = pair_ids(tokenizer, inputs, [pair.rejected.completion for pair in pairs], context=context)

@@ -76,11 +76,11 @@ def begin(
     """
     import torch
 
-    from udrl.architecture.any import context_of
+    from udrl.architecture import architecture_of
+    from udrl.architecture.gpt2.scratch import scratch_gpt2
     from udrl.student.network import StudentModel, grown, load_model
     from udrl.training.admission import admit, check_computation, settle_ends, warn_of_lost
     from udrl.training.examples import fitting
-    from udrl.training.from_scratch import scratch_gpt2
 
     model, context = None, preset.context
     if origin is not None:
@@ -91,7 +91,8 @@ def begin(
         rendering = "ids" if origin.space.text is None else "text"
     elif preset.hub is not None:
         model, tokenizer = admit(preset.hub)
-        base, context = len(model.get_input_embeddings().weight), context_of(model)
+        base = len(model.get_input_embeddings().weight)
+        context = architecture_of(model.config).context(model.config)
     elif (folder / "tokenizer.json").exists():
         tokenizer = student_tokenizer(folder)
         base = len(tokenizer)

@@ -7,19 +7,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from udrl.architecture.any import WholeSession
-from udrl.architecture.gpt2 import cached_logits, cast_weights
+from udrl.architecture.protocol import Cache
 from udrl.commands import CommandSpace
 from udrl.decoding.engine import Session
 from udrl.encoder.loading import choose_precision
 from udrl.errors import StudentError
 from udrl.student.network import StudentModel
-
-GROWTH = 32
-"""Places that the cache grows by when it is full."""
 
 
 class TorchEngine:
@@ -66,9 +61,28 @@ class TorchEngine:
             real[row, longest - len(prompt) :] = True
         ids, real = ids.to(self.device), real.to(self.device)
         positions = (real.cumsum(1) - 1).clamp(min=0)
-        kind = _PackedSession if self.model.packed else WholeSession
-        session: _PackedSession | WholeSession = kind(self.model, real, self.dtype)
-        return session, session.run(self.model.embed(ids), positions)
+        network = self.model
+        cache = network.architecture.cache(network.model, real, dtype=self.dtype, text_size=self.space.base)
+        logits = cache.run(network.embed(ids), positions)
+        return _Session(network, cache, real.sum(1)), logits
+
+
+class _Session:
+    """One batch under way. lengths: (B,) ids that each row has, prompt and completion."""
+
+    def __init__(self, network: StudentModel, cache: Cache, lengths: Tensor) -> None:
+        self.network, self.cache, self.lengths = network, cache, lengths
+
+    def step(self, ids: Tensor) -> Tensor:
+        """Read one more id a row; return the logits behind it."""
+        logits = self.cache.run(self.network.embed(ids)[:, None], self.lengths[:, None])
+        self.lengths = self.lengths + 1
+        return logits
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        self.lengths = self.lengths[rows]
+        self.cache.keep(rows)
 
 
 def pick_device(device: str) -> torch.device:
@@ -86,46 +100,3 @@ def pick_device(device: str) -> torch.device:
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the format of matrix products: "auto" is bf16 where the hardware multiplies it itself, else fp32."""
     return torch.bfloat16 if choose_precision(precision, device.type) == "bf16" else torch.float32
-
-
-class _PackedSession:
-    """GPT-2 with one cache, which grows as the completions do: most end long before their limit."""
-
-    def __init__(self, student: StudentModel, real: Tensor, dtype: torch.dtype) -> None:
-        config = student.model.config
-        rows, longest = real.shape
-        size = config.n_embd // config.n_head
-        self.student, self.filled = student, 0
-        shape = (config.n_layer, 2, rows, config.n_head, longest + GROWTH, size)
-        self.cache = torch.empty(shape, dtype=dtype, device=real.device)
-        self.visible = F.pad(real, (0, GROWTH), value=True)
-        self.lengths = real.sum(1)
-        self.weights = cast_weights(student.model, dtype, student.space.base)
-
-    def run(self, embeddings: Tensor, positions: Tensor) -> Tensor:
-        logits = cached_logits(
-            self.student.model, self.weights, embeddings, positions, self.cache, self.visible, self.filled
-        )
-        self.filled += embeddings.shape[1]
-        return logits
-
-    def step(self, ids: Tensor) -> Tensor:
-        if self.filled == self.cache.shape[4]:
-            self.cache = _room(self.cache, self.filled, GROWTH)
-            self.visible = F.pad(self.visible, (0, GROWTH), value=True)
-        logits = self.run(self.student.embed(ids)[:, None], self.lengths[:, None])
-        self.lengths = self.lengths + 1
-        return logits
-
-    def keep(self, rows: Tensor) -> None:
-        spare = self.cache.shape[4] - self.filled
-        self.cache = _room(self.cache[:, :, rows, :, : self.filled], self.filled, spare)
-        self.visible, self.lengths = self.visible[rows], self.lengths[rows]
-
-
-def _room(cache: Tensor, filled: int, spare: int) -> Tensor:
-    """Return the ``filled`` places of ``cache`` with ``spare`` more behind them, whose content is undefined."""
-    layers, two, rows, heads, _, size = cache.shape
-    larger = cache.new_empty((layers, two, rows, heads, filled + spare, size))
-    larger[..., :filled, :] = cache[..., :filled, :]
-    return larger

@@ -172,12 +172,14 @@ class TransformersTeacher:
                 f"{self._card.path}: the backend 'transformers' has no {', '.join(unsupported)}: take it out of "
                 "'sampling'"
             )
+        from udrl.architecture.any import declared_context
+
         arguments = self._card.chat.template_arguments
         try:
             ids = conversation_ids(self._tokenizer, self._turns(request.messages), arguments)
         except TemplateError as error:
             raise TeacherError(f"teacher '{self.name}': {error}") from error
-        room = getattr(self._network.config, "max_position_embeddings", None) or 1 << 30
+        room = declared_context(self._network.config) or 1 << 30
         limit = min(int(request.sampling.get("max_tokens", 256)), room - len(ids))
         if not ids or limit < 1:
             refusal = f"prompt: has {len(ids)} tokens, of {room} that the model reads"

@@ -1,4 +1,4 @@
-"""GPT-2's forward pass over packed batches: no padding, no wasted head.
+"""GPT-2's forward pass over packed batches, for training: no padding, no wasted head.
 
 It computes with the parameters of an ordinary ``GPT2LMHeadModel``, so that what is trained here is what is saved there.
 Linear layers run on real tokens only, attention in groups of like length, the last block's second half and the
@@ -19,23 +19,8 @@ from torch.utils.checkpoint import checkpoint
 
 from udrl.architecture.packing import Batch, padded, select
 
-
-def can_pack(config: Any) -> bool:
-    """Say whether what is here computes a model of this ``config``: a GPT-2 as it was published."""
-    return (
-        config.model_type == "gpt2"
-        and config.activation_function == "gelu_new"
-        and config.scale_attn_weights
-        and not config.scale_attn_by_inverse_layer_idx
-        and not config.add_cross_attention
-    )
-
-
-def without_attention_dropout(model: Any) -> None:
-    """Set a GPT-2's attention dropout to 0: attention over sequences of any length has none, on every device alike."""
-    model.config.attn_pdrop = 0.0
-    for block in model.transformer.h:
-        block.attn.attn_dropout.p = 0.0
+SHARDED = "packed"
+"""The method that a sharded block has: calling it gathers the block's weights, and then is `run_block`."""
 
 
 def packed_logits(model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.dtype, text_size: int) -> Tensor:
@@ -50,7 +35,7 @@ def packed_logits(model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.
     hidden = _dropout(hidden, config.embd_pdrop, model.training)
     last = len(transformer.h) - 1
     for index, block in enumerate(transformer.h):
-        run = getattr(block, "packed", None) or partial(run_block, block)  # a sharded block gathers its weights first
+        run = getattr(block, SHARDED, None) or partial(run_block, block)
         arguments = (hidden, batch, config, dtype, model.training, batch.predict if index == last else None)
         if model.training and transformer.gradient_checkpointing:
             hidden = checkpoint(run, *arguments, use_reentrant=False)
@@ -59,18 +44,18 @@ def packed_logits(model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.
     head: Tensor = model.lm_head.weight
     if len(head) > text_size:  # a slice's backward pass writes the whole matrix once more
         head = head[:text_size]
-    return (_norm(transformer.ln_f, hidden).to(dtype) @ head.to(dtype).T).float()
+    return (norm(transformer.ln_f, hidden).to(dtype) @ head.to(dtype).T).float()
 
 
 def run_block(
     block: Any, hidden: Tensor, batch: Batch, config: Any, dtype: torch.dtype, training: bool, places: Tensor | None
 ) -> Tensor:
     """Run one block; with ``places``, its second half at those only."""
-    mixed = _attend(block.attn, _norm(block.ln_1, hidden), batch, config.n_head, dtype, training)
+    mixed = _attend(block.attn, norm(block.ln_1, hidden), batch, config.n_head, dtype, training)
     if places is not None:
         mixed, hidden = select(mixed, places), select(hidden, places)
     hidden = hidden + _dropout(_linear(block.attn.c_proj, mixed, dtype), config.resid_pdrop, training)
-    inner = F.gelu(_linear(block.mlp.c_fc, _norm(block.ln_2, hidden), dtype), approximate="tanh")
+    inner = F.gelu(_linear(block.mlp.c_fc, norm(block.ln_2, hidden), dtype), approximate="tanh")
     return hidden + _dropout(_linear(block.mlp.c_proj, inner, dtype), config.resid_pdrop, training)
 
 
@@ -109,64 +94,11 @@ def _linear(layer: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.addmm(layer.bias.to(dtype), x.to(dtype), layer.weight.to(dtype))
 
 
-def _norm(layer: Any, x: Tensor) -> Tensor:
+def norm(layer: Any, x: Tensor) -> Tensor:
+    """Apply a layer norm, without its module's call."""
     normalised: Tensor = F.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
     return normalised
 
 
 def _dropout(x: Tensor, p: float, training: bool) -> Tensor:
     return F.dropout(x, p, training) if p > 0 else x
-
-
-def cast_weights(model: Any, dtype: torch.dtype, text_size: int) -> list[Tensor]:
-    """Return the matrices and vectors that `cached_logits` computes with: blocks in order, then the head.
-
-    Matrix products use ``dtype``; the cast is done once, not in every step.
-    """
-    flat: list[Tensor] = []
-    for block in model.transformer.h:
-        for layer in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
-            flat += [layer.weight.detach().to(dtype), layer.bias.detach().to(dtype)]
-    return [*flat, model.lm_head.weight.detach()[:text_size].to(dtype).T]
-
-
-def cached_logits(
-    model: Any,
-    weights: list[Tensor],
-    embeddings: Tensor,
-    positions: Tensor,
-    cache: Tensor,
-    visible: Tensor,
-    filled: int,
-) -> Tensor:
-    """Run (B, L) new places against a cache that holds ``filled`` places; return logits (B, text_size) of the last.
-
-    cache: (layers, 2, B, heads, capacity, size), extended in place; visible: (B, capacity) false for left padding;
-    positions: (B, L) counted from each row's first real id.
-    """
-    transformer, heads = model.transformer, model.config.n_head
-    dtype = cache.dtype
-    hidden = embeddings + F.embedding(positions, transformer.wpe.weight)
-    rows, length, width = hidden.shape
-    end = filled + length
-    mask = visible[:, None, None, :end]
-    if length > 1:  # causal among the new places
-        order = torch.arange(end, device=hidden.device)
-        mask = mask & (order[None, :] <= order[filled:end, None])[None, None]
-        mask = mask | (order[None, :] == order[filled:end, None])[None, None]  # padding sees itself: no empty softmax
-    for index, block in enumerate(transformer.h):
-        w = weights[8 * index : 8 * index + 8]
-        qkv = _affine(_norm(block.ln_1, hidden), w[0], w[1], dtype).view(rows, length, 3, heads, width // heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        cache[index, 0, :, :, filled:end], cache[index, 1, :, :, filled:end] = k, v
-        mixed = F.scaled_dot_product_attention(
-            q, cache[index, 0, :, :, :end], cache[index, 1, :, :, :end], attn_mask=mask
-        )
-        hidden = hidden + _affine(mixed.transpose(1, 2).reshape(rows, length, width), w[2], w[3], dtype)
-        inner = F.gelu(_affine(_norm(block.ln_2, hidden), w[4], w[5], dtype), approximate="tanh")
-        hidden = hidden + _affine(inner, w[6], w[7], dtype)
-    return (_norm(transformer.ln_f, hidden[:, -1]).to(dtype) @ weights[-1]).float()
-
-
-def _affine(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
-    return (x.to(dtype).flatten(0, -2) @ weight + bias).view(*x.shape[:-1], weight.shape[1])
