@@ -18,16 +18,16 @@ import udrl
 ROOT = Path(udrl.__file__).parent
 
 ORDER = """
-errors words numerals resources progress
+errors words numerals resources progress arguments
 yamlfile config
 files forks hub_reach hardware
 onnx_graph
 encoder metrics bootstrap
 data
 commands text_commands tokenizer
+architecture
 rewards
 decoding
-architecture
 teacher
 student
 training

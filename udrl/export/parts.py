@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from udrl.architecture import FAMILIES, kind_of
+from udrl import architecture
+from udrl.architecture import kind_of
 from udrl.architecture.protocol import Exporter
 from udrl.errors import StudentError
 from udrl.student.network import ROW_MULTIPLE, StudentModel
@@ -19,7 +20,7 @@ def exporter_of(student: StudentModel, named: str = "the student") -> Exporter:
     """Return how the family of ``student`` is exported; StudentError, of the student as it is ``named``: it is not."""
     exporter = student.architecture.exporter
     if exporter is None:
-        exported = " and ".join(family.name for family in FAMILIES if family.exporter is not None)
+        exported = " and ".join(family.name for family in architecture.FAMILIES if family.exporter is not None)
         raise StudentError(
             f"{named} is a {kind_of(student.model.config)}: only {exported} can be exported, torch answers for the "
             "others"
