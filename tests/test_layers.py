@@ -18,7 +18,7 @@ import udrl
 ROOT = Path(udrl.__file__).parent
 
 ORDER = """
-errors words numerals resources progress arguments
+errors words numerals resources progress
 yamlfile config
 files forks hub_reach hardware
 onnx_graph
