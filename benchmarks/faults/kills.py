@@ -38,18 +38,19 @@ def run(folder: Path, *, scale: float, seed: int) -> dict[str, Any]:
     log = folder / "trials.jsonl"
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     known = {(one["stage"], one["trial"]) for one in done}
-    for stage in STAGES:
-        end = _undisturbed(folder, stage)
-        for trial in range(max(1, round(stage.kills * scale))):
-            if (stage.name, trial) not in known:
-                endpoint.asked.clear()
-                one = _trial(folder, stage, end, random.Random(f"{seed} {stage.name} {trial}"))
-                again = sum(count - 1 for count in endpoint.asked.values())
-                one |= {"stage": stage.name, "trial": trial}
-                one["asked_again"] = max(0, again - CONCURRENCY * one["kills"])
-                done.append(one)
-                with log.open("a") as file:
-                    file.write(json.dumps(one) + "\n")
+    ends = {stage.name: _undisturbed(folder, stage) for stage in STAGES}
+    counts = {stage.name: max(1, round(stage.kills * scale)) for stage in STAGES}
+    planned = [(trial / counts[stage.name], stage, trial) for stage in STAGES for trial in range(counts[stage.name])]
+    for _, stage, trial in sorted(planned, key=lambda plan: plan[0]):  # all stages from early on
+        if (stage.name, trial) in known:
+            continue
+        endpoint.asked.clear()
+        one = _trial(folder, stage, ends[stage.name], random.Random(f"{seed} {stage.name} {trial}"))
+        again = sum(count - 1 for count in endpoint.asked.values())
+        one |= {"stage": stage.name, "trial": trial, "asked_again": max(0, again - CONCURRENCY * one["kills"])}
+        done.append(one)
+        with log.open("a") as file:
+            file.write(json.dumps(one) + "\n")
     return {
         "trials": len(done),
         "kills": sum(one["kills"] for one in done),

@@ -20,9 +20,9 @@ TASK = "search-query"
 WORDS = "amber bright calm deep early far glass harbour ivory jade keen light moss narrow open pale quiet river".split()
 MEASURED = {
     "seconds", "latency_ms", "tokens_per_second", "finished", "created", "started", "machine_hours", "gpu_hours",
-    "usd", "hardware", "versions", "latency", "completions", "tokens_per_second_trained",
+    "usd", "hardware", "versions", "latency", "completions", "cost", "responses",
 }  # fmt: skip
-"""Keys of JSON files that say when, where or how fast something was done: those may differ."""
+"""Keys of JSON files that say when, where, how fast or in how many starts something was done: those may differ."""
 
 
 @dataclass(frozen=True)

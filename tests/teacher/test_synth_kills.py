@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -90,7 +91,15 @@ def lines(run: Path) -> list[dict[str, Any]]:
 def test_synth_killed_thirty_times_asks_nothing_twice_but_what_was_in_flight(tmp_path: Path) -> None:
     card, inputs = card_file(tmp_path), inputs_file(tmp_path)
     total = INPUTS * SAMPLES
-    with FaultServer(seconds=0.03, write=prose) as server:
+    process: subprocess.Popen[bytes] | None = None
+    goal = 0
+
+    def prose_or_kill(body: dict[str, Any]) -> str:
+        if process is not None and len(server.answered) >= goal:
+            process.kill()
+        return prose(body)
+
+    with FaultServer(seconds=0.03, write=prose_or_kill) as server:
         command = [sys.executable, "-m", "udrl", "synth", "--teacher", str(card), "--base-url", server.url]
         command += ["--task", TASK, "--inputs", str(inputs), "--num-inputs", str(INPUTS), "--samples", str(SAMPLES)]
         command += ["--no-score", "--run"]
@@ -99,13 +108,10 @@ def test_synth_killed_thirty_times_asks_nothing_twice_but_what_was_in_flight(tmp
         lost: Counter[str] = Counter()  # requests that were in flight at a kill, by how often they were
         seen = 0
         for moment in sorted(rng.sample(range(total - CONCURRENCY), KILLS)):
-            process = subprocess.Popen([*command, str(run)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             goal = max(moment + sum(lost.values()), len(server.answered) + 1)
-            while len(server.answered) < goal:
-                assert process.poll() is None, process.communicate()[1].decode()
-                time.sleep(0.0005)
-            process.kill()
-            process.communicate()
+            process = subprocess.Popen([*command, str(run)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            said = process.communicate()[1].decode()
+            assert process.returncode == -signal.SIGKILL, said
             while server.active:
                 time.sleep(0.005)
             kept = {row["seed"] for row in lines(run)}
@@ -113,6 +119,7 @@ def test_synth_killed_thirty_times_asks_nothing_twice_but_what_was_in_flight(tmp
             seen = len(server.bodies)
             assert len(flying) <= CONCURRENCY + 1, "and one that was answered, on its way into the ledger"
             lost.update(map(identity, flying))
+        process = None
         done = subprocess.run([*command, str(run), "--json"], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         report = json.loads(done.stdout)

@@ -27,41 +27,37 @@ def echo(monkeypatch: pytest.MonkeyPatch) -> Echo:
 
 SCRIPT = """
 import sys
+sys.path.insert(0, sys.argv[2])
+from killing import die_at
 from udrl.teacher.synthesis.synth import synth
+die_at(sys.argv[3])
 synth(sys.argv[1], tasks=["text-to-image", "search-query"], num_inputs=250, samples=4, score=False)
 """
+
+
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 def ledger_bytes(run: Path) -> int:
     return sum(path.stat().st_size for path in (run / "ledger").glob("*.jsonl"))
 
 
-def kill_when(run: Path, moment: str) -> bool:
-    """Start synthesis and SIGKILL it at ``moment``: bytes of the ledger, or a file's name. False: it was
-    faster.
-    """
-    with subprocess.Popen([sys.executable, "-c", SCRIPT, str(run)], stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None:
-            reached = ledger_bytes(run) >= int(moment) if moment.isdigit() else any(run.glob(moment))
-            if reached:
-                process.kill()
-                process.wait()
-                return True
-            time.sleep(0.001)
-        assert process.returncode == 0
-        return False
+def killed_at(moment: str, run: Path) -> bool:
+    """Start synthesis, which ends itself at ``moment`` (`killing.die_at`; none: never); say whether it was killed."""
+    code = subprocess.run([sys.executable, "-c", SCRIPT, str(run), str(SUPPORT), moment], check=False).returncode
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
 
 
 @pytest.mark.slow
 def test_synthesis_killed_at_any_moment_goes_on_and_ends_with_the_same_episodes(tmp_path: Path) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    subprocess.run([sys.executable, "-c", SCRIPT, str(straight)], check=True)
-    size = ledger_bytes(straight)
+    assert not killed_at("", straight)
     rng = random.Random(0)
-    moments = [".lock", "inputs/text-to-image*", *(str(int(size * x)) for x in sorted(rng.random() for _ in range(4)))]
-    kills = [kill_when(killed, moment) for moment in [*moments, ".episodes.new"]]
-    assert sum(kills) >= 5, "the test must really kill"
-    subprocess.run([sys.executable, "-c", SCRIPT, str(killed)], check=True)
+    lines = [f"line {rng.randrange(1, 400)}" for _ in range(4)]  # of each start's own, 2,000 in all
+    for moment in (".run.json.partial", "inputs/.text-to-image", *lines, ".episodes.partial"):
+        assert killed_at(moment, killed), moment
+    assert not killed_at("", killed)
     keys = [row["key"] for row in rows(killed)]
     assert len(keys) == len(set(keys)) == 2000
     assert sorted(rows(killed), key=lambda row: row["key"]) == sorted(rows(straight), key=lambda row: row["key"])
@@ -88,7 +84,7 @@ except KeyboardInterrupt:
 def interrupt(run: Path) -> subprocess.Popen[bytes]:
     """Start a slow synthesis and send it SIGINT once its ledger has something."""
     process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED, str(run), str(Path(__file__).parents[1] / "support")],
+        [sys.executable, "-c", INTERRUPTED, str(run), str(SUPPORT)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

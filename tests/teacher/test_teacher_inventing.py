@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -314,10 +313,18 @@ def test_inventing_reads_an_answer_as_its_ledger_does(task_file: Path, tmp_path:
         assert (chosen(tmp_path / "run"), len(server.bodies)) == (before, asked_before)
 
 
+KILLS = 3
+
+
 def test_inventing_killed_at_any_moment_goes_on_and_ends_the_same(task_file: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle of inventing, again and again; the inputs are those of a run that was left alone."""
 
+    process: subprocess.Popen[bytes] | None = None
+    goal = 0
+
     def slow(body: dict[str, Any]) -> float:
+        if process is not None and len(asked(server)) >= goal:
+            process.kill()
         return 0.05 + random.Random(str(body["seed"])).random() / 10
 
     with FaultServer(write=write) as server:
@@ -332,17 +339,11 @@ def test_inventing_killed_at_any_moment_goes_on_and_ends_the_same(task_file: Pat
         )
         ledger = tmp_path / "killed" / "ledger" / FOLDER
         rng = random.Random(3)
-        kills = 0
-        for _ in range(4):
-            before = len(asked(server))
+        for _ in range(KILLS):
+            goal = len(asked(server)) + rng.randrange(3, 8)
             process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-            goal = before + rng.randrange(3, 8)
-            while process.poll() is None and len(asked(server)) < goal:
-                time.sleep(0.005)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += len(asked(server)) >= goal
-        assert kills >= 3
+            assert process.wait() == -signal.SIGKILL, "the server kills it before it answers"
+        process = None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a torn last line is told of
             small(task_file, tmp_path, server, "killed")
@@ -351,7 +352,7 @@ def test_inventing_killed_at_any_moment_goes_on_and_ends_the_same(task_file: Pat
     assert set(keys.values()) == {1}
     assert sorted(sent) == whole
     again = sum(sent.values()) - len(sent)
-    assert again <= (4 + 1) * kills, "what was in flight at a kill, and one answer on its way into the ledger"
+    assert again <= (4 + 1) * KILLS, "what was in flight at a kill, and one answer on its way into the ledger"
     assert chosen(tmp_path / "killed") == chosen(tmp_path / "whole")
     assert episodes(tmp_path / "killed") == episodes(tmp_path / "whole")
 

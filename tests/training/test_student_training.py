@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -80,8 +79,16 @@ def test_training_lowers_the_loss_also_on_validation_episodes(run: Path) -> None
 
 def test_training_interrupted_anywhere_gives_bit_identical_weights(run: Path, tmp_path: Path) -> None:
     code = (
-        "import sys, torch; torch.set_num_threads(1)\n"
+        "import os, signal, sys, torch; torch.set_num_threads(1)\n"
+        "from udrl.training import loop\n"
         "from udrl.training.train import train\n"
+        "save, left = loop.save_state, int(sys.argv[2])\n"
+        "def save_and_die(file, content):\n"
+        "    global left\n"
+        "    save(file, content)\n"
+        "    left -= 1\n"
+        "    if left == 0: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "loop.save_state = save_and_die\n"
         "train(sys.argv[1], student='gpt2-mini', steps=9, batch_size=8, vocab_size=400, "
         "calibration_inputs=0, save_every=1)"
     )
@@ -94,28 +101,20 @@ def test_training_interrupted_anywhere_gives_bit_identical_weights(run: Path, tm
         (target / "run.json").write_bytes((run / "run.json").read_bytes())
         return target
 
-    def start(target: Path) -> subprocess.Popen[bytes]:
+    def ended(target: Path, saves: int) -> int:
+        """Train until a state has been saved so often, then be killed (0: to the end); return the exit code."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-        return subprocess.Popen([sys.executable, "-c", code, str(target)], env=environment)
+        return subprocess.run([sys.executable, "-c", code, str(target), str(saves)], env=environment).returncode
 
     whole, killed = copy("whole"), copy("killed")
-    assert start(whole).wait() == 0
+    assert ended(whole, 0) == 0
     state = killed / ".student.partial" / "training_state.pt"
     log = killed / ".student.partial" / "training.jsonl"
-    kills = 0
-    for steps in (2, 5):
-        process = start(killed)
-        deadline = time.monotonic() + 120
-        while not (state.exists() and log.exists() and len(log.read_text().splitlines()) >= steps):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-    assert kills == 2
+    for saves in (2, 3):  # each start's own: 2 steps, then 5
+        assert ended(killed, saves) == -signal.SIGKILL
+    assert len([line for line in log.read_text().splitlines() if '"loss"' in line]) >= 4
     assert not (killed / "student").exists()
-    assert start(killed).wait() == 0
+    assert ended(killed, 0) == 0
     assert not state.exists()
     one, other = weights(whole / "student"), weights(killed / "student")
     assert one.keys() == other.keys()
