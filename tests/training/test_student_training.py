@@ -89,7 +89,7 @@ def test_training_interrupted_anywhere_gives_bit_identical_weights(run: Path, tm
         "    left -= 1\n"
         "    if left == 0: os.kill(os.getpid(), signal.SIGKILL)\n"
         "loop.save_state = save_and_die\n"
-        "train(sys.argv[1], student='gpt2-mini', steps=9, batch_size=8, vocab_size=400, "
+        "train(sys.argv[1], student='gpt2-mini', steps=6, batch_size=4, vocab_size=400, "
         "calibration_inputs=0, save_every=1)"
     )
 
