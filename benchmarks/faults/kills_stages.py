@@ -43,8 +43,8 @@ def prose(text: str) -> str:
 
 def write_materials(folder: Path, port: int) -> None:
     """Write what the stages read: inputs, recorded completions, the card of the endpoint, a suite, a tiny model."""
+    from udrl.architecture.gpt2.scratch import scratch_gpt2
     from udrl.tokenizer import train_tokenizer
-    from udrl.training.from_scratch import scratch_gpt2
 
     rng = random.Random(0)
     texts = [f"a {' and a '.join(rng.sample(WORDS, 3))} number {k}" for k in range(44)]
