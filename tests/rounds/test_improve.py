@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -153,10 +154,25 @@ def test_select_names_the_rule_that_each_completion_broke() -> None:
 
 def test_scored_labels_what_was_kept_and_nothing_else() -> None:
     rows = [episode(1, 0.0, returns={}), episode(2, 0.0, returns={}, rejected_by="loop")]
-    one, other = scored(rows, {"novelty": Novelty()}, names=["novelty", "clicks"])
+    one, other = scored(rows, {"novelty": Novelty()}, names=["novelty", "clicks"], explored="novelty")
     assert one.returns == {"novelty": 1.0, "clicks": None}
     assert other.returns == {}
     assert reasons([one, other]) == {"loop": 1}
+
+
+def test_scored_rejects_what_the_explored_reward_cannot_be_computed_for() -> None:
+    """As relevance cannot for a completion whose script the encoder does not know: it has no bin in the pool."""
+
+    class OfLatin(Novelty):
+        def scorable(self, inputs: Sequence[str], completions: Sequence[str]) -> list[bool]:
+            return [text.isascii() for text in completions]
+
+    rows = [episode(1, 0.0, returns={}, text="a fox"), episode(2, 0.0, returns={}, text="สุนัข")]
+    for explored, rules in (("novelty", {"unscored": 1}), ("clicks", {"unscored": 2})):
+        known = scored(rows, {"novelty": OfLatin()}, names=["novelty", "clicks"], explored=explored)
+        assert reasons(known) == rules
+        assert [one.returns["novelty"] for one in known] == [1.0, None]
+    assert "unscored" in OTHER_RULES
 
 
 # -- the pool ----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 from methods_run import TASKS, brevity, episodes_of, methods_run
 
 import udrl.cli.main as cli
-import udrl.rounds.improve as improving
 from udrl.data.episodes import write_episodes
 from udrl.data.run import Run
 from udrl.errors import RunError, UsageError
@@ -83,24 +81,6 @@ def test_rounds_that_could_not_be_compared_are_refused(
     else:
         with pytest.raises(RunError, match=rf"cannot be compared \({says}\): .*rounds"):
             work_on(place)._check_comparable(student)
-
-
-def test_restarted_round_is_gone_before_its_files_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "rounds" / "2"
-    (folder / "explored").mkdir(parents=True)
-
-    def killed(*_: object, **__: object) -> None:
-        if folder.parent.joinpath(".forgotten").exists():
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(improving.shutil, "rmtree", killed)
-        with pytest.raises(KeyboardInterrupt):
-            improving._forget(folder)
-    assert not folder.exists()
-    shutil.copytree(folder.with_name(".forgotten"), folder)
-    improving._forget(folder)
-    assert not list(folder.parent.iterdir())
 
 
 def test_column_of_no_file_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,7 @@ OTHER_RULES: Mapping[str, str] = {
     "copied": "it copies more of the input than all but 5 % of what teachers wrote",
     "repetitive": "it repeats its own word pairs more than all but 5 % of what teachers wrote",
     "near_duplicate": "another completion of the input says nearly the same",
+    "unscored": "the return that a round explored cannot be computed for it",
     "pool_full": "the pool of a round held enough of this input, or of this return",
 }
 """The rules of ``udrl.data.hygiene`` and of ``udrl.rounds``."""

@@ -72,6 +72,7 @@ def build(
             ),
             rewards,
             names=names,
+            explored=options.reward,
         )
         fresh = [episode for episode in new if episode.rejected_by is None]
         there = Counter(episode.task for episode in originals)

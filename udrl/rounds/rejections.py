@@ -19,7 +19,7 @@ from udrl.metrics import distinct_n, novelty
 from udrl.rewards.protocol import Reward, compute_known
 from udrl.rounds.exploration import Wish, Written
 
-COPIED, REPETITIVE, NEAR = "copied", "repetitive", "near_duplicate"
+COPIED, REPETITIVE, NEAR, UNSCORED = "copied", "repetitive", "near_duplicate", "unscored"
 """Rules beside those of `udrl.data.cleaning`; what they mean stands in `udrl.data.rules.OTHER_RULES`."""
 RARE = 0.05
 """Novelty and distinct-2 of a completion must not lie below this quantile of the original completions' of its task."""
@@ -87,11 +87,13 @@ def select(
     return made
 
 
-def scored(episodes: Sequence[Episode], rewards: Mapping[str, Reward], *, names: Sequence[str]) -> list[Episode]:
+def scored(
+    episodes: Sequence[Episode], rewards: Mapping[str, Reward], *, names: Sequence[str], explored: str
+) -> list[Episode]:
     """Return ``episodes`` with the returns that ``rewards`` compute; rejected ones without.
 
-    names: all returns that the originals have; one that nobody can compute, or not for this input, is null. Raises
-    RewardError.
+    names: all returns that the originals have; one that nobody can compute, or not for this input, is null. explored:
+    the one that the round is about; an episode without it is rejected. Raises RewardError.
     """
     kept = [episode for episode in episodes if episode.rejected_by is None]
     inputs, completions = [e.input for e in kept], [e.completion for e in kept]
@@ -101,7 +103,9 @@ def scored(episodes: Sequence[Episode], rewards: Mapping[str, Reward], *, names:
     for episode in episodes:
         if episode.rejected_by is None:
             row = next(labels)
-            episode = replace(episode, returns={n: values[n][row] if n in values else None for n in names})
+            returns = {name: values[name][row] if name in values else None for name in names}
+            rejected = UNSCORED if returns.get(explored) is None else None
+            episode = replace(episode, returns=returns, rejected_by=rejected)
         made.append(episode)
     return made
 
