@@ -1,4 +1,4 @@
-"""ONNX graphs written node by node: nothing is traced, and nothing is in them that need not be.
+"""ONNX graphs of students and encoders, written node by node: nothing is traced, nothing needless is in them.
 
 Attention, residual norms and the activation may be ONNX Runtime's own operators (domain com.microsoft).
 """
@@ -27,12 +27,14 @@ Array = npt.NDArray[Any]
 
 
 class Graph:
-    """Nodes as they are written down; a node is named after what it gives."""
+    """Nodes as they are written down, each named after what it gives. weights: constants by name."""
 
-    def __init__(self, *, quantised: bool) -> None:
-        self.quantised = quantised
+    def __init__(self, *, quantised: bool = False, opset: int = 17, ir_version: int = 8) -> None:
+        """Begin. quantised: `linear` multiplies in int8; opset, ir_version: of the operators and of the file."""
+        self.quantised, self.opset, self.ir_version = quantised, opset, ir_version
         self.nodes: list[Any] = []
-        self.weights: list[Any] = []
+        self.weights: dict[str, Array] = {}
+        self.sizes: list[Any] = []
 
     def add(self, kind: str, output: str | tuple[str, ...], *inputs: str, **attributes: Any) -> str:
         """Add a node and return the name of its (first) output."""
@@ -45,10 +47,15 @@ class Graph:
 
     def weight(self, name: str, values: Tensor | Array) -> str:
         """Add a constant; returns its name."""
+        array = values if isinstance(values, np.ndarray) else values.cpu().numpy()
+        self.weights[name] = np.ascontiguousarray(array)
+        return name
+
+    def integers(self, name: str, *values: int) -> str:
+        """Add sizes or axes, a constant that stays within the graph; returns its name."""
         from onnx import numpy_helper
 
-        array = values if isinstance(values, np.ndarray) else values.cpu().numpy()
-        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        self.sizes.append(numpy_helper.from_array(np.array(values, dtype=np.int64), name))
         return name
 
     def linear(self, output: str, x: str, weight: Tensor, bias: Tensor | None = None) -> str:
@@ -75,12 +82,30 @@ class Graph:
     def save(self, path: Path, name: str, *, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         """Write the model, its weights in a file beside it. inputs, outputs: what `tensor` returned."""
         import onnx
+        from onnx import numpy_helper
+
+        weights = [numpy_helper.from_array(array, weight) for weight, array in self.weights.items()]
+        model = self._model(name, inputs, outputs, weights)
+        onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data")
+
+    def to_bytes(self, name: str, *, inputs: Sequence[Any], outputs: Sequence[Any]) -> bytes:
+        """Return the model without its ``weights`` (float32), which a session is given by name."""
+        from onnx import TensorProto
+
+        outside = []
+        for weight, array in self.weights.items():
+            left_out = TensorProto(name=weight, data_type=TensorProto.FLOAT, dims=array.shape)
+            left_out.data_location = TensorProto.EXTERNAL
+            left_out.external_data.add(key="location", value="weights")
+            outside.append(left_out)
+        return bytes(self._model(name, inputs, outputs, outside).SerializeToString())
+
+    def _model(self, name: str, inputs: Sequence[Any], outputs: Sequence[Any], weights: Sequence[Any]) -> Any:
         from onnx import helper
 
-        graph = helper.make_graph(self.nodes, name, inputs, outputs, self.weights)
-        versions = [helper.make_opsetid("", 17), helper.make_opsetid(DOMAIN, 1)]
-        model = helper.make_model(graph, opset_imports=versions, ir_version=8)
-        onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data")
+        graph = helper.make_graph(self.nodes, name, inputs, outputs, [*self.sizes, *weights])
+        versions = [helper.make_opsetid("", self.opset), helper.make_opsetid(DOMAIN, 1)]
+        return helper.make_model(graph, opset_imports=versions, ir_version=self.ir_version)
 
 
 def tensor(name: str, kind: str, *shape: int | str) -> Any:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from udrl.encoder.bert import Reader, Rows, read_weights
 from udrl.errors import MissingDependency
 from udrl.forks import OfProcess
+from udrl.onnx_graph import Graph, tensor
 
 if TYPE_CHECKING:
     import torch
@@ -58,9 +59,13 @@ class OnnxBert:
         config = json.loads((folder / "config.json").read_text())
         self.dimensions = int(config["hidden_size"])
         self._reader = Reader(folder)
-        graph = _Graph()
+        graph = Graph(opset=20, ir_version=10)
         _write(graph, read_weights(folder), config)
-        network = graph.to_bytes(self.dimensions)
+        network = graph.to_bytes(
+            "encoder",
+            inputs=[tensor("ids", "INT64", "rows", "width")],
+            outputs=[tensor("vectors", "FLOAT", "rows", self.dimensions)],
+        )
 
         def session() -> Any:
             options = ort.SessionOptions()
@@ -88,55 +93,7 @@ class OnnxBert:
         return self._reader.unknown_shares(texts)
 
 
-class _Graph:
-    """Nodes as they are written down, each named after what it gives; weights stay outside of the graph's bytes."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.small: list[Any] = []
-        self.weights: dict[str, npt.NDArray[np.float32]] = {}
-
-    def add(self, kind: str, output: str, *inputs: str, **attributes: Any) -> str:
-        from onnx import helper
-
-        self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
-        return output
-
-    def weight(self, name: str, tensor: torch.Tensor) -> str:
-        self.weights[name] = np.ascontiguousarray(tensor.numpy())
-        return name
-
-    def integers(self, name: str, *values: int) -> str:
-        from onnx import numpy_helper
-
-        self.small.append(numpy_helper.from_array(np.array(values, dtype=np.int64), name))
-        return name
-
-    def linear(self, output: str, x: str, weight: torch.Tensor, bias: torch.Tensor) -> str:
-        product = self.add("MatMul", f"{output}.product", x, self.weight(f"{output}.weight", weight.T))
-        return self.add("Add", output, product, self.weight(f"{output}.bias", bias))
-
-    def to_bytes(self, dimensions: int) -> bytes:
-        from onnx import TensorProto, helper
-
-        outside = []
-        for name, array in self.weights.items():
-            tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=array.shape)
-            tensor.data_location = TensorProto.EXTERNAL
-            tensor.external_data.add(key="location", value="weights")  # the session is given them by name
-            outside.append(tensor)
-        graph = helper.make_graph(
-            self.nodes,
-            "encoder",
-            [helper.make_tensor_value_info("ids", TensorProto.INT64, ["rows", "width"])],
-            [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["rows", dimensions])],
-            [*self.small, *outside],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-        return bytes(model.SerializeToString())
-
-
-def _write(graph: _Graph, saved: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
+def _write(graph: Graph, saved: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
     """Write the forward pass: ids (rows, width) -> vectors (rows, dimensions), every row as long as the others."""
     size, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
 
@@ -147,7 +104,7 @@ def _write(graph: _Graph, saved: dict[str, torch.Tensor], config: dict[str, Any]
         )
 
     def linear(output: str, x: str, name: str, scale: float = 1.0) -> str:
-        return graph.linear(output, x, saved[f"{name}.weight"] * scale, saved[f"{name}.bias"] * scale)
+        return graph.linear(output, x, (saved[f"{name}.weight"] * scale).T, saved[f"{name}.bias"] * scale)
 
     shape = graph.add("Shape", "shape", "ids")
     width = graph.add("Shape", "width", "ids", start=1)
