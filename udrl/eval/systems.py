@@ -230,23 +230,8 @@ def teacher_block(
     ledger: holds what was answered before, which is not asked for again, and gets every reply as it comes.
     Speed and cost are those of what is asked for now.
     """
-
-    def request(row: Completion) -> Request:
-        task = tasks[row.task]
-        messages = ({"role": "user", "content": task.request(row.input)},)
-        sampling = teacher.careful(task.min_words, task.max_words)
-        key = request_key(
-            model=teacher.model,
-            revision=teacher.revision,
-            engine_arguments=teacher.engine_arguments,
-            messages=messages,
-            sampling=sampling,
-            seed=row.seed,
-        )
-        return Request(key, row.task, row.input_id, row.input, messages, sampling, row.seed, row.sample)
-
     wanted = [wish(name, name, item, sample, seed) for item in items for sample in range(samples)]
-    asked = [request(row) for row in wanted]
+    asked = [_request(teacher, row, tasks[row.task]) for row in wanted]
     requests = {one.key: one for one in asked}
     written = {one.key: one for one in ledger or () if one.status == "ok" and one.key in requests}
     replies: dict[str, Reply] = {}
@@ -263,7 +248,7 @@ def teacher_block(
     rows = [_replied(row, written.get(one.key) or replies.get(one.key)) for row, one in zip(wanted, asked, strict=True)]
 
     def once(row: Completion) -> None:
-        for _ in teacher.generate([request(row)]):
+        for _ in teacher.generate([_request(teacher, row, tasks[row.task])]):
             pass
 
     counted = all(reply.completion_tokens is not None for reply in replies.values())
@@ -278,6 +263,21 @@ def teacher_block(
         cost=_cost(prices, list(replies.values()), gpu_hours=teacher.gpus * seconds / 3600),
     )
     return Block(name, key, facts, tuple(rows))
+
+
+def _request(teacher: Teacher, row: Completion, task: Task) -> Request:
+    """Return what ``teacher`` is asked for ``row``, under its careful setting."""
+    messages = ({"role": "user", "content": task.request(row.input)},)
+    sampling = teacher.careful(task.min_words, task.max_words)
+    key = request_key(
+        model=teacher.model,
+        revision=teacher.revision,
+        engine_arguments=teacher.engine_arguments,
+        messages=messages,
+        sampling=sampling,
+        seed=row.seed,
+    )
+    return Request(key, row.task, row.input_id, row.input, messages, sampling, row.seed, row.sample)
 
 
 def _cost(prices: Prices | None, replies: Sequence[Reply], *, gpu_hours: float) -> tuple[float, str] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,20 +75,14 @@ def build(
             explored=options.reward,
         )
         fresh = [episode for episode in new if episode.rejected_by is None]
-        there = Counter(episode.task for episode in originals)
-        room = {task: options.per_task if options.original == 0 else _room(there[task], options) for task in tasks}
         kept = bounded(
             [*pool, *fresh],
             lambda episode: return_bin(episode, space, options.reward),
             per_input=options.per_input,
-            per_task=room,
+            per_task=_room(tasks, originals, options),
         )
         if not kept:
-            told = ", ".join(f"{count:,} {rule}" for rule, count in reasons(new).items())
-            raise StudentError(
-                f"round {number} has nothing to learn from, all {len(new):,} completions were rejected ({told}): "
-                "explore more inputs or samples, or at another temperature, with --restart"
-            )
+            raise _nothing_kept(new, number)
         inside = {episode.episode_id for episode in kept}
         rejected = [
             episode if episode.rejected_by is not None else replace(episode, rejected_by=POOL_FULL)
@@ -100,6 +94,18 @@ def build(
         anchor = replayed(origin, kept, share=share, split="train", seed=options.seed + number)
         facts = {**run_facts(Run(origin.run.path)), "round of improvement": number}
         write_episodes(folder, [*held, *anchor, *kept, *rejected], reward_names=names, card_facts=facts)
+    return _counts(folder, originals, number)
+
+
+def _nothing_kept(new: Sequence[Episode], number: int) -> StudentError:
+    told = ", ".join(f"{count:,} {rule}" for rule, count in reasons(new).items())
+    return StudentError(
+        f"round {number} has nothing to learn from, all {len(new):,} completions were rejected ({told}): "
+        "explore more inputs or samples, or at another temperature, with --restart"
+    )
+
+
+def _counts(folder: Path, originals: Sequence[Episode], number: int) -> Counts:
     trained = read_episodes(folder)
     before = {episode.episode_id for episode in originals}
     own = [episode for episode in trained if episode.origin == "student" and episode.episode_id not in before]
@@ -108,6 +114,9 @@ def build(
     return Counts(added, reasons(new), len(own), len(trained) - len(own))
 
 
-def _room(originals: int, options: RoundOptions) -> int:
-    """How many of the student's episodes a task can have beside its ``originals``."""
-    return min(options.per_task, int(originals * (1 - options.original) / options.original))
+def _room(tasks: Iterable[str], originals: Sequence[Episode], options: RoundOptions) -> dict[str, int]:
+    """Return how many of the student's episodes each task can have beside its ``originals``."""
+    if options.original == 0:
+        return dict.fromkeys(tasks, options.per_task)
+    there = Counter(episode.task for episode in originals)
+    return {task: min(options.per_task, int(there[task] * (1 - options.original) / options.original)) for task in tasks}

@@ -86,31 +86,18 @@ class Work:
         self._check_comparable(student)
         _begin_run(folder, self.facts, ("synth", "score", "hygiene"))
         originals = [e for e in read_episodes(self.place.episodes) if e.task in student.tasks]
-        known = {episode.episode_id for episode in originals}  # a student may have written some of these, too
-        written = read_episodes(parent / "episodes", origins=("student",)) if state.head else []
-        pool = [episode for episode in written if episode.episode_id not in known]
+        pool = _pool(parent, originals) if state.head else []
         defined = {task.name: task for task in stored_tasks(self.place) if task.name in student.tasks}
-        plan = folder / PLAN
-        if not plan.exists():
+        if not (folder / PLAN).exists():
             given = self._known(self._inputs(originals, defined))
-            written = [e for e in originals if e.origin in ("teacher", "student")]
-            aims = aims_of([*written, *pool], reward=options.reward, share=options.best)
-            wishes = make_wishes(given, aims, student.space, student.calibration, options, number=number)
-            if not wishes:
-                raise RunError(
-                    f"{self.place.episodes} has no training inputs with a '{options.reward}' to explore on: score the "
-                    "run with it (udrl score)"
-                )
-            about = {"schema": 1, "round": number, "parent": state.head, "options": asdict(options)}
-            about |= {"source": self.source.record()}
-            write_wishes(plan, wishes, {**about, "aims": {task: asdict(aim) for task, aim in aims.items()}})
-        about, wishes = read_wishes(plan)
+            self._plan(folder / PLAN, given, [*originals, *pool], student, number=number, parent=state.head)
+        about, wishes = read_wishes(folder / PLAN)
         _check_begun(folder, about, state, options, self.source)
         store_answers(folder, self._answers)
         with _timed(clock, "explore"):
             made = explore(student, wishes, folder / EXPLORED, temperature=options.temperature)
+        held = self._held(student)
         with _timed(clock, "select"):
-            held = self._held(student)
             counts = build(
                 folder / "episodes",
                 wishes,
@@ -131,8 +118,7 @@ class Work:
             self._calibrated(folder, held)
         found = self._measured(folder, clock)
         first = Measured.load(folder_of(self.place, 0) / history.MEASURED)
-        figures, gain = history.figures_of(found, first)
-        diversity = history.diversity_share(found, first)
+        (figures, gain), diversity = history.figures_of(found, first), history.diversity_share(found, first)
         done = Round(
             round=number,
             parent=state.head,
@@ -151,6 +137,23 @@ class Work:
         )
         history.write_round(folder, done, options)
         return done
+
+    def _plan(
+        self, plan: Path, given: Inputs, episodes: Sequence[Episode], student: Student, *, number: int, parent: int
+    ) -> None:
+        """Write what the round explores: commands for ``given``, aimed at the best of what was written so far."""
+        options = self.options
+        written = [e for e in episodes if e.origin in ("teacher", "student")]
+        aims = aims_of(written, reward=options.reward, share=options.best)
+        wishes = make_wishes(given, aims, student.space, student.calibration, options, number=number)
+        if not wishes:
+            raise RunError(
+                f"{self.place.episodes} has no training inputs with a '{options.reward}' to explore on: score the "
+                "run with it (udrl score)"
+            )
+        about = {"schema": 1, "round": number, "parent": parent, "options": asdict(options)}
+        about |= {"source": self.source.record()}
+        write_wishes(plan, wishes, {**about, "aims": {task: asdict(aim) for task, aim in aims.items()}})
 
     def _inputs(self, originals: Sequence[Episode], defined: Mapping[str, Task]) -> Inputs:
         source = self.source
@@ -274,6 +277,13 @@ class Work:
             known = getattr(self._rewards.get("relevance"), "encoder", None)
             self._encoder = known or load_encoder(self._encoder_name or name or MINILM)
         return self._encoder
+
+
+def _pool(parent: Path, originals: Sequence[Episode]) -> list[Episode]:
+    """Return what students wrote that the parent was trained on; some of ``originals`` may be a student's, too."""
+    known = {episode.episode_id for episode in originals}
+    written = read_episodes(parent / "episodes", origins=("student",))
+    return [episode for episode in written if episode.episode_id not in known]
 
 
 def _begin_run(folder: Path, facts: Mapping[str, Any], stages: Sequence[str], *, anew: bool = False) -> None:

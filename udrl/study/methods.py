@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -73,38 +74,25 @@ def study_methods(
     Raises UsageError for unknown methods and arms, MissingDependency where a method needs TRL and it is not installed,
     StudentError where cells fail.
     """
-    if strange := [arm for arm in arms if arm not in ARMS]:
-        raise UsageError(f"unknown arm '{strange[0]}' of the study; known: {', '.join(ARMS)}")
-    preset_of(student, "auto")
-    for name_, of in (("options", options), ("a learning rate", rates)):
-        if others := sorted(set(of or ()) - set(methods)):
-            raise UsageError(f"{name_} of the method {others[0]}, which the study does not train: {', '.join(methods)}")
-    if any(through_trl(method_of(one, (options or {}).get(one))) for one in methods) and not is_installed("trl"):
-        raise MissingDependency("the methods dpo and grpo need TRL: pip install 'udrl[study]', or name other methods")
-    if seconds <= 0 or calls < 1 or seeds < 1 or start_steps < 1:
-        raise UsageError("seconds, calls, seeds and start-steps of the study must be above 0")
+    options, rates = options or {}, rates or {}
+    _check(student, methods, arms, options, rates, (seconds, calls, seeds, start_steps))
     run, look = Path(run), measure or Measure()
     place = place_of(run, name)
     common, places = {**data_of(run), **look.settings}, {"run": str(run.absolute())}
-    first = {**common, "student": student, "steps": start_steps}
-    starts = {
-        k: Cell(f"{START}-{k}", f"{__name__}:begin", {**first, "seed": k}, places) for k in range(seed, seed + seeds)
-    }
+    starts = {k: _first_cell(k, student, start_steps, common, places) for k in range(seed, seed + seeds)}
     with place.writing() as folder:
         begun = run_cells(folder, list(starts.values()), jobs=jobs, ray=ray)
         cells = []
-        for arm in arms:
-            for method in methods:
-                for k in range(seed, seed + seeds):
-                    settings = {**common, "begun": starts[k].key, "method": method, "seed": k}
-                    settings |= {"options": dict((options or {}).get(method, {})), "rate": (rates or {}).get(method)}
-                    settings |= {"seconds": seconds} if arm == "time" else {"calls": calls}
-                    where = {**places, "start": str(place_in(folder, starts[k]) / MADE / "run" / "student")}
-                    cells.append(Cell(f"{method}-{arm}-{k}", f"{__name__}:train_by", settings, where))
+        for arm, method, k in product(arms, methods, starts):
+            settings = {**common, "begun": starts[k].key, "method": method, "seed": k}
+            settings |= {"options": dict(options.get(method, {})), "rate": rates.get(method)}
+            settings |= {"seconds": seconds} if arm == "time" else {"calls": calls}
+            where = {**places, "start": str(place_in(folder, starts[k]) / MADE / "run" / "student")}
+            cells.append(Cell(f"{method}-{arm}-{k}", f"{__name__}:train_by", settings, where))
         found = {**begun, **run_cells(folder, cells, jobs=jobs, ray=ray)}
         settings = {"methods": list(methods), "arms": list(arms), "student": student, "start_steps": start_steps,
-                    "seconds": seconds, "calls": calls, "seeds": seeds, "seed": seed, "options": dict(options or {}),
-                    "rates": dict(rates or {}), **look.settings}  # fmt: skip
+                    "seconds": seconds, "calls": calls, "seeds": seeds, "seed": seed, "options": dict(options),
+                    "rates": dict(rates), **look.settings}  # fmt: skip
         lines = _lines(found, methods, arms, range(seed, seed + seeds), machine_usd)
         gains = _gains(lines)
         return publish(
@@ -118,6 +106,33 @@ def study_methods(
             bars=_bars(lines),
             findings={"relevance_gain": gains},
         )
+
+
+def _first_cell(
+    seed: int, student: str, steps: int, common: Mapping[str, Any], places: Mapping[str, str | None]
+) -> Cell:
+    settings = {**common, "student": student, "steps": steps, "seed": seed}
+    return Cell(f"{START}-{seed}", f"{__name__}:begin", settings, places)
+
+
+def _check(
+    student: str,
+    methods: Sequence[str],
+    arms: Sequence[str],
+    options: Mapping[str, Mapping[str, Any]],
+    rates: Mapping[str, float],
+    numbers: Sequence[float],
+) -> None:
+    preset_of(student, "auto")
+    if min(numbers) <= 0:
+        raise UsageError("seconds, calls, seeds and start-steps of the study must be above 0")
+    if strange := [arm for arm in arms if arm not in ARMS]:
+        raise UsageError(f"unknown arm '{strange[0]}' of the study; known: {', '.join(ARMS)}")
+    for name, of in (("options", options), ("a learning rate", rates)):
+        if others := sorted(set(of) - set(methods)):
+            raise UsageError(f"{name} of the method {others[0]}, which the study does not train: {', '.join(methods)}")
+    if any(through_trl(method_of(one, options.get(one))) for one in methods) and not is_installed("trl"):
+        raise MissingDependency("the methods dpo and grpo need TRL: pip install 'udrl[study]', or name other methods")
 
 
 def begin(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

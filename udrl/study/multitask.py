@@ -85,21 +85,10 @@ def study_multitask(
         rows, bars, findings = [HEADER], list[tuple[str, Figure]](), dict[str, Any]()
         for only in (*tasks, None):
             for arm, students in parts.items():
-                figures, gains = _figures(students, only), {} if arm == ALL else _gains(parts[ALL], students, only)
-                asked = [cell for of_seed in students for cell in _distinct(of_seed, only)]
-                parameters, seconds = (sum(cell[name] for cell in asked) / seeds for name in ("parameters", "seconds"))
-                texts = [
-                    text
-                    for name, digits in DIGITS.items()
-                    for text in (
-                        shown(figures[name], digits),
-                        shown(gains[name], digits, signed=True) if gains else "",
-                    )
-                ]
-                rows.append([only or EVERY, arm, f"{parameters:,.0f}", *texts, f"{seconds:.0f}"])
-                found_here = {**figures, "one_for_all_gains": gains, "parameters": parameters}
-                findings.setdefault(only or EVERY, {})[arm] = found_here
-                if top := figures[SYSTEM]:
+                row, finding = _compared(arm, students, parts[ALL], only)
+                rows.append([only or EVERY, arm, *row])
+                findings.setdefault(only or EVERY, {})[arm] = finding
+                if top := finding[SYSTEM]:
                     bars.append((f"{only or EVERY}: {arm}", top))
         settings = {"student": student, "part": part, "steps": steps, "seeds": seeds, "seed": seed, **look.settings}
         return publish(
@@ -113,6 +102,20 @@ def study_multitask(
             bars=Bars("relevance of student@top", bars),
             findings=findings,
         )
+
+
+def _compared(
+    arm: str, students: Sequence[Mapping[str, Result]], whole: Sequence[Mapping[str, Result]], only: str | None
+) -> tuple[list[str], dict[str, Any]]:
+    """Return the cells of a row behind task and arm, and its findings. students, whole: a mapping a seed."""
+    figures, gains = _figures(students, only), {} if arm == ALL else _gains(whole, students, only)
+    asked = [cell for of_seed in students for cell in _distinct(of_seed, only)]
+    parameters, seconds = (sum(cell[name] for cell in asked) / len(students) for name in ("parameters", "seconds"))
+    texts = []
+    for name, digits in DIGITS.items():
+        texts += [shown(figures[name], digits), shown(gains[name], digits, signed=True) if gains else ""]
+    finding = {**figures, "one_for_all_gains": gains, "parameters": parameters}
+    return [f"{parameters:,.0f}", *texts, f"{seconds:.0f}"], finding
 
 
 def _unequal(arms: Mapping[str, Any], part: str) -> list[str]:

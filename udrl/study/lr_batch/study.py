@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -104,15 +105,7 @@ def study_lr_batch(
 
     Raises UsageError for a grid that is none, StudentError where a task has too few episodes or cells failed.
     """
-    wanted = options or LrBatchOptions()
-    wanted = replace(
-        wanted,
-        learning_rates=tuple(sorted(set(wanted.learning_rates))),
-        batch_sizes=tuple(sorted(set(wanted.batch_sizes))),
-    )
-    origin = None if wanted.start_from is None else find_origin(wanted.start_from)
-    if origin is not None:
-        wanted = replace(wanted, student=origin.name, start_from=str(Path(wanted.start_from or "").absolute()))
+    wanted, origin = _settled(options or LrBatchOptions())
     source = Run(run)
     if not source.episodes.is_dir():
         _make_run(source, wanted, seed=seed)
@@ -125,49 +118,27 @@ def study_lr_batch(
         weights = "" if origin is None else origin.weights
         prepared = folder / "tokenizers" / hash_hex(data, wanted.student, wanted.method, weights)
         mean = _prepare(material, wanted, source, prepared, rewards, origin, seed=seed)
-        largest = wanted.batch_sizes[-1]
-        sequences = largest * wanted.steps if wanted.steps else wanted.tokens / mean
-        whole = math.lcm(*wanted.batch_sizes)
-        sequences = whole * max(1, round(sequences / whole))
-        equal = sequences // largest
-        common = CellSettings(
+        sequences = _sequences(wanted, mean)
+        common = replace(
+            _common(wanted, rewards, sequences),
             run=str(source.path.absolute()),
             prepared=str(prepared.absolute()),
             episodes=data,
-            student=wanted.student,
-            method=wanted.method,
-            rewards=rewards,
-            learning_rate=0.0,
-            batch_size=0,
-            micro_batch=wanted.micro_batch,
-            seed=0,
-            sequences=sequences,
-            equal_steps=equal,
-            warmup=max(1, round(WARMUP * equal)),
-            limit=wanted.limit,
-            start_from=None if origin is None else str(wanted.start_from),
             start_weights=weights,
             device=device,
             precision=precision,
         )
-        seeds = range(seed, seed + wanted.seeds)
         cells = {
             (rate, batch, k): replace(common, learning_rate=rate, batch_size=batch, seed=k)
-            for k in seeds
-            for rate in wanted.learning_rates
-            for batch in wanted.batch_sizes
+            for k, rate, batch in product(range(seed, seed + wanted.seeds), wanted.learning_rates, wanted.batch_sizes)
         }
         found = run_cells(folder, [_cell(settings) for settings in cells.values()], jobs=jobs, ray=ray)
-        kinds: dict[str, Kind] = {
-            task: "reasoning" if reward in REASONING else "pattern" for task, reward in rewards.items()
-        }
-        grid = {key: found[cell.name] for key, cell in cells.items()}
-        results = Results(wanted.learning_rates, wanted.batch_sizes, tuple(seeds), rewards, kinds, grid)
+        results = _results(wanted, rewards, {key: found[cell.name] for key, cell in cells.items()})
         return publish(
             place,
             folder,
             title=f"Learning rate and batch size: {wanted.student}, {wanted.method}",
-            settings={**asdict(wanted), "seed": seed, "sequences": sequences, "equal_steps": equal,
+            settings={**asdict(wanted), "seed": seed, "sequences": sequences, "equal_steps": common.equal_steps,
                       "warmup_steps": common.warmup},
             cells=results.cells(),
             table=results.table(),
@@ -175,6 +146,53 @@ def study_lr_batch(
             notes=results.notes(),
             findings=results.findings(),
         )  # fmt: skip
+
+
+def _settled(options: LrBatchOptions) -> tuple[LrBatchOptions, Origin | None]:
+    """Return the options with their grid in order and the name of the student, and where the student comes from."""
+    rates, sizes = (tuple(sorted(set(values))) for values in (options.learning_rates, options.batch_sizes))
+    wanted = replace(options, learning_rates=rates, batch_sizes=sizes)
+    if options.start_from is None:
+        return wanted, None
+    origin = find_origin(options.start_from)
+    return replace(wanted, student=origin.name, start_from=str(Path(options.start_from).absolute())), origin
+
+
+def _sequences(options: LrBatchOptions, mean_tokens: float) -> int:
+    """Return how many episodes a cell trains on: a whole number of steps of every batch size."""
+    wanted = options.batch_sizes[-1] * options.steps if options.steps else options.tokens / mean_tokens
+    whole = math.lcm(*options.batch_sizes)
+    return whole * max(1, round(wanted / whole))
+
+
+def _common(options: LrBatchOptions, rewards: Mapping[str, str], sequences: int) -> CellSettings:
+    """Return what all cells compute alike."""
+    equal = sequences // options.batch_sizes[-1]
+    return CellSettings(
+        run="",
+        prepared="",
+        episodes="",
+        student=options.student,
+        method=options.method,
+        rewards=rewards,
+        learning_rate=0.0,
+        batch_size=0,
+        micro_batch=options.micro_batch,
+        seed=0,
+        sequences=sequences,
+        equal_steps=equal,
+        warmup=max(1, round(WARMUP * equal)),
+        limit=options.limit,
+        start_from=None if options.start_from is None else str(options.start_from),
+    )
+
+
+def _results(
+    options: LrBatchOptions, rewards: Mapping[str, str], grid: Mapping[tuple[float, int, int], Mapping[str, Any]]
+) -> Results:
+    kinds: dict[str, Kind] = {task: "reasoning" if name in REASONING else "pattern" for task, name in rewards.items()}
+    seeds = tuple(sorted({seed for _, _, seed in grid}))
+    return Results(options.learning_rates, options.batch_sizes, seeds, rewards, kinds, grid)
 
 
 def scored_by(episodes: Sequence[Episode]) -> dict[str, str]:

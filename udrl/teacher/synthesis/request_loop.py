@@ -63,21 +63,14 @@ class Session:
         usage = account.inventing if tasks is None else account.usage
         asked: dict[str, Request] = {}
         prices = account.prices.get(writer.name)
-        clock = time.monotonic()
-
-        def lap() -> None:
-            nonlocal clock
-            now = time.monotonic()
-            account.worked(writer, now - clock)
-            clock = now
-
+        clock = _Clock(account, writer)
         with Watchdog(writer.name, backend) as watchdog, _drained(self):
 
             def feed() -> Iterator[Request]:
                 for request in requests:
                     task = tasks[request.task] if tasks is not None else None
                     tokens = expected(request, task, usage.get((writer.name, request.task)))
-                    lap()
+                    clock.book()
                     self.stopped = self.stopped or budget.allows(request, tokens, prices, gpu_usd=account.gpu_usd())
                     if self.stopped:
                         return
@@ -87,11 +80,7 @@ class Session:
 
             try:
                 for reply in writer.generate(feed()):
-                    request = asked.pop(reply.key, None)
-                    if request is None:
-                        raise TeacherError(
-                            f"teacher '{writer.name}' replied to a request that it was not given ({reply.key})"
-                        )
+                    request = _replied_to(asked, reply, writer)
                     watchdog.replied()
                     record = ledger_record(request, reply, writer)
                     ledger.append(record)
@@ -104,16 +93,39 @@ class Session:
                     )
                     seen(record)
                     bar.update()
-                    if time.monotonic() - self._saved > SAVE_SECONDS:
-                        lap()
-                        self._save()
-                        self._saved = time.monotonic()
+                    self._save_now_and_then(clock)
             finally:
-                lap()
+                clock.book()
         if asked and self.stopped != INTERRUPTED:
             raise TeacherError(
                 f"teacher '{writer.name}' left {len(asked)} requests without a reply: start again to go on"
             )
+
+    def _save_now_and_then(self, clock: _Clock) -> None:
+        if time.monotonic() - self._saved > SAVE_SECONDS:
+            clock.book()
+            self._save()
+            self._saved = time.monotonic()
+
+
+class _Clock:
+    """Books the time that a teacher works, from one call of `book` to the next."""
+
+    def __init__(self, account: Account, writer: Teacher) -> None:
+        self._account, self._writer = account, writer
+        self._since = time.monotonic()
+
+    def book(self) -> None:
+        now = time.monotonic()
+        self._account.worked(self._writer, now - self._since)
+        self._since = now
+
+
+def _replied_to(asked: dict[str, Request], reply: Reply, writer: Teacher) -> Request:
+    request = asked.pop(reply.key, None)
+    if request is None:
+        raise TeacherError(f"teacher '{writer.name}' replied to a request that it was not given ({reply.key})")
+    return request
 
 
 def ledger_record(request: Request, reply: Reply, writer: Teacher) -> LedgerRecord:

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
+from udrl.commands import CommandSpace
 from udrl.data.episode import Episode
 from udrl.data.run import Run
 from udrl.errors import StudentError
@@ -54,22 +56,16 @@ def probed(
 ) -> tuple[Floats, int, float]:
     """Train the probe unless its values are there; return them (episodes, moments), its steps and its seconds."""
     from udrl.student.engines.pytorch import pick_device, pick_dtype
-    from udrl.training.examples import make_examples
     from udrl.training.loop import run_loop
     from udrl.training.options import LoopOptions
 
     preset = preset_of(student, "auto")
-    where = pick_device(device)
+    where, batch = pick_device(device), preset.batch_size
     dtype = pick_dtype(precision, where)
-    batch = preset.batch_size
     total = steps or max(moments, round(epochs * len(episodes) / batch))
+    rate = preset.learning_rate
     options = LoopOptions(
-        steps=total,
-        batch_size=batch,
-        micro_batch=batch,
-        learning_rate=preset.learning_rate,
-        save_every=SAVE_EVERY,
-        seed=seed,
+        steps=total, batch_size=batch, micro_batch=batch, learning_rate=rate, save_every=SAVE_EVERY, seed=seed
     )
     mark = fingerprint(episodes, "probe", student, options, moments, str(dtype))
     done = place.path / FOLDER / VALUES
@@ -81,14 +77,7 @@ def probed(
         episodes, preset, partial, vocab_size=None, attributes=(), facts=place.facts(), seed=seed, keep=not goes_on
     )
     begun(partial, mark)
-    context = model.context
-    # some may be too long: weights, which go with their examples, tell which are left
-    made = make_examples(episodes, tokenizer, space, context=context, weights=[float(i) for i in range(len(episodes))])
-    examples, read = replace(made, weights=None), np.array(made.weights, dtype=int)
-    if not len(examples):
-        raise StudentError(
-            f"no training episode fits into the {context} tokens that {student} reads: name another probe"
-        )
+    examples, read = _fitting(episodes, tokenizer, space, context=model.context, student=student)
     at = [round(total * (k + 1) / moments) for k in range(moments)]
     bar, began = track(f"probe {student}", total=total, unit="steps"), time.perf_counter()
     spent = _seconds(partial)
@@ -104,16 +93,29 @@ def probed(
         run_loop(model.to(where), examples, options, dtype=dtype, state_file=partial / STATE, fingerprint=mark, log=log)
     finally:
         bar.close()
-    found = np.full((len(episodes), moments), np.nan)
-    seconds = 0.0
+    found, seconds = np.full((len(episodes), moments), np.nan), 0.0
     for k, step in enumerate(at):
         column = _read(partial / f"{step}.npz", mark)
         assert column is not None  # written before the loop went on
         found[read, k], seconds = column
-    done.parent.mkdir(exist_ok=True)
     _write(done, mark=mark, values=found, seconds=seconds)
     remove_folder(partial)
     return found, total, seconds
+
+
+def _fitting(
+    episodes: Sequence[Episode], tokenizer: Any, space: CommandSpace, *, context: int, student: str
+) -> tuple[Examples, npt.NDArray[np.int64]]:
+    """Return the examples that the student can read, and which of ``episodes`` they are."""
+    from udrl.training.examples import make_examples
+
+    # weights go with their examples, so that they tell which are left
+    made = make_examples(episodes, tokenizer, space, context=context, weights=[float(i) for i in range(len(episodes))])
+    if not len(made):
+        raise StudentError(
+            f"no training episode fits into the {context} tokens that {student} reads: name another probe"
+        )
+    return replace(made, weights=None), np.array(made.weights, dtype=np.int64)
 
 
 def likelihoods(student: StudentModel, examples: Examples, *, dtype: torch.dtype) -> Floats:
@@ -124,6 +126,7 @@ def likelihoods(student: StudentModel, examples: Examples, *, dtype: torch.dtype
 
 
 def _write(file: Path, **content: Any) -> None:
+    file.parent.mkdir(exist_ok=True)
     buffer = io.BytesIO()
     np.savez(buffer, **content)
     atomic_write(file, buffer.getvalue())
