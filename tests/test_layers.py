@@ -19,7 +19,7 @@ ROOT = Path(udrl.__file__).parent
 
 ORDER = """
 errors words numerals resources progress
-yamlfile config
+yamlfile config arguments
 files forks hub_reach hardware
 onnx_graph
 encoder metrics bootstrap
