@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
+from made_once import copy_of
 
 # No deadline and no check of speed: the first example of a test may import for seconds, and a machine may be busy.
 settings.register_profile(
@@ -52,13 +53,15 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with everything up to a student, of two tasks; for reading only. The student obeys nothing yet."""
-    from udrl.teacher.synthesis.synth import synth
-    from udrl.training.train import train
 
-    run = tmp_path_factory.mktemp("small") / "run"
-    synth(run, tasks=("search-query", "text-to-image"), num_inputs=60, samples=3, seed=1)
-    train(run, student="gpt2-mini", steps=20, seed=1, device="cpu", precision="fp32")
-    return run
+    def make(run: Path) -> None:
+        from udrl.teacher.synthesis.synth import synth
+        from udrl.training.train import train
+
+        synth(run, tasks=("search-query", "text-to-image"), num_inputs=60, samples=3, seed=1)
+        train(run, student="gpt2-mini", steps=20, seed=1, device="cpu", precision="fp32")
+
+    return copy_of(tmp_path_factory, "small", make)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

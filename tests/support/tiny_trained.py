@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from made_once import copy_of
 
 from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.commands import LENGTH
@@ -17,16 +19,19 @@ TASK = "text-to-image"
 
 
 def trained_run(folders: pytest.TempPathFactory) -> Path:
-    """Return the run folder."""
-    run, folder = folders.mktemp("engines") / "run", folders.mktemp("tiny")
+    """Return a copy of the run, to be changed as one likes."""
+    return copy_of(folders, "trained", _make)
+
+
+def _make(run: Path) -> None:
     synth(run, tasks=(TASK,), num_inputs=120, samples=3, seed=1, rewards=("novelty",))  # quicker than relevance
     read = read_episodes(run / "episodes")
     tokenizer = train_tokenizer([e.input for e in read] + [e.completion for e in read], 500)
     end = tokenizer.eos_token_id
-    scratch_gpt2(vocab_size=500, layers=2, width=96, heads=3, context=256, eos=end, seed=0).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    train(
-        run, student=str(folder), steps=600, batch_size=16, learning_rate=4e-3, attributes=(LENGTH,), signs_inputs=0,
-        calibration_inputs=2, device="cpu", precision="fp32",
-    )  # fmt: skip
-    return run
+    with TemporaryDirectory() as folder:
+        scratch_gpt2(vocab_size=500, layers=2, width=96, heads=3, context=256, eos=end, seed=0).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        train(
+            run, student=folder, steps=600, batch_size=16, learning_rate=4e-3, attributes=(LENGTH,), signs_inputs=0,
+            calibration_inputs=2, device="cpu", precision="fp32",
+        )  # fmt: skip

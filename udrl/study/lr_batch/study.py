@@ -150,7 +150,7 @@ def study_lr_batch(
 
 def _settled(options: LrBatchOptions) -> tuple[LrBatchOptions, Origin | None]:
     """Return the options with their grid in order and the name of the student, and where the student comes from."""
-    rates, sizes = (tuple(sorted(set(values))) for values in (options.learning_rates, options.batch_sizes))
+    rates, sizes = tuple(sorted(set(options.learning_rates))), tuple(sorted(set(options.batch_sizes)))
     wanted = replace(options, learning_rates=rates, batch_sizes=sizes)
     if options.start_from is None:
         return wanted, None
