@@ -109,8 +109,14 @@ def _score(run: Path, home: Path) -> None:
 def _train(run: Path, home: Path, **more: Any) -> None:
     from udrl.training.train import train
 
-    options: dict[str, Any] = {"steps": 12, "batch_size": 8, "calibration_inputs": 2, "signs_inputs": 1}
-    train(run, save_every=2, validate_every=4, **options, **SMALL, **more)
+    options: dict[str, Any] = {
+        "steps": 40,
+        "batch_size": 8,
+        "learning_rate": 0.01,
+        "calibration_inputs": 2,
+        "signs_inputs": 1,
+    }
+    train(run, save_every=5, validate_every=10, **options, **SMALL, **more)
 
 
 def _first(run: Path, home: Path) -> None:
