@@ -12,15 +12,22 @@ import hashlib
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, TypeVar, cast
+from pathlib import Path
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from udrl.errors import UsageError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Fields = ParamSpec("Fields")
+Record = TypeVar("Record")
+Result = TypeVar("Result")
+Result_co = TypeVar("Result_co", covariant=True)
 
+RUN = "runs/default"
+"""The run folder of a call that names none."""
 LARGEST = 2**31 - 1
 """The largest count: what is larger is a mistake, and no machine gets there. Seeds may be of any size."""
 
@@ -199,14 +206,51 @@ def checked(function: Function) -> Function:
     return cast("Function", call)
 
 
+class ByKeywords(Protocol[Fields, Result_co]):
+    """A function of a run that takes the fields of a record as arguments of its own; see `by_keywords`."""
+
+    def __call__(self, run: Path | str = ..., *arguments: Fields.args, **named: Fields.kwargs) -> Result_co:
+        """Call it."""
+
+
+def by_keywords(
+    record: Callable[Fields, Record],
+) -> Callable[[Callable[[Path | str, Record], Result]], ByKeywords[Fields, Result]]:
+    """Let a public function of a run and a dataclass ``record``, whose fields are keywords, be called by those fields.
+
+    So its options stand in one list, and whoever calls it writes ``train(run, steps=20)``. The dataclass checks its
+    fields (`check_fields`); UsageError also for a name that it does not have. Without a run it is runs/default.
+    """
+    fields = list(inspect.signature(record).parameters.values())
+    run = inspect.Parameter("run", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=RUN, annotation="Path | str")
+    signature = inspect.Signature([run, *fields])
+
+    def decorate(function: Callable[[Path | str, Record], Result]) -> ByKeywords[Fields, Result]:
+        @functools.wraps(function)
+        def call(*arguments: Any, **named: Any) -> Result:
+            given = dict(_bound(signature, arguments, named))
+            run = given.pop("run", RUN)
+            check_value("run", run, "Path | str")
+            return function(run, cast("Callable[..., Record]", record)(**given))
+
+        cast(Any, call).__signature__ = signature
+        return call
+
+    return decorate
+
+
 def check_call(signature: inspect.Signature, arguments: Sequence[Any], named: dict[str, Any]) -> None:
     """Raise UsageError for the first argument of a call that is not what ``signature`` annotates."""
+    for name, value in _bound(signature, arguments, named).items():
+        check_value(name, value, str(signature.parameters[name].annotation))
+
+
+def _bound(signature: inspect.Signature, arguments: Sequence[Any], named: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the arguments of a call by their names; UsageError where they do not fit."""
     try:
-        bound = signature.bind(*arguments, **named)
+        return signature.bind(*arguments, **named).arguments
     except TypeError as error:
         raise UsageError(f"the call does not fit: {error}") from None
-    for name, value in bound.arguments.items():
-        check_value(name, value, str(signature.parameters[name].annotation))
 
 
 def check_value(name: str, value: object, annotation: str) -> None:

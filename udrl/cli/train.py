@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -170,47 +170,7 @@ if TYPE_CHECKING:
 @click.option("--restart", is_flag=True, help="Forget an interrupted training instead of continuing it.")
 @method_options
 @common_options()
-def command(
-    *,
-    method: str,
-    run: Path,
-    seed: int,
-    student: str | None,
-    start_from: Path | None,
-    replay: float,
-    selection: str | None,
-    init: str,
-    steps: int | None,
-    epochs: float | None,
-    batch_size: int | None,
-    learning_rate: float | None,
-    vocab_size: int | None,
-    attributes: tuple[str, ...],
-    commands: Literal["ids", "text"],
-    balance: bool,
-    curriculum: float,
-    open_each: float,
-    open_all: float,
-    schedule: Literal["cosine", "linear", "constant"] | None,
-    warmup: float | None,
-    weight_decay: float,
-    clip: float,
-    micro_batch: int | None,
-    gradient_checkpointing: bool,
-    validate_every: int,
-    signs_inputs: int,
-    keep: Literal["last", "best"],
-    patience: int,
-    tracker: Literal["trackio", "wandb"] | None,
-    encoder: str | None,
-    device: str,
-    precision: str,
-    lora: int,
-    shard: bool,
-    restart: bool,
-    as_json: bool,
-    **of_method: Any,
-) -> None:
+def command(*, method: str, run: Path, as_json: bool, **given: Any) -> None:
     """Train a student on the run's episodes and calibrate it on validation inputs.
 
     An interrupted training is continued by the same command. The student is an ordinary Hugging Face
@@ -224,45 +184,7 @@ def command(
         for line in canary_lines(Run(run).facts()["stages"].get("score", {})):
             click.echo(line, err=True)
     with only_results_on_stdout():
-        report = train(
-            run,
-            method=method_from(method, of_method),
-            student=student,
-            start_from=start_from,
-            replay=replay,
-            selection=selection,
-            init=init,
-            steps=steps,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            vocab_size=vocab_size,
-            attributes=attributes,
-            commands=commands,
-            balance=balance,
-            curriculum=curriculum,
-            open_each=open_each,
-            open_all=open_all,
-            schedule=schedule,
-            warmup=warmup,
-            weight_decay=weight_decay,
-            clip=clip,
-            micro_batch=micro_batch,
-            gradient_checkpointing=gradient_checkpointing,
-            validate_every=validate_every,
-            signs_inputs=signs_inputs,
-            keep=keep,
-            patience=patience,
-            tracker=tracker,
-            encoder=encoder,
-            seed=seed,
-            device=device,
-            precision=precision,
-            restart=restart,
-            lora=lora,
-            shard=shard,
-            **of_training(of_method),
-        )
+        report = train(run, method=method_from(method, given), **of_training(given))
     emit(report, as_json=as_json, text=describe(report, run))
 
 

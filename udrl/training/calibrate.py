@@ -19,15 +19,13 @@ from udrl.progress import track
 from udrl.rewards import as_scored
 from udrl.student.calibration import Calibration
 from udrl.training.material import validation_of
+from udrl.training.options import CALIBRATION_INPUTS
 from udrl.training.origin import find_origin
 
 if TYPE_CHECKING:
     from udrl.student.calibration import Calibration
     from udrl.student.student import Student
     from udrl.training.sweep import Score
-
-INPUTS = 16
-"""Validation inputs a task that calibration sweeps."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class CalibrateReport:
 def recalibrate(
     run: Path | str = "runs/default",
     *,
-    inputs: int = INPUTS,
+    inputs: int = CALIBRATION_INPUTS,
     temperature: float | None = None,
     top_p: float | None = None,
     no_repeat: int | None = None,

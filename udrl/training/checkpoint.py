@@ -73,8 +73,9 @@ def _is(place: Path, mark: str) -> bool:
     return file.exists() and file.read_text() == mark
 
 
-def clean(folder: Path) -> None:
-    """Remove from a published and recorded student what only an interrupted training needs."""
+def end(run: Run) -> None:
+    """End a call that published and recorded the run's student: nothing of it has to be gone on with any more."""
     for name in (FINGERPRINT, SPENT, STATE, "best.pt"):
-        (folder / name).unlink(missing_ok=True)
-    remove_folder(folder / "trl")
+        (run.student / name).unlink(missing_ok=True)
+    remove_folder(run.student / "trl")
+    run.done(run.student)

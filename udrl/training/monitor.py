@@ -6,15 +6,14 @@ import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from udrl.errors import MissingDependency, is_installed
 from udrl.progress import track
+from udrl.training.options import Tracker
 
 EVENTS = "tensorboard"
 """Folder of the event files, beside training.jsonl in the student's folder."""
-
-Tracker = Literal["trackio", "wandb"]
 
 SEEN = {
     "reward": "reward {:.2f}",

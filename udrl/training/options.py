@@ -1,14 +1,138 @@
-"""How a student is trained: the training loop's options, the learning rate of every step, the optimiser."""
+"""What decides how a student is trained: what a caller asks for, and what the training loop is told.
+
+Also the learning rate of every step, and the optimiser.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
+from udrl.arguments import check_fields
+from udrl.errors import UsageError
+from udrl.training.methods import Method
 
-from udrl.student.network import StudentModel
+if TYPE_CHECKING:
+    import torch
+
+    from udrl.student.network import StudentModel
+
+CALIBRATION_INPUTS = 16
+"""Validation inputs a task that calibration sweeps."""
+REPLAY = 0.25
+"""Share of the origin's training episodes that are trained on again, against forgetting."""
+SIGNS_INPUTS = 4
+"""Validation inputs a task that the signs of obedience are measured on."""
+Rendering = Literal["ids", "text"]
+Schedule = Literal["cosine", "linear", "constant"]
+Tracker = Literal["trackio", "wandb"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What a caller of `udrl.train` decides. Ranges of numbers are those of `udrl.arguments.RANGES`.
+
+    method: what the student is trained by, see `udrl.training.methods`: a name, or a method with its options.
+    preset: published hyper-parameters of the method (`methods.published`), for what is not given here; the options of
+    the method itself come from it where ``method`` is a name.
+
+    student: a preset (gpt2, gpt2-100m, gpt2-mini), a hub id or a local path of a causal language model; None: gpt2.
+    init: "pretrained", "random" (a GPT-2 of the preset's shape), or "auto": pretrained where there are weights.
+    vocab_size: tokens of the tokenizer of a student from scratch, at least 257; None: the preset's.
+    start_from: the run or checkpoint of a trained student, instead of ``student``: its tokenizer, weights, rows and
+    bins are kept, and rows are added for tasks and attributes that it does not know (see `udrl.training.origin`).
+    replay: share of that run's own training episodes that are trained on again, within [0, 1], against forgetting.
+    refit: attributes whose bins are fitted anew to what is trained on, instead of kept.
+    lora: rank of the changes that are trained instead of the pretrained matrices (0: train the matrices, see
+    `udrl.training.lora`).
+
+    selection: name of a choice among the run's training episodes (`udrl.select`); None: all of them.
+    attributes: rewards to be commanded in (none: all that the episodes have; length always is one).
+    commands: "ids" renders commands as control ids, "text" as words (`udrl.text_commands`).
+
+    steps: optimiser steps, at least 1; None: as many as ``epochs`` passes take (above 0; None: 3, and 1 by DPO and
+    GRPO). batch_size, learning_rate: episodes a step, and the peak; None: the preset's.
+    micro_batch (None: the whole batch), schedule (None: cosine), warmup (None: 0.03), weight_decay, clip, curriculum,
+    balance, open_each, open_all, gradient_checkpointing, save_every, validate_every, keep, patience, seed: see
+    `LoopOptions`.
+
+    calibration_inputs, signs_inputs: validation inputs a task that calibration sweeps, and whose signs of obedience are
+    watched (0: none). encoder: of the rewards that calibration measures; None: the run's.
+    tracker: send the figures there too. restart: forget an interrupted training instead of continuing it.
+
+    device: auto, cpu, cuda, cuda:1, mps. precision: auto, fp32, bf16. shard: each of several processes keeps only a
+    part of the weights (see `udrl.training.distributed`).
+
+    max_samples: completions that GRPO may write and score in all (the steps are planned within); max_usd, max_minutes:
+    what the training may cost in US dollars and in minutes, ended after the step that reaches it; machine_usd: US
+    dollars an hour of this machine.
+    """
+
+    method: str | Method = "udrl"
+    student: str | None = None
+    init: str = "auto"
+    start_from: Path | str | None = None
+    replay: float = REPLAY
+    refit: Sequence[str] = ()
+    selection: str | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    vocab_size: int | None = None
+    attributes: Sequence[str] = ()
+    commands: Rendering = "ids"
+    balance: bool = False
+    curriculum: float = 0.0
+    open_each: float = 0.1
+    open_all: float = 0.1
+    calibration_inputs: int = CALIBRATION_INPUTS
+    encoder: str | None = None
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    restart: bool = False
+    save_every: int = 100
+    micro_batch: int | None = None
+    schedule: Schedule | None = None
+    warmup: float | None = None
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    gradient_checkpointing: bool = False
+    validate_every: int = 200
+    signs_inputs: int = SIGNS_INPUTS
+    keep: Literal["last", "best"] = "last"
+    patience: int = 0
+    tracker: Tracker | None = None
+    lora: int = 0
+    shard: bool = False
+    preset: str | None = None
+    max_samples: int | None = None
+    max_usd: float | None = None
+    max_minutes: float | None = None
+    machine_usd: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for what is out of its range, or cannot be asked for together."""
+        check_fields(self)
+        chosen = self.student is not None or self.vocab_size is not None or self.init != "auto"
+        if self.start_from is not None and (chosen or self.commands != "ids"):
+            raise UsageError(
+                f"a student that starts from {self.start_from} keeps its model, tokenizer and kind of command: leave "
+                "student, init, vocab-size and commands out"
+            )
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """What a call asks for, by name: a call that is repeated with the same goes on, or is told what it did."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in MAY_CHANGE}
+
+
+MAY_CHANGE = ("restart", "tracker", "save_every", "micro_batch", "gradient_checkpointing")
+"""Options of a training that may be others when an interrupted call is repeated."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +157,7 @@ class LoopOptions:
     micro_batch: int = 64
     learning_rate: float = 3e-3
     warmup: float = 0.03
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Schedule = "cosine"
     weight_decay: float = 0.05
     clip: float = 1.0
     open_each: float = 0.1
@@ -70,6 +194,8 @@ def rate(step: int, options: LoopOptions) -> float:
 
 def make_optimizer(student: StudentModel, options: LoopOptions) -> torch.optim.AdamW:
     """AdamW; weight decay on the blocks' matrices only."""
+    import torch
+
     trained = [(n, p) for n, p in student.named_parameters() if p.requires_grad]
 
     def decays(name: str, parameter: torch.Tensor) -> bool:

@@ -18,8 +18,6 @@ from udrl.data.run import Run
 from udrl.errors import StudentError, UsageError
 from udrl.student.calibration import Calibration
 
-REPLAY = 0.25
-"""Share of the origin's training episodes that are trained on again, against forgetting."""
 GENTLER = 0.1
 """The default learning rate, as a share of the preset's: what is known is to be kept. At half of it a few thousand
 episodes make a student forget what many taught it (docs/results.md)."""

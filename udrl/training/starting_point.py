@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from udrl.arguments import fitting_seed
 from udrl.commands import LENGTH, Attribute, CommandSpace
@@ -15,17 +15,63 @@ from udrl.data.episode import Episode
 from udrl.errors import UsageError, suggestion
 from udrl.text_commands import TextCommands
 from udrl.tokenizer import encode, student_tokenizer, train_tokenizer
+from udrl.training.checkpoint import begun, take_up
+from udrl.training.options import Rendering
 from udrl.training.origin import GENTLER, Origin
 from udrl.training.presets import PRESETS, Preset
 
 if TYPE_CHECKING:
     from udrl.student.network import StudentModel
+    from udrl.training.examples import Examples
 
 LONGEST = 1000.0
 """Declared upper end of the length attribute, in words (raised where training completions are longer)."""
 GENERIC = Preset("", None, 0, 0, 0, 0, 0, 2e-4, 32)
 """Training defaults of a model that is no preset."""
-Rendering = Literal["ids", "text"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a student is made from.
+
+    With an ``origin``, its tokenizer, weights, bins and rendering are kept; else the ``preset`` names the pretrained
+    weights, or the shape of a GPT-2 from scratch with a tokenizer of ``vocab_size`` (None: the preset's) and weights
+    that ``seed`` decides. attributes: rewards to be commanded in (none: all that the episodes have); with an origin,
+    those that are added. refit: attributes of the origin whose bins are fitted anew. commanded: whether the student is
+    to learn commands; else it has no attributes but its origin's.
+    """
+
+    preset: Preset
+    origin: Origin | None = None
+    vocab_size: int | None = None
+    attributes: Sequence[str] = ()
+    rendering: Rendering = "ids"
+    refit: Sequence[str] = ()
+    commanded: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A student as training has it: network, tokenizer and command space; ``commanded``: see `Source`."""
+
+    model: StudentModel
+    tokenizer: Any
+    space: CommandSpace
+    commanded: bool
+
+    def examples(self, episodes: Sequence[Episode], weights: Sequence[float] | None = None) -> Examples:
+        """Return ``episodes`` as it learns them; weights: how much each counts in the loss."""
+        from udrl.training.examples import make_examples
+
+        return make_examples(
+            episodes,
+            self.tokenizer,
+            self.space,
+            context=self.model.context,
+            commanded=self.commanded,
+            weights=weights,
+        )
 
 
 def preset_of(student: str, init: str, origin: Origin | None = None) -> Preset:
@@ -51,95 +97,94 @@ def preset_of(student: str, init: str, origin: Origin | None = None) -> Preset:
     return replace(known, hub=None) if init == "random" else known
 
 
-def begin(
+def begin_or_resume(
+    source: Source,
     episodes: Sequence[Episode],
-    preset: Preset,
-    folder: Path,
-    *,
-    vocab_size: int | None,
-    attributes: Sequence[str],
     facts: Mapping[str, Any],
-    seed: int,
-    rendering: Rendering = "ids",
-    origin: Origin | None = None,
-    keep: bool = True,
-    commanded: bool = True,
-    refit: Sequence[str] = (),
-) -> tuple[StudentModel, Any, CommandSpace]:
-    """Make the tokenizer, the command space and the untrained model; the first two are kept in ``folder``.
+    folder: Path,
+    mark: str,
+    *,
+    restart: bool,
+) -> Learner:
+    """Begin a training of the fingerprint ``mark`` in ``folder``, or the one that was interrupted there once more.
 
-    attributes: rewards to be commanded in (none: all that the episodes have). facts: what the run knows of them.
-    With an origin, its tokenizer, weights, bins and rendering are kept, and ``attributes`` says which are added.
-    keep: write the two; processes that train together leave that to one of them. commanded: whether the student is
-    to learn commands; else it has no attributes but its origin's. refit: attributes of the origin whose bins are fitted
-    anew to ``episodes``.
+    Raises StudentError where a training of another fingerprint has saved steps there, unless it is to ``restart``.
+    """
+    goes_on = take_up(folder, mark, restart=restart)
+    learner = begin(source, episodes, facts, folder, keep=not goes_on)
+    begun(folder, mark)
+    return learner
+
+
+def begin(
+    source: Source, episodes: Sequence[Episode], facts: Mapping[str, Any], folder: Path, *, keep: bool = True
+) -> Learner:
+    """Make the tokenizer, the command space and the untrained network; the first two are kept in ``folder``.
+
+    facts: what the run knows of the ``episodes``. keep: write the two; processes that train together leave that to one
+    of them.
     """
     import torch
 
     from udrl.architecture import architecture_of
-    from udrl.architecture.gpt2.scratch import scratch_gpt2
     from udrl.student.network import StudentModel, grown, load_model
     from udrl.training.admission import admit, check_computation, settle_ends, warn_of_lost
     from udrl.training.examples import fitting
 
-    model, context = None, preset.context
+    origin, hub = source.origin, source.preset.hub
     if origin is not None:
         tokenizer = student_tokenizer(origin.folder)
         known, base = load_model(origin.folder, origin.space), origin.space.base
         settle_ends(known.model, tokenizer, str(origin.folder))  # earlier versions kept what the config named
         context = known.context
-        rendering = "ids" if origin.space.text is None else "text"
-    elif preset.hub is not None:
-        model, tokenizer = admit(preset.hub)
-        base = len(model.get_input_embeddings().weight)
-        context = architecture_of(model.config).context(model.config)
-    elif (folder / "tokenizer.json").exists():
-        tokenizer = student_tokenizer(folder)
-        base = len(tokenizer)
     else:
-        texts = {e.input for e in episodes} | {e.completion for e in episodes}
-        tokenizer = train_tokenizer(sorted(texts), vocab_size or preset.vocab_size)
-        base = len(tokenizer)
+        network, tokenizer = admit(hub) if hub is not None else _from_scratch(source, episodes, folder)
+        base, context = (
+            len(network.get_input_embeddings().weight),
+            architecture_of(network.config).context(network.config),
+        )
     learned = fitting(episodes, tokenizer, context) or episodes
-    space = _space(learned, base, attributes, facts, origin, commanded, refit)
-    if rendering == "text":
+    space = _space(source, learned, base, facts)
+    if source.rendering == "text" if origin is None else origin.space.text is not None:
         names = [a.name for a in space.attributes]
         pieces = partial(encode, tokenizer)
         space = replace(space, text=TextCommands.make(pieces, tasks=space.tasks, attributes=names, bins=space.bins))
-    if origin is not None:
-        made = grown(known, space)
-    else:
-        if model is None:
-            model = scratch_gpt2(
-                vocab_size=base,
-                layers=preset.layers,
-                width=preset.width,
-                heads=preset.heads,
-                context=preset.context,
-                eos=tokenizer.eos_token_id,
-                seed=seed,
-            )
-        made = StudentModel(model, space)
-    if preset.hub is not None:
-        check_computation(made, encode(tokenizer, [f"{e.input} {e.completion}" for e in learned[:3]]), preset.hub)
-    if keep and (origin is not None or preset.hub is not None):
+    model = grown(known, space) if origin is not None else StudentModel(network, space)
+    if hub is not None:
+        check_computation(model, encode(tokenizer, [f"{e.input} {e.completion}" for e in learned[:3]]), hub)
+    if keep and (origin is not None or hub is not None):
         warn_of_lost(tokenizer, sorted({text for e in episodes for text in (e.input, e.completion)}))
     if keep:
         tokenizer.save_pretrained(folder)
         space.save(folder)
-    torch.manual_seed(fitting_seed(seed))
-    return made, tokenizer, space
+    torch.manual_seed(fitting_seed(source.seed))
+    return Learner(model, tokenizer, space, source.commanded)
 
 
-def _space(
-    episodes: Sequence[Episode],
-    base: int,
-    wanted: Sequence[str],
-    facts: Mapping[str, Any],
-    origin: Origin | None,
-    commanded: bool,
-    refit: Sequence[str],
-) -> CommandSpace:
+def _from_scratch(source: Source, episodes: Sequence[Episode], folder: Path) -> tuple[Any, Any]:
+    """Return a GPT-2 of the preset's shape, and the tokenizer in ``folder``, or one of the texts of ``episodes``."""
+    from udrl.architecture.gpt2.scratch import scratch_gpt2
+
+    preset = source.preset
+    if (folder / "tokenizer.json").exists():
+        tokenizer = student_tokenizer(folder)
+    else:
+        texts = {e.input for e in episodes} | {e.completion for e in episodes}
+        tokenizer = train_tokenizer(sorted(texts), source.vocab_size or preset.vocab_size)
+    network = scratch_gpt2(
+        vocab_size=len(tokenizer),
+        layers=preset.layers,
+        width=preset.width,
+        heads=preset.heads,
+        context=preset.context,
+        eos=tokenizer.eos_token_id,
+        seed=source.seed,
+    )
+    return network, tokenizer
+
+
+def _space(source: Source, episodes: Sequence[Episode], base: int, facts: Mapping[str, Any]) -> CommandSpace:
+    """Return the command space of what ``episodes`` achieved; control ids begin at ``base``."""
     from udrl.training.examples import achieved
 
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -148,12 +193,13 @@ def _space(
             if value is not None:
                 values[episode.task][name].append(value)
     scored = sorted({name for of_task in values.values() for name in of_task} - {LENGTH})
-    for name in wanted:
+    origin = source.origin
+    for name in source.attributes:
         if name not in (*scored, LENGTH):
             raise UsageError(f"attribute '{name}' is not among the episodes' rewards{suggestion(name, scored)}; "
                              f"known: {', '.join([*scored, LENGTH])}")  # fmt: skip
     known = () if origin is None else tuple(a.name for a in origin.space.attributes if a.name in scored)
-    chosen = [n for n in dict.fromkeys([*known, *(wanted or scored)]) if n != LENGTH]
+    chosen = [n for n in dict.fromkeys([*known, *(source.attributes or scored)]) if n != LENGTH]
     ranges = {
         r["name"]: r for r in facts.get("stages", {}).get("score", {}).get("rewards", []) if isinstance(r, Mapping)
     }
@@ -171,7 +217,7 @@ def _space(
         )
     longest = max(v for of_task in values.values() for v in of_task[LENGTH])
     made.append(Attribute(LENGTH, 1.0, max(LONGEST, longest), "words"))
-    made = made if commanded else []
+    made = made if source.commanded else []
     if origin is not None:
-        return origin.space.extended(made, values, refit=refit)
+        return origin.space.extended(made, values, refit=source.refit)
     return CommandSpace.fit(base, made, values)

@@ -29,14 +29,14 @@ from udrl.study.folders import same_data
 from udrl.training.calibrate import first_inputs
 from udrl.training.checkpoint import STATE
 from udrl.training.methods.method_data import own
-from udrl.training.origin import find_origin
-from udrl.training.starting_point import begin, preset_of
+from udrl.training.options import LoopOptions
+from udrl.training.origin import Origin, find_origin
+from udrl.training.starting_point import Learner, Source, begin, preset_of
 
 if TYPE_CHECKING:
     from udrl.rewards.protocol import Reward
     from udrl.student.network import StudentModel
     from udrl.student.student import Student
-    from udrl.training.examples import Examples
 
 TOKENS, STEPS = "tokens", "steps"
 """The two reads: at equal tokens, which is the end, and at as many steps as the largest batch makes by then."""
@@ -139,37 +139,14 @@ def work(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         return _read_twice(folder, CellSettings(**settings))
 
 
-def _read_twice(folder: Path, cell: CellSettings) -> dict[str, Any]:
-    from udrl.student.engines.pytorch import pick_device, pick_dtype
-    from udrl.training.examples import make_examples
-    from udrl.training.loop import batches, run_loop
-    from udrl.training.options import LoopOptions
+def source_of(student: str, method: str, origin: Origin | None, *, seed: int) -> Source:
+    """Return what the students of all cells are made from, their weights by ``seed``."""
+    return Source(preset_of(student, "auto", origin), origin=origin, commanded=method == "udrl", seed=seed)
 
-    place = Run(cell.run)
-    facts = place.facts()
-    material = read_material(place, cell.rewards, method=cell.method, limit=cell.limit)
-    commanded = cell.method == "udrl"
-    origin = None if cell.start_from is None else find_origin(cell.start_from)
-    model, tokenizer, space = begin(
-        material.train,
-        preset_of(cell.student, "auto", origin),
-        Path(cell.prepared),
-        vocab_size=None,
-        attributes=(),
-        facts=facts,
-        seed=cell.seed,
-        keep=False,
-        origin=origin,
-        commanded=commanded,
-    )
-    where = pick_device(cell.device)
-    dtype = pick_dtype(cell.precision, where)
-    model = model.to(where)
-    context = model.context
-    train = make_examples(material.train, tokenizer, space, context=context, commanded=commanded)
-    held = make_examples(material.held, tokenizer, space, context=context, commanded=commanded)
+
+def _options(cell: CellSettings) -> LoopOptions:
     steps = cell.sequences // cell.batch_size
-    options = LoopOptions(
+    return LoopOptions(
         steps=steps,
         batch_size=cell.batch_size,
         micro_batch=min(cell.micro_batch, cell.batch_size),
@@ -181,35 +158,50 @@ def _read_twice(folder: Path, cell: CellSettings) -> dict[str, Any]:
         save_every=max(1, steps // 4),
         seed=cell.seed,
     )
+
+
+def _read_twice(folder: Path, cell: CellSettings) -> dict[str, Any]:
+    from udrl.student.engines.pytorch import pick_device, pick_dtype
+    from udrl.training.loop import batches, run_loop
+
+    run = Run(cell.run)
+    material = read_material(run, cell.rewards, method=cell.method, limit=cell.limit)
+    origin = None if cell.start_from is None else find_origin(cell.start_from)
+    source = source_of(cell.student, cell.method, origin, seed=cell.seed)
+    learner = begin(source, material.train, run.facts(), Path(cell.prepared), keep=False)
+    model, space, device = learner.model, learner.space, pick_device(cell.device)
+    dtype = pick_dtype(cell.precision, device)
+    model.to(device)
+    train, options = learner.examples(material.train), _options(cell)
     order = batches(train, space, options)
     sizes = np.array(
-        [len(a) + len(b) + space.prompt_size for a, b in zip(train.inputs, train.completions, strict=True)]
+        [len(text) + len(ids) + space.prompt_size for text, ids in zip(train.inputs, train.completions, strict=True)]
     )
-    longest = max(map(len, train.completions))
-    reader = _Reader(cell, rewards_of_tasks(cell.rewards, place), material, held, tokenizer, max_tokens=longest)
-
-    def seen(step: int) -> dict[str, int]:
-        taken = order[: step * cell.batch_size]
-        return {"step": step, "episodes": len(taken), "tokens": int(sizes[taken].sum())}
-
-    early = folder / READ
+    reader = _Reader(
+        cell, rewards_of_tasks(cell.rewards, run), material, learner, max_tokens=max(map(len, train.completions))
+    )
+    early, steps = folder / READ, options.steps
     reads: dict[str, dict[str, Any]] = {}
+
+    def read(step: int) -> dict[str, Any]:
+        taken = order[: step * cell.batch_size]
+        return {"step": step, "episodes": len(taken), "tokens": int(sizes[taken].sum()), **reader.read(model, dtype)}
 
     def log(step: int, _: Mapping[str, float]) -> None:
         # Before the state of this step is saved: whoever is interrupted here reads the same student again.
         if step + 1 == cell.equal_steps < steps and not early.exists():
-            atomic_write(early, json.dumps({**seen(step + 1), **reader.read(model, dtype)}))
+            atomic_write(early, json.dumps(read(step + 1)))
 
     try:
         run_loop(model, train, options, dtype=dtype, state_file=folder / STATE, fingerprint=cell.episodes, log=log)
-        reads[TOKENS] = {**seen(steps), **reader.read(model, dtype)}
+        reads[TOKENS] = read(steps)
     except Diverged:
         pass
     if cell.equal_steps == steps:
         reads |= {STEPS: reads[TOKENS]} if reads else {}
     elif early.exists():
         reads[STEPS] = json.loads(early.read_text())
-    reads = {name: read for name, read in reads.items() if _is_finite(read)}
+    reads = {name: one for name, one in reads.items() if _is_finite(one)}
     return {
         "reads": reads,
         "diverged": [name for name in (TOKENS, STEPS) if name not in reads],
@@ -244,13 +236,12 @@ class _Reader:
         cell: CellSettings,
         rewards: Mapping[str, Reward],
         material: Material,
-        held: Examples,
-        tokenizer: Any,
+        learner: Learner,
         *,
         max_tokens: int,
     ) -> None:
-        self.cell, self.rewards, self.material, self.held = cell, rewards, material, held
-        self.tokenizer, self.max_tokens = tokenizer, max_tokens
+        self.cell, self.rewards, self.material = cell, rewards, material
+        self.held, self.tokenizer, self.max_tokens = learner.examples(material.held), learner.tokenizer, max_tokens
 
     @property
     def lowest(self) -> dict[str, float]:

@@ -24,14 +24,15 @@ from udrl.errors import StudentError, UsageError, unknown
 from udrl.files import replacing_folder
 from udrl.study.cells import Cell, run_cells
 from udrl.study.folders import data_of
-from udrl.study.lr_batch.cell import PLACES, CellSettings, Material, read_material, rewards_of_tasks
+from udrl.study.lr_batch.cell import PLACES, CellSettings, Material, read_material, rewards_of_tasks, source_of
 from udrl.study.lr_batch.figures import Kind
 from udrl.study.lr_batch.report import Results
 from udrl.study.output import StudyReport, place_of, publish
 from udrl.teacher.synthesis.synth import synth
 from udrl.training.methods.method_data import own
+from udrl.training.options import LoopOptions
 from udrl.training.origin import Origin, find_origin
-from udrl.training.starting_point import begin, preset_of
+from udrl.training.starting_point import Source, begin
 
 NAME = "lr-batch"
 WARMUP = 0.05
@@ -117,7 +118,8 @@ def study_lr_batch(
         rewards_of_tasks(rewards, source)  # before anything is trained: can they be computed?
         weights = "" if origin is None else origin.weights
         prepared = folder / "tokenizers" / hash_hex(data, wanted.student, wanted.method, weights)
-        mean = _prepare(material, wanted, source, prepared, rewards, origin, seed=seed)
+        student = source_of(wanted.student, wanted.method, origin, seed=seed)
+        mean = _prepare(material, student, source, prepared)
         sequences = _sequences(wanted, mean)
         common = replace(
             _common(wanted, rewards, sequences),
@@ -218,33 +220,19 @@ def _make_run(run: Run, options: LrBatchOptions, *, seed: int) -> None:
     synth(run, tasks=options.tasks, num_inputs=options.num_inputs, samples=options.samples, seed=seed)
 
 
-def _prepare(
-    material: Material,
-    options: LrBatchOptions,
-    run: Run,
-    prepared: Path,
-    rewards: Mapping[str, str],
-    origin: Origin | None,
-    *,
-    seed: int,
-) -> float:
+def _prepare(material: Material, source: Source, run: Run, prepared: Path) -> float:
     """Make the tokenizer that all cells share; return the mean tokens of a training episode, tasks as they are mixed.
 
     Raises as training does, before any cell is started.
     """
-    from udrl.training.examples import make_examples, mixing_weights
-    from udrl.training.options import LoopOptions
+    from udrl.training.examples import mixing_weights
 
-    commanded, new = options.method == "udrl", not prepared.is_dir()
+    new = not prepared.is_dir()
     with replacing_folder(prepared) if new else nullcontext(prepared) as folder:
-        model, tokenizer, space = begin(
-            material.train, preset_of(options.student, "auto", origin), folder,
-            vocab_size=None, attributes=(), facts=run.facts(), seed=seed, origin=origin, keep=new, commanded=commanded,
-        )  # fmt: skip
-    context = model.context
-    examples = make_examples(material.train, tokenizer, space, context=context, commanded=commanded)
-    weights = mixing_weights(examples.tasks, LoopOptions(steps=1).task_temperature)
-    sizes: dict[str, list[int]] = {task: [] for task in rewards}
+        learner = begin(source, material.train, run.facts(), folder, keep=new)
+    examples = learner.examples(material.train)
+    weights = mixing_weights(examples.tasks, LoopOptions.task_temperature)
+    sizes: dict[str, list[int]] = {task: [] for task in weights}
     for task, text, completion in zip(examples.tasks, examples.inputs, examples.completions, strict=True):
-        sizes[task].append(len(text) + len(completion) + space.prompt_size)
+        sizes[task].append(len(text) + len(completion) + learner.space.prompt_size)
     return sum(weight * sum(sizes[task]) / len(sizes[task]) for task, weight in weights.items())

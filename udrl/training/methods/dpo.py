@@ -7,15 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from udrl.commands import CommandSpace
-from udrl.data.episode import Episode
 from udrl.errors import StudentError
 from udrl.tokenizer import encode
 from udrl.training.examples import training_order
 from udrl.training.methods import Dpo
-from udrl.training.methods.hosting import Driver, hosted, id_text, id_tokenizer
+from udrl.training.methods.hosting import TrlWork, hosted, id_text, id_tokenizer
 from udrl.training.methods.method_data import Pair
-from udrl.training.methods.payment import Payment
-from udrl.training.methods.writing import Judge, prompts_of
 from udrl.training.validation import Validation
 
 FIGURES = {
@@ -54,41 +51,22 @@ def encode_pairs(
     return tasks, rows
 
 
-def run_dpo(
-    method: Dpo,
-    pairs: Sequence[Pair],
-    tokenizer: Any,
-    space: CommandSpace,
-    *,
-    context: int,
-    max_tokens: int,
-    held: Sequence[Episode],
-    payment: Payment | None,
-    **driven: Any,
-) -> list[Validation]:
-    """Train the student on ``pairs`` in place and return the validations.
-
-    payment: by what the completions that it writes for ``held`` are judged, of at most ``max_tokens`` (None: they are
-    not). driven: what `Driver` takes.
-    """
+def run_dpo(method: Dpo, pairs: Sequence[Pair], work: TrlWork) -> list[Validation]:
+    """Train the student on ``pairs`` in place and return the validations."""
     from datasets import Dataset, disable_progress_bars, enable_progress_bars
     from trl import DPOConfig, DPOTrainer
 
-    tasks, rows = encode_pairs(pairs, tokenizer, space, context=context)
+    learner, options = work.prepared.learner, work.options
+    student, tokenizer, space = learner.model, learner.tokenizer, learner.space
+    tasks, rows = encode_pairs(pairs, tokenizer, space, context=student.context)
     if not rows:
-        raise StudentError(f"no pair fits into the student's context of {context} tokens: train another")
-    student, options = driven["student"], driven["options"]
+        raise StudentError(f"no pair fits into the student's context of {student.context} tokens: train another")
     order = training_order(
         tasks, count=options.steps * options.batch_size, temperature=options.task_temperature, seed=options.seed
     )
     with hosted(student) as model:
         reference = copy.deepcopy(model).eval()
-        driver = Driver(**driven)
-        if payment is not None:
-            unseen = prompts_of(held, tokenizer, space, context=context, max_tokens=max_tokens)
-            driver.judge = Judge(
-                model, unseen, payment, tokenizer, driver.watch, max_tokens=max_tokens, seed=options.seed
-            )
+        driver = work.driver(model)
         left = order[driver.start * options.batch_size :] if driver.start < options.steps else order[:1]
         disable_progress_bars()
         try:

@@ -12,16 +12,15 @@ import numpy as np
 import torch
 
 from udrl.arguments import fitting_seed
-from udrl.commands import CommandSpace
 from udrl.data.episode import Episode
 from udrl.data.hashing import hash_int
 from udrl.errors import UsageError
 from udrl.training.examples import training_order
 from udrl.training.methods import Grpo
-from udrl.training.methods.hosting import Driver, hosted
+from udrl.training.methods.hosting import Driver, TrlWork, hosted
 from udrl.training.methods.payment import Payment
 from udrl.training.methods.watch import Watch
-from udrl.training.methods.writing import Judge, Prompt, prompts_of, text_of, write
+from udrl.training.methods.writing import Prompt, text_of, write
 from udrl.training.validation import Validation
 
 REDRAWS = 4
@@ -137,60 +136,30 @@ def paid(
     return paid
 
 
-def run_grpo(
-    method: Grpo,
-    episodes: Sequence[Episode],
-    tokenizer: Any,
-    space: CommandSpace,
-    *,
-    context: int,
-    payment: Payment,
-    held: Sequence[Episode],
-    max_tokens: int,
-    **driven: Any,
-) -> list[Validation]:
+def run_grpo(method: Grpo, episodes: Sequence[Episode], payment: Payment, work: TrlWork) -> list[Validation]:
     """Train the student on the inputs of ``episodes`` in place and return the validations.
 
-    held: validation episodes, on whose inputs it is judged by what it writes greedily. max_tokens: most tokens of a
-    completion. driven: what `Driver` takes; the batch is counted in completions.
+    The batch is counted in completions, each of which ``payment`` pays.
     """
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
-    from trl.trainer.utils import add_fused_lm_head
 
-    student, options = driven["student"], driven["options"]
+    tokenizer, options = work.prepared.learner.tokenizer, work.options
     if options.batch_size % method.group_size:
         raise UsageError(
             f"a batch of {options.batch_size} completions does not consist of groups of {method.group_size}: use "
             f"--batch-size {-(-options.batch_size // method.group_size) * method.group_size}"
         )
     groups = options.batch_size // method.group_size
-    prompts, unseen = (
-        prompts_of(some, tokenizer, space, context=context, max_tokens=max_tokens) for some in (episodes, held)
-    )
+    prompts = work.prompts(episodes)
     rounds = -(-options.steps // method.updates)
     order = training_order(
         [p.task for p in prompts], count=rounds * groups, temperature=options.task_temperature, seed=options.seed
     )
-    with hosted(student) as model:
+    with hosted(work.prepared.learner.model) as model:
         reference = copy.deepcopy(model).eval()
-        driver = Driver(**driven)
-        if unseen:
-            driver.judge = Judge(
-                model, unseen, payment, tokenizer, driver.watch, max_tokens=max_tokens, seed=options.seed
-            )
+        driver = work.driver(model)
         done = min(driver.start // method.updates, rounds - 1)
-        rollout = Rollout(
-            method,
-            prompts,
-            payment,
-            tokenizer,
-            driver.watch,
-            max_tokens=max_tokens,
-            seed=fitting_seed(options.seed, bits=32),
-            start=driver.start,
-            limit=driver.meter.limits.samples,
-        )
         trainer = GRPOTrainer(
             model,
             reward_funcs=[paid],
@@ -201,19 +170,40 @@ def run_grpo(
                 epsilon=method.clip,
                 epsilon_high=method.clip_high,
                 temperature=method.temperature,
-                max_completion_length=max_tokens,
+                max_completion_length=work.max_tokens,
                 shuffle_dataset=False,
                 **driver.arguments(),
             ),
             train_dataset=Dataset.from_list([{"prompt": str(number)} for number in order[done * groups :].tolist()]),
             processing_class=tokenizer,
-            rollout_func=rollout,
+            rollout_func=_rollout(method, prompts, payment, work, driver),
             optimizers=driver.optimizers(),
         )
-        if method.kl:  # TRL would load the reference by its name from a disk
-            reference.requires_grad_(False)
-            add_fused_lm_head(reference, temperature=method.temperature)
-            trainer.ref_model = trainer.accelerator.prepare_model(reference, evaluation_mode=True)
-            trainer.beta = method.kl
+        if method.kl:
+            _hold(trainer, reference, method)
         own = {f"reward_{reward.name}": f"reward_{reward.name}" for reward, _ in payment.parts}
         return driver.run(trainer, {**FIGURES, **own}, every=method.updates)
+
+
+def _rollout(method: Grpo, prompts: Sequence[Prompt], payment: Payment, work: TrlWork, driver: Driver) -> Rollout:
+    return Rollout(
+        method,
+        prompts,
+        payment,
+        work.prepared.learner.tokenizer,
+        driver.watch,
+        max_tokens=work.max_tokens,
+        seed=fitting_seed(work.options.seed, bits=32),
+        start=driver.start,
+        limit=driver.meter.limits.samples,
+    )
+
+
+def _hold(trainer: Any, reference: Any, method: Grpo) -> None:
+    """Hold what ``trainer`` trains to ``reference``; TRL itself would load one by its name from a disk."""
+    from trl.trainer.utils import add_fused_lm_head
+
+    reference.requires_grad_(False)
+    add_fused_lm_head(reference, temperature=method.temperature)
+    trainer.ref_model = trainer.accelerator.prepare_model(reference, evaluation_mode=True)
+    trainer.beta = method.kl

@@ -12,11 +12,11 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,14 @@ from udrl.training.cost import Limits, Meter
 from udrl.training.examples import Examples
 from udrl.training.loop import BEST, Log, load_state, save_state
 from udrl.training.methods.watch import Watch
+from udrl.training.methods.writing import Judge, Prompt, prompts_of
 from udrl.training.options import LoopOptions, make_optimizer, rate
 from udrl.training.validation import Validation, best_of, validate
+
+if TYPE_CHECKING:
+    from udrl.data.episode import Episode
+    from udrl.training.methods.payment import Payment
+    from udrl.training.prepare import Prepared
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # GRPO's rollout_func may change: setup.cfg pins the version
 
@@ -100,6 +106,57 @@ def id_tokenizer(size: int, end: int) -> Any:
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     token = f"<{end}>"
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=token, pad_token=token, padding_side="left")
+
+
+@dataclass(frozen=True)
+class TrlWork:
+    """What each of TRL's trainers is given.
+
+    watch, log: take the figures of every step; meter: what may end the training. held: validation episodes on whose
+    inputs the student is judged, by ``payment`` (None: it is not), with at most ``max_tokens`` a completion.
+    """
+
+    prepared: Prepared
+    watch: Watch
+    log: Log
+    meter: Meter
+    max_tokens: int
+    held: Sequence[Episode]
+    payment: Payment | None = None
+
+    @property
+    def options(self) -> LoopOptions:
+        """How the steps are made."""
+        return self.prepared.plan.loop
+
+    def prompts(self, episodes: Sequence[Episode]) -> list[Prompt]:
+        """Return what the student writes for the inputs of ``episodes`` from."""
+        learner = self.prepared.learner
+        return prompts_of(
+            episodes, learner.tokenizer, learner.space, context=learner.model.context, max_tokens=self.max_tokens
+        )
+
+    def driver(self, model: Any) -> Driver:
+        """Return what drives a trainer of the student, ``hosted`` as ``model``, and judges it where it is paid."""
+        prepared = self.prepared
+        driver = Driver(
+            prepared.learner.model,
+            self.options,
+            dtype=prepared.dtype,
+            validation=prepared.validation,
+            watch=self.watch,
+            log=self.log,
+            state_file=prepared.state_file,
+            fingerprint=prepared.fingerprint,
+            meter=self.meter,
+        )
+        unseen = [] if self.payment is None else self.prompts(self.held)
+        if self.payment is not None and unseen:
+            tokenizer, seed = prepared.learner.tokenizer, self.options.seed
+            driver.judge = Judge(
+                model, unseen, self.payment, tokenizer, self.watch, max_tokens=self.max_tokens, seed=seed
+            )
+        return driver
 
 
 class Driver:

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from udrl.commands import CommandSpace
 from udrl.data.episode import Episode
 from udrl.data.run import Run
 from udrl.errors import StudentError
 from udrl.files import atomic_write, remove_folder
 from udrl.progress import track
-from udrl.training.checkpoint import STATE, begun, fingerprint, take_up
+from udrl.training.checkpoint import STATE, fingerprint
+from udrl.training.options import LoopOptions
 from udrl.training.selection.impact import FOLDER, Floats
-from udrl.training.starting_point import begin, preset_of
+from udrl.training.starting_point import Learner, Source, begin_or_resume, preset_of
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,6 @@ def probed(
     """Train the probe unless its values are there; return them (episodes, moments), its steps and its seconds."""
     from udrl.student.engines.pytorch import pick_device, pick_dtype
     from udrl.training.loop import run_loop
-    from udrl.training.options import LoopOptions
 
     preset = preset_of(student, "auto")
     where, batch = pick_device(device), preset.batch_size
@@ -71,13 +70,10 @@ def probed(
     done = place.path / FOLDER / VALUES
     if not restart and (saved := _read(done, mark)) is not None:
         return saved[0], total, saved[1]
-    partial = place.path / PARTIAL
-    goes_on = take_up(partial, mark, restart=restart)
-    model, tokenizer, space = begin(
-        episodes, preset, partial, vocab_size=None, attributes=(), facts=place.facts(), seed=seed, keep=not goes_on
-    )
-    begun(partial, mark)
-    examples, read = _fitting(episodes, tokenizer, space, context=model.context, student=student)
+    partial, source = place.path / PARTIAL, Source(preset, seed=seed)
+    learner = begin_or_resume(source, episodes, place.facts(), partial, mark, restart=restart)
+    model = learner.model.to(where)
+    examples, read = _fitting(episodes, learner, student=student)
     at = [round(total * (k + 1) / moments) for k in range(moments)]
     bar, began = track(f"probe {student}", total=total, unit="steps"), time.perf_counter()
     spent = _seconds(partial)
@@ -90,7 +86,7 @@ def probed(
             _write(partial / f"{step + 1}.npz", mark=mark, values=values, seconds=seconds)
 
     try:
-        run_loop(model.to(where), examples, options, dtype=dtype, state_file=partial / STATE, fingerprint=mark, log=log)
+        run_loop(model, examples, options, dtype=dtype, state_file=partial / STATE, fingerprint=mark, log=log)
     finally:
         bar.close()
     found, seconds = np.full((len(episodes), moments), np.nan), 0.0
@@ -103,17 +99,13 @@ def probed(
     return found, total, seconds
 
 
-def _fitting(
-    episodes: Sequence[Episode], tokenizer: Any, space: CommandSpace, *, context: int, student: str
-) -> tuple[Examples, npt.NDArray[np.int64]]:
+def _fitting(episodes: Sequence[Episode], learner: Learner, *, student: str) -> tuple[Examples, npt.NDArray[np.int64]]:
     """Return the examples that the student can read, and which of ``episodes`` they are."""
-    from udrl.training.examples import make_examples
-
     # weights go with their examples, so that they tell which are left
-    made = make_examples(episodes, tokenizer, space, context=context, weights=[float(i) for i in range(len(episodes))])
+    made = learner.examples(episodes, weights=[float(i) for i in range(len(episodes))])
     if not len(made):
         raise StudentError(
-            f"no training episode fits into the {context} tokens that {student} reads: name another probe"
+            f"no training episode fits into the {learner.model.context} tokens that {student} reads: name another probe"
         )
     return replace(made, weights=None), np.array(made.weights, dtype=np.int64)
 
