@@ -9,10 +9,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from udrl.arguments import check_fields
-from udrl.errors import UsageError
+from udrl.errors import UsageError, unknown
 from udrl.training.methods import Method
 
 if TYPE_CHECKING:
@@ -26,9 +26,13 @@ REPLAY = 0.25
 """Share of the origin's training episodes that are trained on again, against forgetting."""
 SIGNS_INPUTS = 4
 """Validation inputs a task that the signs of obedience are measured on."""
+Keep = Literal["last", "best"]
 Rendering = Literal["ids", "text"]
 Schedule = Literal["cosine", "linear", "constant"]
 Tracker = Literal["trackio", "wandb"]
+CHOICES = {"commands": get_args(Rendering), "keep": get_args(Keep), "schedule": get_args(Schedule),
+           "tracker": get_args(Tracker)}  # fmt: skip
+"""What those options may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +108,7 @@ class TrainOptions:
     gradient_checkpointing: bool = False
     validate_every: int = 200
     signs_inputs: int = SIGNS_INPUTS
-    keep: Literal["last", "best"] = "last"
+    keep: Keep = "last"
     patience: int = 0
     tracker: Tracker | None = None
     lora: int = 0
@@ -118,6 +122,10 @@ class TrainOptions:
     def __post_init__(self) -> None:
         """Raise UsageError for what is out of its range, or cannot be asked for together."""
         check_fields(self)
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value is not None and value not in choices:
+                raise unknown(name, str(value), choices)
         chosen = self.student is not None or self.vocab_size is not None or self.init != "auto"
         if self.start_from is not None and (chosen or self.commands != "ids"):
             raise UsageError(
@@ -168,7 +176,7 @@ class LoopOptions:
     checkpointing: bool = False
     save_every: int = 200
     validate_every: int = 200
-    keep: Literal["last", "best"] = "last"
+    keep: Keep = "last"
     patience: int = 0
     seed: int = 0
 

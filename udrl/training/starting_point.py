@@ -139,10 +139,8 @@ def begin(
         context = known.context
     else:
         network, tokenizer = admit(hub) if hub is not None else _from_scratch(source, episodes, folder)
-        base, context = (
-            len(network.get_input_embeddings().weight),
-            architecture_of(network.config).context(network.config),
-        )
+        base = len(network.get_input_embeddings().weight)
+        context = architecture_of(network.config).context(network.config)
     learned = fitting(episodes, tokenizer, context) or episodes
     space = _space(source, learned, base, facts)
     if source.rendering == "text" if origin is None else origin.space.text is not None:
