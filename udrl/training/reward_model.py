@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from udrl.arguments import checked, fitting_seed
+from udrl.arguments import by_keywords, check_fields, fitting_seed
 from udrl.data.episodes import read_episodes
 from udrl.data.run import Run
-from udrl.errors import MissingDependency, StudentError, UsageError, is_installed
+from udrl.errors import MissingDependency, StudentError, is_installed
 from udrl.files import atomic_write, partial_of, remove_folder
 from udrl.metrics import mean_interval
 from udrl.rewards.preference import FILE, SCHEMA, load_scorer, logits_of, pair_ids
@@ -49,80 +49,101 @@ class PreferReport:
     seconds: float
 
 
-@checked
-def prefer(
-    run: Path | str = "runs/default",
-    *,
-    start_from: Path | str,
-    by: str = "relevance",
-    gap: float = 0.25,
-    epochs: float = 1.0,
-    steps: int | None = None,
-    batch_size: int = 16,
-    learning_rate: float | None = None,
-    device: str = "auto",
-    seed: int = 0,
-) -> PreferReport:
+@dataclass(frozen=True, kw_only=True)
+class PreferOptions:
+    """What a caller of `prefer` decides. Ranges of numbers are those of `udrl.arguments.RANGES`.
+
+    start_from: the run or checkpoint of a trained student, whose weights are started from. by, gap: the return, and how
+    far apart it must be, as `Dpo` pairs it. epochs: passes over the pairs, unless ``steps`` are given. batch_size:
+    pairs a step. learning_rate: the peak; None: half of what the student would be trained on with.
+    """
+
+    start_from: Path | str
+    by: str = "relevance"
+    gap: float = 0.25
+    epochs: float = 1.0
+    steps: int | None = None
+    batch_size: int = 16
+    learning_rate: float | None = None
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for what is out of its range."""
+        check_fields(self)
+
+
+@by_keywords(PreferOptions)
+def prefer(run: Path | str, options: PreferOptions) -> PreferReport:
     """Train a reward model to tell which of two completions of an input has the higher return, into RUN/preference.
 
-    It starts from the weights of the student at ``start_from``, with a head of one number, reads text without commands,
-    and learns by the loss of Bradley and Terry. by, gap: the return, and how far apart it must be, as `Dpo` pairs it.
-    epochs: passes over the pairs, unless ``steps`` are given. An interrupted call begins anew; an earlier model stays
-    until the new one is finished.
+    Called as ``prefer(run, start_from=...)``: every field of `PreferOptions` is an argument. The model starts from the
+    weights of the student, with a head of one number, reads text without commands, and learns by the loss of Bradley
+    and Terry. An interrupted call begins anew; an earlier model stays until the new one is finished.
 
     Raises StudentError where no two completions are far enough apart, MissingDependency without TRL.
     """
     if not is_installed("trl"):
         raise MissingDependency("a reward model is trained by TRL, which is not here: pip install 'udrl[study]'")
-    arguments = {name: value for name, value in locals().items() if name != "run"}
-    if epochs <= 0 or batch_size < 1 or (steps is not None and steps < 1):
-        raise UsageError("epochs, steps and batch-size of a reward model must be above 0")
     from udrl.architecture import architecture_of
 
-    started, place, origin, method = time.monotonic(), Run(run), find_origin(start_from), Dpo(reward=by, gap=gap)
-    folder = place.path / FOLDER
+    started, place, origin = time.monotonic(), Run(run), find_origin(options.start_from)
+    folder, method = place.path / FOLDER, Dpo(reward=options.by, gap=options.gap)
     with place.writing():
-        asked = request_of(place, origin, arguments)
+        asked = request_of(place, origin, vars(options))
         if (finished := place.finished(folder, asked)) is not None:
             place.done(folder)
-            return PreferReport(
-                **{**finished, "folder": folder, "accuracy": finished["accuracy"] and (*finished["accuracy"],)}
-            )
+            accuracy = finished["accuracy"] and (*finished["accuracy"],)
+            return PreferReport(**{**finished, "folder": folder, "accuracy": accuracy})
         pairs, unseen = (_pairs(place, split, method) for split in ("train", "validation"))
         if not pairs:
             raise StudentError(
-                f"no input has two completions whose '{by}' is {gap:g} of its task's range apart: score the run with "
-                "it (udrl score), lower --gap, or ask the teacher for more completions an input (udrl synth --samples)"
+                f"no input has two completions whose '{method.reward}' is {method.gap:g} of its task's range apart: "
+                "score the run with it (udrl score), lower --gap, or ask the teacher for more completions an input "
+                "(udrl synth --samples)"
             )
         partial = partial_of(folder)
         remove_folder(partial)
-        count = steps or max(1, round(epochs * len(pairs) / batch_size))
-        rate = learning_rate or preset_of("gpt2", "auto", origin).learning_rate * GENTLE
-        model, tokenizer = _train(origin.folder, pairs, partial, count, batch_size, rate, device, seed)
+        steps = options.steps or max(1, round(options.epochs * len(pairs) / options.batch_size))
+        rate = options.learning_rate or preset_of("gpt2", "auto", origin).learning_rate * GENTLE
+        model, tokenizer = _train(origin.folder, pairs, partial, options, steps=steps, rate=rate)
         context = architecture_of(model.config).context(model.config)
-        said = _logits(model, tokenizer, pairs, context)
-        right = None
-        if unseen:
-            better, worse = np.split(np.array(_logits(model, tokenizer, unseen, context)), 2)
-            found = mean_interval((better > worse).astype(float), [pair.chosen.input_id for pair in unseen], seed=seed)
-            right = (found.mean, found.lo, found.hi)
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        facts = {
-            "schema": SCHEMA,
-            "mean": float(np.mean(said)),
-            "deviation": max(float(np.std(said)), 1e-6),
-            "by": by,
-            "context": context,
-        }
-        atomic_write(partial / FILE, json.dumps(facts))
+        _save(partial, model, tokenizer, pairs, by=options.by, context=context)
+        right = _accuracy(model, tokenizer, unseen, context, seed=options.seed)
         seconds = round(time.monotonic() - started, 1)
-        report = PreferReport(folder, f"preference:{folder}", len(pairs), len(unseen), right, count, seconds)
+        report = PreferReport(folder, f"preference:{folder}", len(pairs), len(unseen), right, steps, seconds)
         told = {**asdict(report), "folder": str(folder)}
-        kept = {**told, "by": by, "gap": gap, "seed": seed, "batch_size": batch_size, "learning_rate": rate}
+        kept = {**told, "by": options.by, "gap": options.gap, "seed": options.seed, "batch_size": options.batch_size,
+                "learning_rate": rate}  # fmt: skip
         place.publish(folder, "prefer", asked=asked, report=told, **kept, origin=origin.record())
         place.done(folder)
         return report
+
+
+def _save(folder: Path, model: Any, tokenizer: Any, pairs: Sequence[Pair], *, by: str, context: int) -> None:
+    """Write the model, its tokenizer, and what its numbers are brought to a reward by."""
+    said = _logits(model, tokenizer, pairs, context)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    facts = {
+        "schema": SCHEMA,
+        "mean": float(np.mean(said)),
+        "deviation": max(float(np.std(said)), 1e-6),
+        "by": by,
+        "context": context,
+    }
+    atomic_write(folder / FILE, json.dumps(facts))
+
+
+def _accuracy(
+    model: Any, tokenizer: Any, pairs: Sequence[Pair], context: int, *, seed: int
+) -> tuple[float, float, float] | None:
+    """Return the share of ``pairs`` in the right order, with its 95 % interval; None where there are none."""
+    if not pairs:
+        return None
+    better, worse = np.split(np.array(_logits(model, tokenizer, pairs, context)), 2)
+    right = mean_interval((better > worse).astype(float), [pair.chosen.input_id for pair in pairs], seed=seed)
+    return right.mean, right.lo, right.hi
 
 
 def _pairs(place: Run, split: Any, method: Dpo) -> list[Pair]:
@@ -132,8 +153,9 @@ def _pairs(place: Run, split: Any, method: Dpo) -> list[Pair]:
 
 
 def _train(
-    start: Path, pairs: Sequence[Pair], folder: Path, steps: int, batch_size: int, rate: float, device: str, seed: int
+    start: Path, pairs: Sequence[Pair], folder: Path, options: PreferOptions, *, steps: int, rate: float
 ) -> tuple[Any, Any]:
+    """Return the model, trained from the student in ``start``, and its tokenizer; TRL may write into ``folder``."""
     import torch
     from datasets import Dataset
     from transformers import PrinterCallback
@@ -143,7 +165,7 @@ def _train(
     from udrl.architecture import architecture_of, kind_of
     from udrl.student.engines.pytorch import pick_device
 
-    torch.manual_seed(fitting_seed(seed))  # of the head
+    torch.manual_seed(fitting_seed(options.seed))  # of the head
     tokenizer = load_tokenizer(start, local_files_only=True)
     tokenizer.pad_token = tokenizer.eos_token
     verbosity = logging.get_verbosity()
@@ -171,16 +193,16 @@ def _train(
             args=RewardConfig(
                 output_dir=str(folder),
                 max_steps=steps,
-                per_device_train_batch_size=batch_size,
+                per_device_train_batch_size=options.batch_size,
                 learning_rate=rate,
                 warmup_steps=round(WARMUP * steps),
                 lr_scheduler_type="cosine",
                 max_length=None,
-                use_cpu=pick_device(device).type == "cpu",
+                use_cpu=pick_device(options.device).type == "cpu",
                 bf16=False,
                 gradient_checkpointing=False,
                 disable_dropout=True,
-                seed=fitting_seed(seed, bits=32),
+                seed=fitting_seed(options.seed, bits=32),
                 save_strategy="no",
                 report_to=[],
                 disable_tqdm=True,
