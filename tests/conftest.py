@@ -59,7 +59,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         from udrl.training.train import train
 
         synth(run, tasks=("search-query", "text-to-image"), num_inputs=60, samples=3, seed=1)
-        train(run, student="gpt2-mini", steps=20, seed=1, device="cpu", precision="fp32")
+        train(run, student="gpt2-mini", steps=60, seed=1, device="cpu", precision="fp32", signs_inputs=0)
 
     return copy_of(tmp_path_factory, "small", make)
 
