@@ -35,6 +35,7 @@ from udrl.cli.common import table
 from udrl.commands import Command
 from udrl.data.arithmetic import LEVELS, level
 from udrl.data.episodes import read_episodes
+from udrl.data.facts import TrainFacts
 from udrl.data.run import Run
 from udrl.metrics import mean_interval
 from udrl.rewards import load_reward
@@ -78,12 +79,11 @@ def made(given: argparse.Namespace) -> Path:
     return run
 
 
-def trained(run: Path, **options: Any) -> dict[str, Any]:
+def trained(run: Path, **options: Any) -> TrainFacts:
     """Train in ``run`` unless that is done, and return what run.json says of it."""
     if not (run / "student").is_dir():
         train(run, **options)
-    stage: dict[str, Any] = Run(run).facts()["stages"]["train"]
-    return stage
+    return Run(run).facts().train
 
 
 def explored(run: Path, given: argparse.Namespace) -> tuple[Round, ...]:
@@ -132,7 +132,7 @@ def gained(right: list[float], before: list[float]) -> str:
     return f"{found.mean:+.3f} [{found.lo:+.3f}, {found.hi:+.3f}]"
 
 
-def instability(run: Path, facts: Mapping[str, Any]) -> list[str]:
+def instability(run: Path, facts: TrainFacts) -> list[str]:
     """Return what GRPO's training showed, a line each."""
     logged = [json.loads(line) for line in (run / "student" / "training.jsonl").read_text().splitlines()]
     judged = [line for line in logged if "validation_reward" in line]
@@ -145,7 +145,7 @@ def instability(run: Path, facts: Mapping[str, Any]) -> list[str]:
             f"{line['validation_length']:.0f}"
             for line in judged
         ),
-        f"kept: step {facts['kept_step']} of {facts['steps']}",
+        f"kept: step {facts.kept_step} of {facts.steps}",
     ]
     for name in ("reward", "reward_std", "length", "clipped", "zero_variance", "kl"):
         values = [line[name] for line in steps if name in line]
@@ -153,7 +153,7 @@ def instability(run: Path, facts: Mapping[str, Any]) -> list[str]:
             ends = (sum(part) / len(part) for part in (values[:tenth], values[-tenth:]))
             lines.append(f"{name}: first tenth {next(ends):.3f}, last tenth {next(ends):.3f}, "
                          f"lowest {min(values):.3f}, highest {max(values):.3f}")  # fmt: skip
-    return [*lines, *(f"advice: {line}" for line in facts["advice"])]
+    return [*lines, *(f"advice: {line}" for line in facts.advice)]
 
 
 def main() -> None:
@@ -203,7 +203,7 @@ def main() -> None:
         method=Grpo(**rs.settings),
         preset=rs.name,
         learning_rate=given.learning_rate,
-        max_samples=first["reward_calls"] + new,
+        max_samples=first.reward_calls + new,
         steps=1_000_000,
         keep="best",
         validate_every=given.validate_every,
@@ -211,12 +211,12 @@ def main() -> None:
     )
 
     commanded = {"accuracy": 1.0}
-    hours = 3600 * first["machine_hours"]
+    hours = 3600 * first.machine_hours
     lines = [
         Line("start (SFT)", start, None, 0, 0.0),
-        Line("udrl", ours / "rounds" / "0", commanded, first["reward_calls"], hours),
-        Line(f"udrl, {len(rounds) - 1} rounds", ours, commanded, first["reward_calls"] + new, hours + clock),
-        Line("grpo", theirs, None, paid["reward_calls"], 3600 * paid["machine_hours"]),
+        Line("udrl", ours / "rounds" / "0", commanded, first.reward_calls, hours),
+        Line(f"udrl, {len(rounds) - 1} rounds", ours, commanded, first.reward_calls + new, hours + clock),
+        Line("grpo", theirs, None, paid.reward_calls, 3600 * paid.machine_hours),
     ]
     texts = problems(run, given.test)
     levels = [level(text) for text in texts]
@@ -237,8 +237,8 @@ def main() -> None:
         )  # fmt: skip
     print(table(rows))
     print(
-        f"start: {begun['steps']:,} steps in {3600 * begun['machine_hours']:.0f} s; seconds and calls of the others "
-        f"are those after it; grpo's calls for validation alone: {paid['validation_calls']:,}"
+        f"start: {begun.steps:,} steps in {3600 * begun.machine_hours:.0f} s; seconds and calls of the others "
+        f"are those after it; grpo's calls for validation alone: {paid.validation_calls:,}"
     )
     for one in rounds[1:]:
         print(f"round {one.round}: {one.verdict}, {one.added} of {one.explored} completions are new episodes")

@@ -74,7 +74,7 @@ def trained(run: Run, options: argparse.Namespace) -> float:
             signs_inputs=0,
             seed=options.seed,
         )
-    return float(run.facts()["stages"]["train"]["seconds"])
+    return run.facts().train.seconds
 
 
 def measured(run: Run, options: argparse.Namespace, seconds: float) -> None:

@@ -116,9 +116,9 @@ def _train(place: Run, *, fresh: bool, steps: int, seed: int) -> None:
     from udrl.training.calibrate import recalibrate
     from udrl.training.train import train
 
-    earlier = place.facts()["stages"].get("train", {})
-    wanted = {"student": STUDENT, "steps": steps, "seed": seed}
-    if fresh or not place.student.is_dir() or not wanted.items() <= earlier.items():
+    earlier = place.facts().train
+    same = (earlier.student, earlier.steps, earlier.seed) == (STUDENT, steps, seed)
+    if fresh or not place.student.is_dir() or not same:
         train(place.path, student=STUDENT, init="random", steps=steps, seed=seed, calibration_inputs=1,
               restart=fresh)  # fmt: skip
     calibration = Calibration.load(place.student)

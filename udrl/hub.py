@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Literal
 
 from udrl.data.dataset_card import PLACE, run_facts
 from udrl.data.episodes import iterate_episodes, reward_names, write_episodes
-from udrl.data.hygiene import STAGE, said
+from udrl.data.facts import HygieneFacts, TeacherFacts
+from udrl.data.hygiene import said
 from udrl.data.run import Run
 from udrl.errors import RunError, UdrlError, UsageError
 from udrl.hub_reach import TRANSPORTS
@@ -52,14 +53,14 @@ def limits(run: Run) -> dict[str, str]:
 
     Recorded outputs are free under a permissive licence; where none is stated, they are not.
     """
-    teachers: Mapping[str, Mapping[str, str]] = run.facts()["stages"].get("synth", {}).get("teachers", {})
-    return {name: f"{card['licence']}: {card['outputs']}" for name, card in teachers.items() if not _is_free(card)}
+    teachers = run.facts().synth.teachers
+    return {name: f"{card.licence}: {card.outputs}" for name, card in teachers.items() if not _is_free(card)}
 
 
-def _is_free(card: Mapping[str, str]) -> bool:
-    if card.get("backend") == "recorded":
-        return all(licence.strip() in _FREE for licence in card["licence"].casefold().split(","))
-    return card["outputs"].startswith("no limits")
+def _is_free(card: TeacherFacts) -> bool:
+    if card.backend == "recorded":
+        return all(licence.strip() in _FREE for licence in card.licence.casefold().split(","))
+    return card.outputs.startswith("no limits")
 
 
 def push(
@@ -126,7 +127,8 @@ def _prepared(run: Run, folder: Path, *, kind: Kind, rejected: bool) -> tuple[Pa
             raise RunError(f"{run.student} holds no student: run 'udrl train --run {run.path}' first")
         shutil.copytree(run.student, folder, ignore=shutil.ignore_patterns("checkpoints", "*.pt", ".*"))
         return folder, None
-    facts = {**run_facts(run), **said(run.facts()["stages"].get(STAGE, {}))}
+    known = run.facts()
+    facts = {**run_facts(run), **(said(known.hygiene) if HygieneFacts.KEY in known.stages else {})}
     facts["rejected episodes"] = "included, see rejected_by" if rejected else "left out"
     rows = iterate_episodes(run.episodes, kept=not rejected)
     counts = write_episodes(folder, rows, reward_names=reward_names(run.episodes), card_facts=facts)

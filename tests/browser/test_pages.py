@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from report_fakes import JUDGE, SYSTEMS, inputs, made
 
+from udrl.data.facts import SynthFacts
 from udrl.data.run import Run
 from udrl.eval.pages.benchmark import report
 from udrl.eval.pages.comparison import compare_report
@@ -34,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts["llama3", asked["alpha"][5]] = "needle " * 400
     run = Run(tmp_path_factory.mktemp("browser") / "first")
     with run.writing():
-        run.record("made", seed=0)
+        run.record(SynthFacts(seed=0))
     place = made(run.bench("suite"), asked, systems=systems, texts=texts, judge=JUDGE, title=HOSTILE[0])
     report(place)
     return place
@@ -47,7 +48,7 @@ def compared(folder: Path) -> Path:
     asked["alpha"][:3] = HOSTILE
     run = Run(folder.parents[1].with_name("second <u>"))
     with run.writing():
-        run.record("made", seed=2)
+        run.record(SynthFacts(seed=2))
     made(run.bench("suite"), asked, seed=2, shift=0.05)
     return compare_report(folder.parents[1], run.path).page
 

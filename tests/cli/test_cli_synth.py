@@ -66,7 +66,7 @@ def test_synth_command_lets_no_score_win_over_the_configuration(call: Any, tmp_p
     config.write_text("reward: [novelty]\n")
     code, err = call(*SMALL, "--config", str(config), "--no-score")
     assert code == 0, err
-    assert "score" not in Run(tmp_path / "run").facts()["stages"]
+    assert "score" not in Run(tmp_path / "run").facts().stages
 
 
 def test_synth_command_shows_the_defaults_of_the_call() -> None:

@@ -129,11 +129,11 @@ def test_decontamination_and_personal_data_in_a_run(tmp_path: Path, monkeypatch:
     assert "[EMAIL]" in masked
     assert {episode.input_id for episode in episodes if episode.input == masked} == {input_id(inputs[2])}
     assert inputs[2] in {record.input for record in Ledger(place.ledger)}  # the ledger is raw
-    facts = place.facts()["stages"]["hygiene"]
-    assert (facts["pii"], facts["decontamination"]["contaminated"]) == ("mask", 1)
+    facts = place.facts().hygiene
+    assert (facts.pii, facts.decontamination.contaminated) == ("mask", 1)
     card = (place.episodes / "README.md").read_text()
     assert "| contaminated inputs | 1 of 3 (1 by equal) |" in card
-    assert facts["decontamination"]["asked"] == [str(suite), "relevance"]
+    assert facts.decontamination.asked == (str(suite), "relevance")
     assert "| benchmark suites kept out of training | mine.yaml, relevance |" in card
 
     monkeypatch.chdir(tmp_path / "run")

@@ -10,10 +10,11 @@ from types import FrameType
 import pytest
 
 from udrl.data import constraints, language, leakage, pii
-from udrl.data.cleaning import RULES, clean, first_words, rejected_by
+from udrl.data.cleaning import clean, first_words, rejected_by
 from udrl.data.dedup import Deduplicator
 from udrl.data.inputs import cut_input, input_id
 from udrl.data.ledger import SCHEMA, LedgerRecord
+from udrl.data.rules import RULES
 from udrl.data.tasks import load_tasks
 from udrl.metrics import copy_rate, novelty
 from udrl.rewards.reasoning import Format

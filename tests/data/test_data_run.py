@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from udrl.data.facts import SynthFacts, TeacherFacts, TrainFacts
 from udrl.data.run import Run
 from udrl.errors import RunError
 from udrl.files import atomic_write, disk_errors
@@ -29,7 +30,7 @@ def test_run_writing_creates_folder_and_description(tmp_path: Path) -> None:
     run = Run(tmp_path / "runs" / "new")
     with run.writing():
         run.check()
-        assert run.facts()["schema"] == 1
+        assert run.facts().schema == 1
     assert run.student == run.path / "student"
     assert run.bench("relevance") == run.path / "bench" / "relevance"
 
@@ -68,7 +69,7 @@ def test_run_refuses_a_newer_schema_and_names_the_version(tmp_path: Path) -> Non
         pass
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": "1"}', "{}"])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": "1"}', "{}", '{"schema": 1, "stages": {"train": []}}'])
 def test_run_refuses_a_damaged_description(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(RunError, match=r"run\.json"):
@@ -91,15 +92,15 @@ def test_run_refuses_what_is_no_run(tmp_path: Path) -> None:
 def test_run_record_keeps_other_stages(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     with run.writing():
-        run.record("synth", seed=1, teachers={"builtin": {}})
-        run.record("train", steps=5)
-        run.record("synth", seed=2)
-    stages = run.facts()["stages"]
-    assert stages["synth"]["seed"] == 2
-    assert "teachers" not in stages["synth"]
-    assert stages["train"]["steps"] == 5
-    assert stages["train"]["versions"]["udrl"]
-    assert stages["train"]["hardware"]["cores"] == os.cpu_count()
+        run.record(SynthFacts(seed=1, teachers={"builtin": TeacherFacts("builtin")}))
+        run.record(TrainFacts(steps=5))
+        run.record(SynthFacts(seed=2))
+    facts = run.facts()
+    assert facts.stages == ("synth", "train")
+    assert (facts.synth, facts.train) == (SynthFacts(seed=2), TrainFacts(steps=5))
+    train = json.loads((run.path / "run.json").read_text())["stages"]["train"]
+    assert train["versions"]["udrl"]
+    assert train["hardware"]["cores"] == os.cpu_count()
 
 
 def test_run_atomic_write_keeps_the_old_contents_on_a_full_disk(

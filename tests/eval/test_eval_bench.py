@@ -17,6 +17,7 @@ from markupsafe import escape
 
 from udrl.data.episode import Episode
 from udrl.data.episodes import write_episodes
+from udrl.data.facts import SynthFacts, TeacherFacts
 from udrl.data.inputs import input_id
 from udrl.data.run import Run
 from udrl.data.tasks import load_tasks, seeds, store_tasks
@@ -73,7 +74,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     with made.writing():
         store_tasks(made, load_tasks(TASKS))
         write_episodes(made.episodes, episodes(), reward_names=["relevance"])
-        made.record("synth", teachers={"builtin": {"model": "builtin"}})
+        made.record(SynthFacts(teachers={"builtin": TeacherFacts("builtin")}))
     return made
 
 
@@ -255,8 +256,7 @@ def test_bench_files_belong_together_and_hold_every_text(done: BenchReport, run:
         elif row["part"] in ("following", "uncalibrated") and row["attribute"] == "length":
             assert row["relevance"] is None  # a sweep of length needs no encoder
             assert len(json.loads(row["targets"])) == 1
-    stages = run.facts()["stages"]
-    assert stages["bench mine"]["completions"] == {"written": done.written, "reused": 0}
+    assert run.facts().bench["mine"].completions == {"written": done.written, "reused": 0}
 
 
 def test_bench_again_reuses_everything_and_gives_the_same_summary(done: BenchReport, run: Run, suite: Suite) -> None:

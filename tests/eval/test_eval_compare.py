@@ -12,6 +12,7 @@ import pytest
 from report_fakes import inputs, made
 
 from udrl.cli.main import run as cli
+from udrl.data.facts import SynthFacts
 from udrl.data.run import Run
 from udrl.errors import RunError, UsageError
 from udrl.eval.compare import compared, differences, holm, obedience, sign_flip
@@ -24,7 +25,7 @@ ASKED = inputs(TASKS, 30)
 def run_of(folder: Path, asked: dict[str, list[str]], **options: Any) -> Path:
     run = Run(folder)
     with run.writing():
-        run.record("made", seed=0)
+        run.record(SynthFacts(seed=0))
     made(run.bench("suite"), asked, **options)
     return folder
 

@@ -113,7 +113,7 @@ def test_page_counts_what_is_in_the_files(made: Path) -> None:
     novelty = [e.returns["novelty"] for e in own]
     cells = page.tables["Returns: novelty"][1]
     assert cells[1:4] == [f"{value:.2f}" for value in np.quantile(np.array(novelty, float), (0.1, 0.5, 0.9))]
-    facts = Run(made).facts()["stages"]["score"]["within_inputs"]["novelty"]
+    facts = Run(made).facts().score.within_inputs["novelty"]
     assert cells[4] == f"{100 * facts['overall']:.0f}\N{NO-BREAK SPACE}%"
     written = Counter(e.teacher for e in every if e.origin == "teacher")
     assert {row[0]: int(row[1]) for row in page.tables["Writers"][1:]} == written

@@ -18,6 +18,7 @@ from jinja2 import UndefinedError
 from markupsafe import Markup
 from report_fakes import JUDGE, inputs, made
 
+from udrl.data.facts import SynthFacts
 from udrl.data.hygiene import Hygiene
 from udrl.data.run import Run
 from udrl.eval.benchmark_files import read_benchmark
@@ -129,7 +130,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for name, seed in (("first", 0), ("second", 1)):
         run = Run(folder / name)
         with run.writing():
-            run.record("made", seed=seed)
+            run.record(SynthFacts(seed=seed))
         made(run.bench("suite"), inputs(TASKS, 6), seed=seed, judge=JUDGE, samples=1)
     return folder / "first", folder / "second"
 

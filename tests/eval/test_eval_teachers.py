@@ -13,6 +13,7 @@ from eval_fakes import FakeStudent
 from fault_server import FaultServer
 
 from udrl.data.episodes import read_episodes
+from udrl.data.facts import SynthFacts, TeacherFacts
 from udrl.data.inputs import input_id, split_of
 from udrl.data.run import Run
 from udrl.errors import InputError, RunError, UsageError
@@ -263,13 +264,13 @@ def test_eval_teachers_inputs_of_a_suite_have_no_recorded_row(recorded: Run, sui
 def test_eval_teachers_own_teacher_runs_by_what_wrote_the_run(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     with run.writing():
-        known = {"backend": "vllm", "engine_arguments": {"quantization": "fp8"}}
-        run.record("synth", teachers={"qwen2": known})
+        known = TeacherFacts(backend="vllm", engine_arguments={"quantization": "fp8"})
+        run.record(SynthFacts(teachers={"qwen2": known}))
     asked, _ = own_teacher(run, ())
     assert isinstance(asked, Asked)
     assert (asked.card.backend, asked.card.settings["vllm"]["quantization"]) == ("vllm", "fp8")
     with run.writing():
-        run.record("synth", teachers={"qwen2": {"backend": "transformers"}})
+        run.record(SynthFacts(teachers={"qwen2": TeacherFacts(backend="transformers")}))
     asked, _ = own_teacher(run, ())
     assert isinstance(asked, Asked)
     assert asked.card.backend == "transformers"

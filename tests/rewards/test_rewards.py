@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from reward_module import own_rewards
 
+from udrl.data.facts import EncoderFacts, RunFacts, ScoreFacts
 from udrl.encoder import SentenceEncoder, load_encoder
 from udrl.errors import RewardError, UsageError
 from udrl.rewards import (
@@ -175,7 +176,7 @@ def test_compute_finds_the_pair_that_a_reward_fails_on(own_module: Path) -> None
 def test_canary_lines_show_what_is_paid_and_warn_where_it_is_as_much_as_the_teacher_gets() -> None:
     paid = {"relevance": {"empty": 0.0, "echo": 1.0, "repetition": 0.3}, "good": {"empty": 0.0, "echo": 0.2}}
     means = {"relevance": {"teacher": 0.6, "mismatched": 0.1}, "good": {"teacher": 0.5}}
-    first, second = canary_lines({"canaries": paid, "means": means})
+    first, second = canary_lines(ScoreFacts(canaries=paid, means=means))
     assert first.startswith(
         "the reward 'relevance' pays an empty completion 0.00, a copy of the input 1.00, one word repeated 0.30, the "
         "teacher's completions 0.60 in the mean; it can be gamed: "
@@ -184,16 +185,17 @@ def test_canary_lines_show_what_is_paid_and_warn_where_it_is_as_much_as_the_teac
         "the reward 'good' pays an empty completion 0.00, a copy of the input 0.20, the teacher's completions 0.50 in "
         "the mean"
     )
-    assert canary_lines({}) == []
-    assert canary_lines({"canaries": {"accuracy": {}}}) == [], "tried on no input that it knows"
+    assert canary_lines(ScoreFacts()) == []
+    assert canary_lines(ScoreFacts(canaries={"accuracy": {}})) == [], "tried on no input that it knows"
 
 
 def test_rewards_of_a_run_encode_as_the_run_was_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr("udrl.encoder.load_encoder", lambda name, **options: asked.append((name, options["precision"])))
     for precision in ("fp32", "bf16"):
-        as_scored(["relevance"], {"stages": {"score": {"encoder": {"name": "e", "precision": precision}}}})
-    as_scored(["relevance"], {"stages": {"score": {"encoder": {"name": "e", "precision": "fp32"}}}}, encoder="own")
+        as_scored(["relevance"], RunFacts(score=ScoreFacts(encoder=EncoderFacts("e", precision=precision))))
+    exact = RunFacts(score=ScoreFacts(encoder=EncoderFacts("e", precision="fp32")))
+    as_scored(["relevance"], exact, encoder="own")
     assert asked == [("e", "fp32"), ("e", "auto"), ("own", "auto")]
 
 

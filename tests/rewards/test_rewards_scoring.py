@@ -14,6 +14,7 @@ from reward_module import episode, own_rewards
 from udrl.commands import CommandSpace
 from udrl.data.episode import Episode
 from udrl.data.episodes import read_episodes
+from udrl.data.facts import EncoderFacts, RewardFacts, RunFacts, ScoreFacts
 from udrl.data.hygiene import Hygiene
 from udrl.data.known_answers import read_answers
 from udrl.data.pii import PiiMode
@@ -78,12 +79,11 @@ def test_score_labels_every_kept_episode(run: Run, encoder: SentenceEncoder) -> 
 
 def test_score_records_what_it_scored_with(run: Run) -> None:
     score(run, precision="fp32", device="cpu")
-    facts = run.facts()["stages"]["score"]
-    ((reward),) = facts["rewards"]
-    assert reward == {"name": "relevance", "low": 0.0, "high": 1.0, "unit": "", "source": "relevance"}
-    assert facts["encoder"] == {"name": "all-MiniLM-L6-v2", "revision": "53aa51172d142c89", "precision": "fp32"}
-    assert (facts["seed"], facts["truncated"]) == (7, 0), "derived episodes follow the seed of the synthesis"
-    assert facts["seconds"] > 0
+    facts = run.facts().score
+    assert facts.rewards == (RewardFacts("relevance", 0.0, 1.0, "", "relevance"),)
+    assert facts.encoder == EncoderFacts("all-MiniLM-L6-v2", "53aa51172d142c89", "fp32")
+    assert (facts.seed, facts.truncated) == (7, 0), "derived episodes follow the seed of the synthesis"
+    assert facts.seconds > 0
     card = (run.episodes / "README.md").read_text()
     assert "| encoder | all-MiniLM-L6-v2, weights 53aa51172d142c89, fp32 |" in card
     assert "| reward relevance | relevance, in [0, 1] |" in card
@@ -221,7 +221,7 @@ def test_score_remembers_folders_by_their_absolute_paths(
     (tmp_path / "own").symlink_to(loading.find(MINILM), target_is_directory=True)
     monkeypatch.chdir(tmp_path)
     score(run, encoder="own", precision="fp32", device="cpu")
-    assert run.facts()["stages"]["score"]["encoder"]["name"] == str(tmp_path / "own")
+    assert run.facts().score.encoder == EncoderFacts(str(tmp_path / "own"), "53aa51172d142c89", "fp32")
     assert "| encoder | own, weights 53aa51172d142c89, fp32 |" in (run.episodes / "README.md").read_text()
     (tmp_path / "reward").mkdir()
     assert scoring._lasting_reward("preference:reward") == f"preference:{tmp_path / 'reward'}"
@@ -230,12 +230,12 @@ def test_score_remembers_folders_by_their_absolute_paths(
 
 
 def test_score_with_one_encoder_under_two_names_can_be_trained_on_together() -> None:
-    def scored(name: str, revision: str) -> dict[str, dict[str, dict[str, object]]]:
-        return {"stages": {"score": {"encoder": {"name": name, "revision": revision}}}}
+    def scored(name: str, revision: str) -> RunFacts:
+        return RunFacts(score=ScoreFacts(encoder=EncoderFacts(name, revision)))
 
     space = cast(CommandSpace, None)
     origin = Origin(Path("student"), None, "s", "w", 0, space, scored("./own", "1"))
-    assert joined_facts(scored("/here/own", "1"), origin)["stages"]["score"]["encoder"]["name"] == "/here/own"
+    assert joined_facts(scored("/here/own", "1"), origin).score.encoder == EncoderFacts("/here/own", "1")
     with pytest.raises(
         UsageError, match=r"learned relevance by the encoder \./own, and this run was scored with /here"
     ):
@@ -259,7 +259,7 @@ def test_score_that_fails_leaves_the_episodes_there(run: Run, own_module: Path) 
     with pytest.raises(RewardError, match=rf"'fussy' failed on the \w+ episode \w+ of task '{last.task}', .* KeyError"):
         score(run, rewards=("half_written:fussy",))
     assert {path.name: path.read_bytes() for path in run.episodes.iterdir()} == before
-    assert len(run.facts()["stages"]["score"]["rewards"]) == 1
+    assert len(run.facts().score.rewards) == 1
 
 
 def test_score_holds_one_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

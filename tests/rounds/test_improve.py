@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from udrl.commands import LENGTH, Attribute, CommandSpace
 from udrl.data.episode import Episode
+from udrl.data.facts import DecontaminationFacts, HygieneFacts
 from udrl.data.inputs import input_id, split_of
 from udrl.data.rules import OTHER_RULES, RULES
 from udrl.data.tasks import Task, load_tasks
@@ -273,13 +274,13 @@ def test_gain_is_paired_by_item() -> None:
 
 # -- inputs ------------------------------------------------------------------------------------------------------------
 
-FACTS: dict[str, object] = {"stages": {"hygiene": {"decontamination": {"asked": []}}}}
+HYGIENE = HygieneFacts(decontamination=DecontaminationFacts(asked=()))
 
 
 def test_given_inputs_leave_out_what_must_not_be_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = [f"a fox number {n}" for n in range(60)]
     (tmp_path / "a.txt").write_text("\n".join([*texts, texts[0].upper()]))
-    found = given_inputs(tmp_path / "a.txt", [TASK], field=None, facts=FACTS, encoder=None)
+    found = given_inputs(tmp_path / "a.txt", [TASK], field=None, hygiene=HYGIENE, encoder=None)
     train = [text for text in texts if split_of(input_id(text)) == "train"]
     assert len(train) < 60
     assert [text for _, text in found[TASK]] == train
@@ -291,11 +292,11 @@ def test_given_inputs_leave_out_what_must_not_be_trained_on(tmp_path: Path, caps
 def test_given_inputs_name_the_line_that_is_bad(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a fox"}\n{"text": \n')
     with pytest.raises(InputError, match=r"a\.jsonl, line 2: not a line of JSON"):
-        given_inputs(tmp_path / "a.jsonl", [TASK], field=None, facts=FACTS, encoder=None)
+        given_inputs(tmp_path / "a.jsonl", [TASK], field=None, hygiene=HYGIENE, encoder=None)
     held = next(t for t in (f"a fox {n}" for n in range(1000)) if split_of(input_id(t)) == "test")
     (tmp_path / "b.txt").write_text(held)
     with pytest.raises(InputError, match="no input is left to explore on"):
-        given_inputs(tmp_path / "b.txt", [TASK], field=None, facts=FACTS, encoder=None)
+        given_inputs(tmp_path / "b.txt", [TASK], field=None, hygiene=HYGIENE, encoder=None)
 
 
 def test_given_inputs_of_benchmark_suites_are_left_out(tmp_path: Path) -> None:
@@ -303,8 +304,8 @@ def test_given_inputs_of_benchmark_suites_are_left_out(tmp_path: Path) -> None:
 
     asked = next(iter(suite_inputs(["relevance"]).values()))
     (tmp_path / "a.txt").write_text("\n".join([*asked[:40], *(f"a quiet fox number {n}" for n in range(5))]))
-    facts = {"stages": {"hygiene": {"decontamination": {"asked": ["relevance"]}}}}
-    found = given_inputs(tmp_path / "a.txt", [TASK], field=None, facts=facts, encoder=None)
+    hygiene = HygieneFacts(decontamination=DecontaminationFacts(asked=("relevance",)))
+    found = given_inputs(tmp_path / "a.txt", [TASK], field=None, hygiene=hygiene, encoder=None)
     assert found[TASK]
     assert all(text.startswith("a quiet fox") for _, text in found[TASK])
 

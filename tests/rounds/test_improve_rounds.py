@@ -200,9 +200,10 @@ def test_encoder_and_inputs_stay_those_that_rounds_were_begun_with(own: Path, tm
     with pytest.raises(UsageError, match=r"tasks \[\], now \['assistant'\]"):
         improve(own, rounds=2, options=OPTIONS, tasks=("assistant",), **HOW)
     place = Run(own)
-    scored = place.facts()["stages"]["score"]
+    scored = place.facts().score
+    assert scored.encoder is not None
     with place.writing():
-        place.record("score", **{**scored, "encoder": {**scored["encoder"], "revision": "other"}})
+        place.record(replace(scored, encoder=replace(scored.encoder, revision="other")))
     with pytest.raises(RunError, match=r"cannot be compared \(encoder: .*, now .* other .*rounds"):
         improve(own, rounds=2, options=OPTIONS, **HOW)
 

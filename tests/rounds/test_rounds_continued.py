@@ -13,6 +13,7 @@ from methods_run import TASKS, brevity, episodes_of, methods_run
 
 import udrl.cli.main as cli
 from udrl.data.episodes import write_episodes
+from udrl.data.facts import EncoderFacts, RewardFacts, ScoreFacts
 from udrl.data.run import Run
 from udrl.errors import RunError, UsageError
 from udrl.rounds.history import MEASURED, folder_of
@@ -22,12 +23,12 @@ from udrl.rounds.options import RoundOptions
 from udrl.rounds.quality import TOP, Measured, judged_items
 from udrl.rounds.round import Work, _begin_run
 
-ENCODER = {"name": "lsa", "revision": "1", "precision": "fp32"}
+ENCODER = EncoderFacts("lsa", "1", "fp32")
 
 
 def rescored(place: Run, **changed: Any) -> None:
     with place.writing():
-        place.record("score", **{**place.facts()["stages"]["score"], **changed})
+        place.record(replace(place.facts().score, **changed))
 
 
 def resynthesized(place: Run) -> None:
@@ -41,9 +42,7 @@ def resynthesized(place: Run) -> None:
 
 
 def unchanged(place: Run) -> None:
-    rescored(
-        place, seconds=9.0, rewards=[*place.facts()["stages"]["score"]["rewards"], {"name": "new", "source": "new"}]
-    )
+    rescored(place, seconds=9.0, rewards=(*place.facts().score.rewards, RewardFacts("new", 0.0, 1.0, source="new")))
 
 
 def work_on(place: Run) -> Work:
@@ -56,9 +55,9 @@ def work_on(place: Run) -> Work:
     ("change", "says"),
     [
         (unchanged, None),
-        (lambda place: rescored(place, encoder={**ENCODER, "revision": "2"}), "encoder: lsa 1 fp32, now lsa 2 fp32"),
+        (lambda place: rescored(place, encoder=replace(ENCODER, revision="2")), "encoder: lsa 1 fp32, now lsa 2 fp32"),
         (
-            lambda place: rescored(place, rewards=[{"name": "brevity", "source": "mine:brevity"}]),
+            lambda place: rescored(place, rewards=(RewardFacts("brevity", 0.0, 1.0, source="mine:brevity"),)),
             "reward 'brevity': methods_run:brevity, now mine:brevity",
         ),
         (resynthesized, "validation inputs: 4, now 6, of which 4 are the same"),
@@ -71,7 +70,7 @@ def test_rounds_that_could_not_be_compared_are_refused(
     student = cast("Any", SimpleNamespace(tasks=TASKS))
     rescored(place, encoder=ENCODER)
     begun = work_on(place)
-    _begin_run(folder_of(place, 0), begun.facts, ("score",))
+    _begin_run(folder_of(place, 0), place, (ScoreFacts,))
     items = judged_items(begun._held(student), TASKS, cast("Any", brevity), 40)
     values = {TOP: {f"{item.task}/{item.input_id}": 0.5 for item in items}}
     Measured(values).save(folder_of(place, 0) / MEASURED)

@@ -15,6 +15,7 @@ import pytest
 import udrl.cli.main as cli
 from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.data.episodes import read_episodes, write_episodes
+from udrl.data.facts import TrainFacts
 from udrl.data.known_answers import store_answers
 from udrl.data.run import Run
 from udrl.errors import MissingDependency, StudentError, UsageError
@@ -265,12 +266,12 @@ def test_batches_of_grpo_are_whole_groups_in_both_arms(
 
 def test_copied_run_knows_nothing_of_a_training(run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "run"))
-    Run(copy).record("train", steps=7)
+    Run(copy).record(TrainFacts(steps=7))
     made = copy_of(copy, tmp_path / "made")
-    assert set(Run(made).facts()["stages"]) == {"synth", "score", "hygiene"}
+    assert set(Run(made).facts().stages) == {"synth", "score", "hygiene"}
     (made / "student").mkdir()
     assert not is_trained(made), "the training of the source is not its own"
-    Run(made).record("train", steps=3)
+    Run(made).record(TrainFacts(steps=3))
     assert is_trained(made)
 
 

@@ -13,6 +13,7 @@ import pytest
 from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.data.episode import Episode
 from udrl.data.episodes import write_episodes
+from udrl.data.facts import RewardFacts, ScoreFacts
 from udrl.data.run import Run
 from udrl.tokenizer import train_tokenizer
 from udrl.training.train import train
@@ -61,11 +62,11 @@ def methods_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, st
     episodes = episodes_of(seed=1)
     with run.writing():
         write_episodes(run.episodes, episodes, reward_names=("brevity", "relevance"))
-        rewards = [
-            {"name": "brevity", "low": 0.0, "high": 1.0, "unit": "", "source": "methods_run:brevity"},
-            {"name": "relevance", "low": 0.0, "high": 1.0, "unit": "", "source": "column"},
-        ]
-        run.record("score", rewards=rewards)
+        rewards = (
+            RewardFacts("brevity", 0.0, 1.0, source="methods_run:brevity"),
+            RewardFacts("relevance", 0.0, 1.0, source="column"),
+        )
+        run.record(ScoreFacts(rewards=rewards))
     tokenizer = train_tokenizer([e.completion for e in episodes], 320)
     model = scratch_gpt2(
         vocab_size=320, layers=2, width=32, heads=2, context=64, eos=tokenizer.eos_token_id, seed=0, copying=False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from paid_teacher import IMAGE, Maker, Paid, card_file, maker, start_paid, writers
 
 from udrl.cli.synth import describe
+from udrl.data.facts import TokenFacts
 from udrl.data.run import Run
 from udrl.data.tasks import load_tasks
 from udrl.errors import UsageError
@@ -50,14 +52,13 @@ def test_budget_limits_stop_cleanly_and_the_next_start_goes_on(
     assert report.prompt_tokens + report.completion_tokens <= 6000
     assert report.written == len(started["a"].asked) == sum(writers(tmp_path / "run").values())
     assert report.episodes["teacher"] == report.written, "what there is becomes episodes"
-    facts = Run(tmp_path / "run").facts()["stages"]["synth"]
-    assert facts["stopped"] == stopped
+    assert Run(tmp_path / "run").facts().synth.stopped == stopped
     again = make()
     assert (again.already, again.written, again.stopped) == (report.written, 120 - report.written, None)
-    cost = Run(tmp_path / "run").facts()["stages"]["synth"]["cost"]
-    assert (cost["starts"], cost["tokens"]) == (2, {"prompt": 12_000, "completion": 2_400})
-    assert cost["usd"] == pytest.approx(120 * 0.0002)
-    assert again.cost == cost
+    cost = Run(tmp_path / "run").facts().synth.cost
+    assert (cost.starts, cost.tokens) == (2, TokenFacts(prompt=12_000, completion=2_400))
+    assert cost.usd == pytest.approx(120 * 0.0002)
+    assert again.cost == asdict(cost)
 
 
 def test_budget_minutes_stop_a_start(make: Any, started: dict[str, Paid], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,9 +165,9 @@ def test_budget_dry_run_estimates_by_length_then_by_what_was_written(
     assert (estimate.prompt_tokens, estimate.completion_tokens) == (100 * left, 20 * left)
     facts = Run(tmp_path / "run")
     with facts.writing():
-        synth_facts = facts.facts()["stages"]["synth"]
-        synth_facts["cost"]["teachers"]["a"]["seconds"] = 25.0
-        facts.record("synth", **{k: v for k, v in synth_facts.items() if k not in ("finished", "versions", "hardware")})
+        synth = facts.facts().synth
+        slower = {"a": replace(synth.cost.teachers["a"], seconds=25.0)}
+        facts.record(replace(synth, cost=replace(synth.cost, teachers=slower)))
     (estimate,) = make(dry_run=True).estimates
     assert estimate.seconds == pytest.approx(left * 25.0 / (120 - left))
 
@@ -205,9 +206,9 @@ def test_budget_cost_survives_a_kill(make: Any, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("udrl.teacher.synthesis.start.Start.recording", lambda self: OnlyTheBeginning(self))
     with pytest.raises(SystemExit):
         make()
-    recorded = Run(tmp_path / "run").facts()["stages"]["synth"]
-    assert 0.3 < recorded["cost"]["seconds"] < 5
-    assert recorded["teachers"]["a"]["licence"] == "mit", "known from the beginning: episodes can be built from this"
+    recorded = Run(tmp_path / "run").facts().synth
+    assert 0.3 < recorded.cost.seconds < 5
+    assert recorded.teachers["a"].licence == "mit", "known from the beginning: episodes can be built from this"
     (estimate,) = make(dry_run=True).estimates
     assert estimate.measured
     assert (estimate.requests, estimate.prompt_tokens) == (83, 8300)

@@ -14,6 +14,7 @@ from fault_server import FaultServer
 
 from udrl.cli.main import app
 from udrl.data.dataset_card import dataset_card
+from udrl.data.facts import CostFacts
 from udrl.data.ledger import Ledger
 from udrl.data.statistics import EpisodeMeter
 from udrl.data.survey import Usage
@@ -148,14 +149,14 @@ def test_cards_price_of_a_gpu_hour_is_part_of_the_cost() -> None:
         name, gpus = "own", 2
 
     account = Account(
-        {},
+        CostFacts(),
         prices={"own": Prices(1.0, 2.0, gpu_hour=3.0)},
         usage={("own", "t"): Usage(good=1, prompt_tokens=1_000_000, completion_tokens=500_000)},
         inventing={},
     )
     account.worked(Writer(), 1800)  # type: ignore[arg-type]
-    assert account.facts()["gpu_hours"] == 1.0
-    assert account.facts()["usd"] == pytest.approx(1.0 + 1.0 + 3.0)
+    assert account.facts().gpu_hours == 1.0
+    assert account.facts().usd == pytest.approx(1.0 + 1.0 + 3.0)
 
 
 # --- strict templates

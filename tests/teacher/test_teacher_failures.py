@@ -215,7 +215,7 @@ def test_synth_command_reports_when_it_is_interrupted(tmp_path: Path) -> None:
     assert report["episodes"] == {}
     assert "finishing the requests in flight" in err
     assert "interrupted: what was finished is kept" in err
-    facts = Run(tmp_path / "run").facts()["stages"]["synth"]
-    assert facts["stopped"] == "interrupted"
-    assert facts["cost"]["tokens"]["prompt"] == 100 * report["written"]
-    assert facts["teachers"]["a"]["licence"] == "mit"
+    facts = Run(tmp_path / "run").facts().synth
+    assert facts.stopped == "interrupted"
+    assert facts.cost.tokens.prompt == 100 * report["written"]
+    assert facts.teachers["a"].licence == "mit"

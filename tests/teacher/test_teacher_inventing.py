@@ -142,8 +142,7 @@ def test_inventing_fills_up_with_distinct_inputs(task_file: Path, tmp_path: Path
         before = len(server.bodies)
         again = small(task_file, tmp_path, server)
         assert (again.already, again.written, len(server.bodies)) == (wanted, 0, before)
-        stage = Run(run).facts()["stages"]["synth"]
-        assert stage["invented"] == MORE
+        assert Run(run).facts().synth.invented == MORE
 
 
 def test_inventing_shows_seeds_and_what_was_invented_before(task_file: Path, tmp_path: Path) -> None:

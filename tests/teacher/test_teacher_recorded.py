@@ -63,7 +63,7 @@ def test_teacher_recorded_rows_become_ledger_rows_and_episodes(tmp_path: Path) -
     episodes = read_episodes(tmp_path / "run" / "episodes", splits=everywhere, origins=("teacher",))
     assert len(episodes) == 30
     assert Counter(e.teacher for e in episodes) == {"gpt-4o": 20, "human": 10}
-    teachers = Run(tmp_path / "run").facts()["stages"]["synth"]["teachers"]
+    teachers = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]["synth"]["teachers"]
     assert teachers["gpt-4o"] == {
         "model": "gpt-4o",
         "backend": "recorded",

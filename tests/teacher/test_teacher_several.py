@@ -47,10 +47,10 @@ def test_teachers_share_the_completions_by_their_weights(make: Any, started: dic
     assert set(places.values()) == {1}, "each completion is one teacher's"
     assert started["a"].events[-2:] != ["ask", "ask"]
     assert started["a"].events.index("close") == share["a"], "the first is closed before the second begins"
-    facts = Run(tmp_path / "run").facts()["stages"]["synth"]
-    assert {name: card["licence"] for name, card in facts["teachers"].items()} == {"a": "mit", "b": "llama3"}
-    assert {name: card["weight"] for name, card in facts["teachers"].items()} == {"a": 3.0, "b": 1.0}
-    assert facts["cost"]["usd"] == pytest.approx(share["a"] * 200e-6 + share["b"] * 240e-6)
+    facts = Run(tmp_path / "run").facts().synth
+    assert {name: card.licence for name, card in facts.teachers.items()} == {"a": "mit", "b": "llama3"}
+    assert {name: card.weight for name, card in facts.teachers.items()} == {"a": 3.0, "b": 1.0}
+    assert facts.cost.usd == pytest.approx(share["a"] * 200e-6 + share["b"] * 240e-6)
     card = (tmp_path / "run" / "episodes" / "README.md").read_text(encoding="utf-8")
     assert "what a allows" in card
     assert "what b allows" in card

@@ -43,10 +43,10 @@ def test_synthesis_fills_the_run(tmp_path: Path) -> None:
     assert set(counts.values()) == {3}
     assert report.episodes["teacher"] == 180
     assert len(all_episodes(run)) == report.episodes["total"]
-    facts = Run(run).facts()["stages"]["synth"]
-    assert facts["seed"] == 0
-    assert facts["responses"] == {"earlier": 0, "written": 180, "failed": 0}
-    assert facts["teachers"]["builtin"]["licence"] == "apache-2.0"
+    facts = Run(run).facts().synth
+    assert facts.seed == 0
+    assert facts.responses == {"earlier": 0, "written": 180, "failed": 0}
+    assert facts.teachers["builtin"].licence == "apache-2.0"
     card = (run / "episodes" / "README.md").read_text(encoding="utf-8")
     assert "license: apache-2.0" in card
     assert "teacher builtin" in card

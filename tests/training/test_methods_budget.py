@@ -16,6 +16,7 @@ from tiny_students import new_student
 
 import udrl.cli.main as cli
 from udrl.cli.train_method import method_from
+from udrl.data.facts import RewardFacts, RunFacts, ScoreFacts
 from udrl.errors import UsageError
 from udrl.rewards import load_reward
 from udrl.training import cost
@@ -163,7 +164,8 @@ def test_advice_on_a_published_rate_is_for_small_students_that_take_it() -> None
 
 
 def test_payment_is_the_weighted_sum_and_knows_its_span() -> None:
-    facts = {"stages": {"score": {"rewards": [{"name": "opening", "source": "test_methods_budget:opening"}]}}}
+    opening_facts = RewardFacts("opening", -1.0, 1.0, source="test_methods_budget:opening")
+    facts = RunFacts(score=ScoreFacts(rewards=(opening_facts,)))
     paying = payment_of({"opening": 2.0, "novelty": -0.5}, None, facts, {}, needed_by="a test")
     total, parts = paying(["a red fox", "an old ship"], ["a red fox", "the sea"])
     assert parts["opening"] == [1.0, -1.0]

@@ -94,9 +94,9 @@ def test_prefer_that_was_killed_before_it_recorded_is_not_trained_again(
         patch.setattr(reward_model, "_train", interrupted)
         report = prefer(run, start_from=started, by="brevity", steps=1, seed=5)
         assert (run / "preference" / "model.safetensors").read_bytes() == weights
-        facts = Run(run).facts()["stages"]["prefer"]
-        assert (report.steps, report.folder, facts["seed"]) == (1, run / "preference", 5)
-        assert report.accuracy == (facts["accuracy"] and tuple(facts["accuracy"]))
+        facts = Run(run).facts().prefer
+        assert (report.steps, report.folder, facts.seed) == (1, run / "preference", 5)
+        assert report.accuracy == facts.accuracy
         with pytest.raises(KeyboardInterrupt):  # asked for again once it has ended, it is trained again
             prefer(run, start_from=started, by="brevity", steps=1, seed=5)
     assert (run / "preference" / "model.safetensors").read_bytes() == weights

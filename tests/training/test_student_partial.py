@@ -84,9 +84,10 @@ def test_a_student_trained_on_from_itself_is_not_trained_on_twice(
     report = train(run, start_from=run, **called)
     assert steps == []
     assert same(weights_of(run), once)
-    facts = Run(run).facts()["stages"]["train"]
-    assert (report.steps, report.folder, facts["seed"]) == (2, run / "student", 3)
-    assert facts["origin"]["weights"] == hashlib.sha256((run / "origin").read_bytes()).hexdigest()[:16]
+    facts = Run(run).facts().train
+    assert (report.steps, report.folder, facts.seed) == (2, run / "student", 3)
+    assert facts.origin is not None
+    assert facts.origin.weights == hashlib.sha256((run / "origin").read_bytes()).hexdigest()[:16]
     assert not {path.name for path in (run / "student").iterdir()} & {"fingerprint", RECORD, STATE}
 
     train(run, start_from=run, **called)  # asked for again once it has ended, it is trained on again
@@ -102,14 +103,14 @@ def test_another_training_does_not_take_the_report_of_one_that_was_killed(
     steps = counted(monkeypatch)
     trained(run, **differing)
     assert len(steps) >= 2
-    assert Run(run).facts()["stages"]["train"]["seed"] == differing.get("seed", 0)
+    assert Run(run).facts().train.seed == differing.get("seed", 0)
 
 
 def test_what_was_published_is_recorded_by_whoever_writes_next(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     killed_before_it_is_recorded(run, monkeypatch)
-    assert Run(run).facts()["stages"]["train"]["steps"] == 20  # of the student that was copied with the run
+    assert Run(run).facts().train.steps == 20  # of the student that was copied with the run
     with Run(run).writing():
-        assert Run(run).facts()["stages"]["train"]["steps"] == 2
+        assert Run(run).facts().train.steps == 2
     steps = counted(monkeypatch)
     trained(run)
     assert steps == []
@@ -143,7 +144,7 @@ def test_interrupted_after_the_last_step_nothing_is_lost_or_trained_again(
     killed_before_it_is_recorded(run, monkeypatch)
     again = trained(run)
     assert steps == []  # both continued behind the last step
-    assert Run(run).facts()["stages"]["train"]["steps"] == 2
+    assert Run(run).facts().train.steps == 2
     assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
     left = {path.name for path in (run / "student").iterdir()}
     assert not left & {"fingerprint", "training_state.pt", "best.pt"}
@@ -186,7 +187,7 @@ def test_an_interrupted_training_is_not_forgotten_unless_that_is_asked_for(
         trained(run, seed=1)
     assert (run / ".student.partial" / "training_state.pt").read_bytes() == state
     trained(run, seed=1, restart=True)
-    assert Run(run).facts()["stages"]["train"]["seed"] == 1
+    assert Run(run).facts().train.seed == 1
 
 
 def test_validation_inputs_of_a_task_that_is_not_trained_are_left_out(run: Path) -> None:

@@ -18,6 +18,7 @@ from udrl.config import Key, load_config
 from udrl.data.run import DEFAULT
 
 if TYPE_CHECKING:
+    from udrl.data.facts import HygieneFacts
     from udrl.data.hygiene import Hygiene
     from udrl.data.pii import PiiMode
 
@@ -206,13 +207,13 @@ def hygiene(suites: Sequence[str], no_decontaminate: bool, pii: PiiMode | None) 
     return Hygiene(() if no_decontaminate else tuple(suites) or None, pii)
 
 
-def said_of_hygiene(facts: Mapping[str, Any]) -> list[str]:
+def said_of_hygiene(facts: HygieneFacts) -> list[str]:
     """Return lines about what run.json records of it, for people."""
-    found = facts.get("decontamination") or {}
-    if not found.get("suites"):
+    found = facts.decontamination
+    if not found.suites:
         return []
-    by = ", ".join(f"{count:,} by {how}" for how, count in found["counts"].items())
+    by = ", ".join(f"{count:,} by {how}" for how, count in found.counts.items())
     return [
-        f"{found['contaminated']:,} of {found['inputs']:,} inputs are in the benchmark suites "
-        f"{', '.join(found['suites'])}{f' ({by})' if by else ''} and are kept out of training"
+        f"{found.contaminated:,} of {found.inputs:,} inputs are in the benchmark suites "
+        f"{', '.join(found.suites)}{f' ({by})' if by else ''} and are kept out of training"
     ]

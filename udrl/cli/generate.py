@@ -275,12 +275,11 @@ def _task(task: str | None, known: tuple[str, ...]) -> str:
 def _rewards(run: Path, attributes: tuple[str, ...]) -> dict[str, Score]:
     """Return what achieved values are measured with: relevance and the student's other rewards."""
     from udrl.data.known_answers import read_answers
-    from udrl.rewards import as_scored
+    from udrl.rewards import computable, scored_rewards
 
     place = _run_of(run)
     names = dict.fromkeys(("relevance", *(name for name in attributes if name != "length")))
-    facts = place.facts() if place is not None else {}
-    return dict(as_scored(names, facts, answers=read_answers(place.path if place else run)))
+    return dict(computable(names, answers=read_answers(run)) if place is None else scored_rewards(place, names))
 
 
 def _inputs(words: tuple[str, ...], file: Path | None, field: str | None, run: Path, task: str) -> Iterator[str]:

@@ -181,7 +181,7 @@ def command(*, method: str, run: Path, as_json: bool, **given: Any) -> None:
     from udrl.training.train import train
 
     if run.is_dir():
-        for line in canary_lines(Run(run).facts()["stages"].get("score", {})):
+        for line in canary_lines(Run(run).facts().score):
             click.echo(line, err=True)
     with only_results_on_stdout():
         report = train(run, method=method_from(method, given), **of_training(given))

@@ -7,6 +7,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from udrl.data.episode import SPLITS
+from udrl.data.facts import SynthFacts
 from udrl.data.rules import MEANINGS
 from udrl.data.run import Run
 from udrl.data.statistics import EpisodeMeter, quantiles
@@ -175,15 +176,15 @@ def run_facts(run: Run) -> dict[str, object]:
     Empty before the first synthesis of the run. With teachers of several licences there is no single
     ``licence``.
     """
-    synth = run.facts()["stages"].get("synth")
-    if synth is None:
+    known = run.facts()
+    if SynthFacts.KEY not in known.stages:
         return {}
-    teachers: dict[str, dict[str, str]] = synth["teachers"]
-    licences = {card["licence"] for card in teachers.values()}
+    synth = known.synth
+    licences = {card.licence for card in synth.teachers.values()}
     facts: dict[str, object] = {"licence": licences.pop()} if len(licences) == 1 else {}
-    for name, card in teachers.items():
-        facts[f"teacher {name}"] = f"{card['model']}, {card['licence']}: {card['outputs']}"
-    return {**facts, "tasks": ", ".join(synth["tasks"]), "seed": synth["seed"]}
+    for name, card in synth.teachers.items():
+        facts[f"teacher {name}"] = f"{card.model}, {card.licence}: {card.outputs}"
+    return {**facts, "tasks": ", ".join(synth.tasks), "seed": synth.seed}
 
 
 def _cell(value: object) -> str:

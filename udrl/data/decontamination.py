@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -130,19 +130,6 @@ def find_contaminated(
     return Contamination(
         frozenset(ids), tuple(suites), len(held_out), compared, dict(counts), tuple(examples), encoder is not None
     )
-
-
-def facts(found: Contamination) -> dict[str, Any]:
-    """Return what run.json and the dataset card say of it."""
-    return {
-        "suites": [Path(suite).name for suite in found.suites],
-        "held_out": found.held_out,
-        "inputs": found.inputs,
-        "contaminated": len(found.input_ids),
-        "counts": dict(found.counts),
-        "ngram": NGRAM,
-        "similarity": SIMILAR if found.similarity else None,
-    }
 
 
 def _shipped() -> dict[str, Path]:

@@ -6,13 +6,13 @@ when episodes are built: the ledger stays as it was written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from udrl.data import decontamination, pii
 from udrl.data.decontamination import Contamination
+from udrl.data.facts import DecontaminationFacts, HygieneFacts
 from udrl.data.index import LedgerIndex
 from udrl.data.inputs import input_id
 from udrl.data.known_answers import read_answers, store_answers
@@ -21,8 +21,6 @@ from udrl.data.pii import PiiMode
 from udrl.data.run import Run
 from udrl.encoder import Encoder
 from udrl.errors import UsageError
-
-STAGE = "hygiene"
 
 
 @dataclass(frozen=True)
@@ -39,10 +37,12 @@ class Hygiene:
 
 @dataclass(frozen=True)
 class Screen:
-    """What is done to the responses while episodes are built."""
+    """What is done to the responses while episodes are built. asked: the suites that the next building of episodes
+    looks at, too, as run.json names them; None: all that ship."""
 
     contamination: Contamination = field(default_factory=Contamination)
     pii: PiiMode = "off"
+    asked: tuple[str, ...] | None = None
 
     def __call__(self, record: LedgerRecord, reason: str | None) -> tuple[LedgerRecord, str | None]:
         """Return the response as its episode has it, and the rule that rejects it (``reason``: one that did before).
@@ -66,25 +66,36 @@ class Screen:
                 record = replace(record, input=given, completion=written, sampling=sampling)
         return record, reason
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> HygieneFacts:
         """Return what run.json says of it."""
-        return {"pii": self.pii, "decontamination": decontamination.facts(self.contamination)}
+        found = self.contamination
+        return HygieneFacts(
+            self.pii,
+            DecontaminationFacts(
+                suites=tuple(Path(suite).name for suite in found.suites),
+                held_out=found.held_out,
+                inputs=found.inputs,
+                contaminated=len(found.input_ids),
+                counts=dict(found.counts),
+                ngram=decontamination.NGRAM,
+                similarity=decontamination.SIMILAR if found.similarity else None,
+                asked=self.asked,
+            ),
+        )
 
     def card_facts(self) -> dict[str, object]:
         """Return the lines of it in the dataset card."""
         return said(self.facts())
 
 
-def said(facts: Mapping[str, Any]) -> dict[str, object]:
-    """Return in words, line by line, what run.json records of it; nothing where it records nothing."""
-    if not facts:
-        return {}
-    found = facts["decontamination"]
-    lines: dict[str, object] = {"benchmark suites kept out of training": ", ".join(found["suites"]) or "none"}
-    if found["suites"]:
-        by = ", ".join(f"{count} by {how}" for how, count in found["counts"].items())
-        lines["contaminated inputs"] = f"{found['contaminated']} of {found['inputs']}{f' ({by})' if by else ''}"
-    return {**lines, "personal data": _PII_SAID[facts["pii"]]}
+def said(facts: HygieneFacts) -> dict[str, object]:
+    """Return in words, line by line, what run.json records of it."""
+    found = facts.decontamination
+    lines: dict[str, object] = {"benchmark suites kept out of training": ", ".join(found.suites) or "none"}
+    if found.suites:
+        by = ", ".join(f"{count} by {how}" for how, count in found.counts.items())
+        lines["contaminated inputs"] = f"{found.contaminated} of {found.inputs}{f' ({by})' if by else ''}"
+    return {**lines, "personal data": _PII_SAID[facts.pii]}
 
 
 _PII_SAID = {
@@ -101,21 +112,12 @@ def screen(run: Run, ledger: Ledger, wanted: Hygiene, *, encoder: Encoder | None
     InputError for a suite's file that cannot be read.
     """
     mode = _mode(run, wanted)
-    suites = wanted.suites
-    if suites is None:
-        suites = run.facts()["stages"].get(STAGE, {}).get("decontamination", {}).get("asked")
-    texts = decontamination.suite_inputs(suites)
+    asked = run.facts().hygiene.decontamination.asked
+    if wanted.suites is not None:
+        asked = tuple(decontamination.lasting_name(suite) for suite in wanted.suites)
+    texts = decontamination.suite_inputs(asked if wanted.suites is None else wanted.suites)
     found = decontamination.find_contaminated(_inputs(ledger), texts, encoder=encoder) if texts else Contamination()
-    return Screen(found, mode)
-
-
-def record(run: Run, wanted: Hygiene, used: Screen) -> None:
-    """Put into run.json what was asked for and what was found; the next building of episodes does the same."""
-    before = run.facts()["stages"].get(STAGE, {}).get("decontamination", {}).get("asked")
-    asked = before if wanted.suites is None else [decontamination.lasting_name(suite) for suite in wanted.suites]
-    facts = used.facts()
-    facts["decontamination"]["asked"] = asked
-    run.record(STAGE, **facts)
+    return Screen(found, mode, asked)
 
 
 def store_masked_answers(run: Run, ledger: Ledger, wanted: Hygiene) -> None:
@@ -138,7 +140,7 @@ def store_masked_answers(run: Run, ledger: Ledger, wanted: Hygiene) -> None:
 
 
 def _mode(run: Run, wanted: Hygiene) -> PiiMode:
-    mode: PiiMode = wanted.pii or run.facts()["stages"].get(STAGE, {}).get("pii", "off")
+    mode: PiiMode = wanted.pii or run.facts().hygiene.pii
     if mode not in pii.MODES:
         raise UsageError(f"personal data can be treated as {', '.join(pii.MODES)}, found '{mode}'")
     return mode

@@ -8,13 +8,14 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from udrl import __version__
+from udrl.data.facts import RunFacts, StageFacts, read_facts, written
 from udrl.errors import RunError
 from udrl.files import atomic_write, disk_errors, finish_replacing, partial_of, replace_folder
 
@@ -60,8 +61,12 @@ class Run:
         """Folder of the benchmark ``name``."""
         return self.path / "bench" / name
 
-    def facts(self) -> dict[str, Any]:
-        """Return the contents of run.json; raises RunError as ``check`` does."""
+    def facts(self) -> RunFacts:
+        """Return what run.json says; raises RunError as ``check`` does."""
+        return read_facts(self._read(), self.path / "run.json")
+
+    def _read(self) -> dict[str, Any]:
+        """Return the contents of run.json as they are."""
         file = self.path / "run.json"
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
@@ -120,13 +125,16 @@ class Run:
             _held.pop(key, None)
             os.close(descriptor)
 
-    def record(self, stage: str, **facts: Any) -> None:
-        """Put ``facts`` about ``stage`` into run.json, atomically, with versions, hardware and the time.
+    def record(self, facts: StageFacts) -> None:
+        """Put what a stage says into run.json, atomically, with versions, hardware and the time.
 
-        Values are JSON's; what an earlier call said of the same stage is replaced, other stages stay. Must be
-        called inside ``writing()``.
+        What an earlier call said of the same stage is replaced, other stages stay. Must be called inside
+        ``writing()``.
         """
-        data = self.facts()
+        self._record(facts.stage, written(facts))
+
+    def _record(self, stage: str, facts: Mapping[str, Any]) -> None:
+        data = self._read()
         data["udrl"] = __version__
         data["stages"][stage] = {
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -136,17 +144,29 @@ class Run:
         }
         self._write(data)
 
-    def publish(self, folder: Path, stage: str, /, *, asked: str, report: Mapping[str, Any], **facts: Any) -> None:
-        """Put `partial_of` a folder of the run, which is whole, in its place, and record ``stage``, as one.
+    def copy_stages(self, source: Run, stages: Iterable[type[StageFacts]], *, anew: bool = False) -> None:
+        """Take over what ``source`` says of those of ``stages`` that it has, as it is.
+
+        Makes run.json where there is none. anew: also those that this run has already.
+        """
+        theirs = source._read()
+        data = self._read() if (self.path / "run.json").exists() else {**theirs, "stages": {}}
+        for stage in stages:
+            if stage.KEY in theirs["stages"] and (anew or stage.KEY not in data["stages"]):
+                data["stages"][stage.KEY] = theirs["stages"][stage.KEY]
+        self._write(data)
+
+    def publish(self, folder: Path, facts: StageFacts, *, asked: str, report: Mapping[str, Any]) -> None:
+        """Put `partial_of` a folder of the run, which is whole, in its place, and record its stage, as one.
 
         Where a kill comes in between, the next ``writing()`` records it. asked: what tells this call from others;
         report: what it returns. Both are kept for a call that was killed and is repeated (`finished`), until
         ``done``.
         """
-        content = {"stage": stage, "asked": asked, "report": report, "facts": facts}
+        content = {"stage": facts.stage, "asked": asked, "report": report, "facts": written(facts)}
         atomic_write(partial_of(folder) / RECORD, json.dumps(content))
         replace_folder(folder)
-        self.record(stage, **facts)
+        self.record(facts)
 
     def finished(self, folder: Path, asked: str) -> dict[str, Any] | None:
         """Return the report of the call that published ``folder`` where it asked for the same and never ended."""
@@ -164,8 +184,8 @@ class Run:
             finish_replacing(old.with_name(old.name.removeprefix(".").removesuffix(".old")))
         for file in sorted(self.path.glob(f"[!.]*/{RECORD}")):
             content = _published(file)
-            if content and not content["facts"].items() <= self.facts()["stages"].get(content["stage"], {}).items():
-                self.record(content["stage"], **content["facts"])
+            if content and not content["facts"].items() <= self._read()["stages"].get(content["stage"], {}).items():
+                self._record(content["stage"], content["facts"])
 
     def _lock(self, descriptor: int) -> None:
         try:

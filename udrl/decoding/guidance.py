@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def check_guidable(run: Run) -> None:
     """Raise UsageError where ``run`` says that its student was never trained without a command."""
-    if run.facts()["stages"].get("train", {}).get("options", {}).get("open_all", 1) == 0:
+    if not run.facts().train.knows_open:
         raise UsageError(
             f"the student of {run.path} was trained without command dropout (open_all 0): --guidance compares with the "
             "open command, which it does not know"

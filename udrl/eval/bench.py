@@ -15,6 +15,7 @@ from typing import Any
 
 from udrl.arguments import checked
 from udrl.data.episodes import has_episodes
+from udrl.data.facts import BenchFacts
 from udrl.data.known_answers import Answers, store_answers
 from udrl.data.run import Run
 from udrl.data.tasks import Task
@@ -289,13 +290,15 @@ def _bench(
         page = report(folder)
         seconds = round(time.monotonic() - started, 3)
         run.record(
-            f"bench {folder.name}",
-            suite=suite.name,
-            seed=seed,
-            limit=limit,
-            inputs=len(items.items),
-            completions={"written": session.written, "reused": session.reused},
-            seconds=seconds,
+            BenchFacts(
+                name=folder.name,
+                suite=suite.name,
+                seed=seed,
+                limit=limit,
+                inputs=len(items.items),
+                completions={"written": session.written, "reused": session.reused},
+                seconds=seconds,
+            )
         )
     found = tuple(verdicts(summary))
     return BenchReport(folder, page, summary, found, told, session.written, session.reused, seconds)

@@ -9,11 +9,12 @@ from typing import Any
 
 from udrl.commands import LENGTH
 from udrl.data.episodes import has_episodes, read_episodes
+from udrl.data.facts import RunFacts
 from udrl.data.known_answers import Answers
 from udrl.data.run import Run
 from udrl.errors import RunError, UsageError
 from udrl.eval.systems import RELEVANCE, Student, attribute_names
-from udrl.rewards import computable
+from udrl.rewards import as_scored
 from udrl.rewards.protocol import Reward
 from udrl.student import load
 
@@ -79,15 +80,11 @@ def entrant_of(
     answers: Answers | None = None,
 ) -> Entrant:
     """Return a loaded student as an entrant; ``run``: where it was trained, None where that is not known."""
-
-    sources: dict[str, str] = {}
-    if run is not None:
-        scored = run.facts()["stages"].get("score", {}).get("rewards", ())
-        sources = {reward["name"]: reward["source"] for reward in scored if reward.get("source")}
+    facts = RunFacts() if run is None else run.facts()
     names = attribute_names(student)
     own = (RELEVANCE, LENGTH)
-    known = computable([name for name in names if name not in own], sources=sources, answers=answers)
-    rewards = {name: sources.get(name, name) for name in known}
+    known = as_scored([name for name in names if name not in own], facts, answers=answers)
+    rewards = {name: facts.score.sources.get(name, name) for name in known}
     swept = tuple(name for name in names if name in own or name in rewards)
     return Entrant(name, student, key, swept, rewards, known, seen)
 

@@ -10,9 +10,9 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from udrl.data.episode import Episode
+from udrl.data.facts import TeacherFacts
 from udrl.data.run import Run
 from udrl.errors import RunError, TaskError, UdrlError, UsageError
 from udrl.eval.completions import Block, Completion, Kind, SystemFacts
@@ -84,11 +84,11 @@ def own_teacher(
 
     answers: the run's test episodes, kept, by teachers. Raises RunError where the run does not say who wrote it.
     """
-    known: Mapping[str, Mapping[str, Any]] = run.facts()["stages"].get("synth", {}).get("teachers", {})
+    known = run.facts().synth.teachers
     if not known:
         raise RunError(f"{run.path} does not say which teacher wrote it: name the teacher's card")
     source = f"the test inputs of {run.path}"
-    recorded = [name for name, facts in known.items() if facts.get("backend") == "recorded"]
+    recorded = [name for name, facts in known.items() if facts.backend == "recorded"]
     first, facts = next(iter(known.items()))
     if first in recorded:
         row = _written(TEACHER, "teacher", recorded, answers, source)
@@ -99,7 +99,7 @@ def own_teacher(
     if len(known) > 1:
         notes.append(f"The run has several teachers ({', '.join(known)}); the row 'teacher' is {first}.")
     try:
-        card = _as_before(cards.load_card(facts.get("card", first)), facts, base_url)
+        card = _as_before(cards.load_card(facts.card or first), facts, base_url)
     except UdrlError as error:
         row = _written(TEACHER, "teacher", [first], answers, source)
         said = f"The row teacher is what {first} wrote for {source}, because its card cannot be read ({error})."
@@ -171,7 +171,7 @@ def ordered(
 
 def is_builtin(run: Run) -> bool:
     """Say whether the run was written by the built-in teacher alone, which can always be asked anew."""
-    return list(run.facts()["stages"].get("synth", {}).get("teachers", {})) == ["builtin"]
+    return list(run.facts().synth.teachers) == ["builtin"]
 
 
 def _asked(name: str, kind: Kind, card: Card, run: Run, answers: Sequence[Episode]) -> Asked:
@@ -180,11 +180,11 @@ def _asked(name: str, kind: Kind, card: Card, run: Run, answers: Sequence[Episod
     return Asked(name, kind, card, _written(name, kind, [card.name], own, f"the test inputs of {run.path}"))
 
 
-def _as_before(card: Card, facts: Mapping[str, Any], base_url: str | None) -> Card:
+def _as_before(card: Card, facts: TeacherFacts, base_url: str | None) -> Card:
     """Return ``card`` behind what answered for the run: its endpoint, or its backend and engine arguments."""
-    address = base_url or facts.get("base_url")
+    address = base_url or facts.base_url
     if address is None and card.backend != "builtin":
-        return cards.adjusted(card, backend=facts.get("backend"), engine_arguments=facts.get("engine_arguments"))
+        return cards.adjusted(card, backend=facts.backend, engine_arguments=facts.engine_arguments)
     return _at(card, address)
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from udrl.arguments import checked
 from udrl.commands import LENGTH
 from udrl.data.episodes import read_episodes
-from udrl.data.known_answers import read_answers
+from udrl.data.facts import ExportedFacts, ExportFacts
 from udrl.data.run import Run
 from udrl.errors import MissingDependency, is_installed, unknown
-from udrl.rewards import as_scored
+from udrl.rewards import scored_rewards
 from udrl.student.engines.exports import (
     FOLDER,
     Export,
@@ -94,7 +94,8 @@ def export(
         if precision is None and not made[0].verification.passed:
             made.append(_export(place, student, inputs, format, "fp32", seed))
         report = ExportReport(tuple(made), _default(place.student, asdict(student.sampling)))
-        place.record("export", exports=[{**asdict(one), "folder": str(one.folder)} for one in made], seed=seed)
+        kept = [ExportedFacts(one.name, str(one.folder), one.bytes, asdict(one.verification)) for one in made]
+        place.record(ExportFacts(tuple(kept), seed))
         return report
 
 
@@ -212,4 +213,4 @@ def _validation_inputs(place: Run, tasks: Sequence[str]) -> dict[str, list[str]]
 def _rewards(place: Run, student: Student) -> Mapping[str, Score]:
     """Return relevance and those of the student's other rewards that can be computed, as the run was scored."""
     names = dict.fromkeys(("relevance", *(name for name in student.attributes if name != LENGTH)))
-    return dict(as_scored(names, place.facts(), answers=read_answers(place.path)))
+    return dict(scored_rewards(place, names))

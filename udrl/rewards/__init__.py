@@ -24,14 +24,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from udrl.data.facts import RewardFacts, RunFacts, ScoreFacts
+from udrl.data.known_answers import read_answers
 from udrl.errors import RewardError, UsageError, unknown
 from udrl.rewards import constraints, reasoning
-from udrl.rewards.protocol import Checked, Reward, RewardFacts, compute, compute_known, covered
+from udrl.rewards.protocol import Checked, Reward, compute, compute_known, covered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from udrl.data.known_answers import Answers
+    from udrl.data.run import Run
     from udrl.data.tasks import Task
     from udrl.encoder import Encoder
 
@@ -49,6 +52,7 @@ __all__ = [
     "default_rewards",
     "load_reward",
     "reward_names",
+    "scored_rewards",
 ]
 
 BUILT_IN = ("accuracy", "constraints", "cosine_length", "format", "novelty", "relevance")
@@ -165,25 +169,29 @@ def computable(
 
 def as_scored(
     names: Iterable[str],
-    facts: Mapping[str, Any],
+    facts: RunFacts,
     *,
     encoder: str | None = None,
     answers: Answers | None = None,
 ) -> dict[str, Reward]:
-    """Return those of ``names`` that are `computable`, as the run was scored with them; ``facts``: its run.json.
+    """Return those of ``names`` that are `computable`, as a run was scored with them; ``facts``: what is known of it.
 
     encoder: another one than the run's, by name. The run's own computes in fp32 where the run was scored in fp32
     (``udrl score --exact``).
     """
-    scored = facts.get("stages", {}).get("score", {})
-    own = scored.get("encoder") or {}
+    own = facts.score.encoder
     return computable(
         names,
-        encoder=encoder or own.get("name"),
-        exact=encoder is None and own.get("precision") == "fp32",
-        sources={reward["name"]: reward["source"] for reward in scored.get("rewards", ()) if reward.get("source")},
+        encoder=encoder or (own.name if own else None),
+        exact=encoder is None and own is not None and own.precision == "fp32",
+        sources=facts.score.sources,
         answers=answers,
     )
+
+
+def scored_rewards(run: Run, names: Iterable[str]) -> dict[str, Reward]:
+    """Return those of ``names`` that are `computable`, as ``run`` was scored with them and with its known answers."""
+    return as_scored(names, run.facts(), answers=read_answers(run.path))
 
 
 def canaries(reward: Reward, inputs: Sequence[str]) -> dict[str, float]:
@@ -202,17 +210,17 @@ def canaries(reward: Reward, inputs: Sequence[str]) -> dict[str, float]:
     }
 
 
-def canary_lines(scored: Mapping[str, Any]) -> list[str]:
+def canary_lines(scored: ScoreFacts) -> list[str]:
     """Return a line for each reward: what it pays for what deserves nothing, and whether it can be gamed.
 
     It can where that is as much as for the teacher's completions. scored: what run.json keeps of the scoring (its
     canaries, and the mean returns by origin).
     """
     lines = []
-    for name, paid in scored.get("canaries", {}).items():
+    for name, paid in scored.canaries.items():
         if not paid:  # the reward knew none of the inputs that it was tried on
             continue
-        mean = scored.get("means", {}).get(name, {}).get("teacher")
+        mean = scored.means.get(name, {}).get("teacher")
         told = [f"{_CANARIES[canary]} {value:.2f}" for canary, value in paid.items()]
         told += [] if mean is None else [f"the teacher's completions {mean:.2f} in the mean"]
         line = f"the reward '{name}' pays {', '.join(told)}"

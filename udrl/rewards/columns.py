@@ -14,10 +14,10 @@ from typing import Any
 
 from udrl.data import tables
 from udrl.data.episode import Episode
+from udrl.data.facts import RewardFacts
 from udrl.data.hashing import hash_hex
 from udrl.data.ledger import Ledger
 from udrl.errors import InputError, RewardError, UsageError, suggestion
-from udrl.rewards.protocol import RewardFacts
 
 SOURCE = "column"
 TEXTS = ("input", "completion")

@@ -41,20 +41,6 @@ class Reward(Protocol):
         """Return one number for each pair; both sequences have the same length."""
 
 
-@dataclass(frozen=True)
-class RewardFacts:
-    """What run.json keeps of a reward: enough to name, plot and load it again.
-
-    source: what ``load_reward`` takes, or ``column`` where the values come from the user's own data.
-    """
-
-    name: str
-    low: float
-    high: float
-    unit: str
-    source: str
-
-
 def covered(reward: object, inputs: Sequence[str]) -> list[bool]:
     """Say for each of ``inputs`` whether ``reward`` can be computed for it: by its ``knows`` where it has one."""
     knows = getattr(reward, "knows", None)

@@ -10,7 +10,6 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from udrl.arguments import checked
 from udrl.data import hygiene as hygienic
@@ -18,6 +17,7 @@ from udrl.data.dataset_card import run_facts
 from udrl.data.episode import Episode
 from udrl.data.episode_builder import MISMATCHED, TRUNCATED, build_episodes
 from udrl.data.episodes import check_kept, write_episodes
+from udrl.data.facts import EncoderFacts, HygieneFacts, RewardFacts, ScoreFacts
 from udrl.data.hygiene import Hygiene
 from udrl.data.index import LedgerIndex
 from udrl.data.known_answers import answers_of_file, read_answers, store_answers
@@ -30,7 +30,7 @@ from udrl.files import disk_errors
 from udrl.progress import Bar, track
 from udrl.rewards import BUILT_IN, canaries, default_rewards, load_reward
 from udrl.rewards.columns import Column, columns_of_file, columns_of_ledger, parse_field
-from udrl.rewards.protocol import Reward, RewardFacts, compute_known, known_inputs
+from udrl.rewards.protocol import Reward, compute_known, known_inputs
 from udrl.rewards.spread import Spread, SpreadMeter, advice
 
 CHUNK = 2048
@@ -62,8 +62,8 @@ class ScoreReport:
     unscored: Mapping[str, int]
     within_inputs: Mapping[str, Spread]
     canaries: Mapping[str, Mapping[str, float]]
-    hygiene: Mapping[str, Any]
-    encoder: Mapping[str, str] | None
+    hygiene: HygieneFacts
+    encoder: EncoderFacts | None
     truncated: int
     unknown: int
     seed: int
@@ -119,7 +119,7 @@ def score(
         if not responses:
             raise RunError(f"{run.ledger} holds no responses: run 'udrl synth --run {run.path}' first")
         if seed is None:
-            seed = int(run.facts()["stages"].get("synth", {}).get("seed", 0))
+            seed = run.facts().synth.seed
         tasks = stored_tasks(run)
         rewards = default_rewards(tasks) if rewards is None else rewards
         rewards = [_lasting_reward(source) for source in rewards]
@@ -187,10 +187,8 @@ def score(
             seed=seed,
             seconds=time.monotonic() - started,
         )
-        recorded = asdict(report)
-        del recorded["run"], recorded["hygiene"]
-        hygienic.record(run, wanted, screen)
-        run.record("score", **recorded, shares={"mismatched": mismatched, "truncated": truncated})
+        run.record(report.hygiene)
+        run.record(_score_facts(report, {"mismatched": mismatched, "truncated": truncated}))
     check_kept(run.path, counts, report.unscored)
     if strange:
         warnings.warn(
@@ -311,10 +309,15 @@ def _facts(functions: Mapping[str, Reward], columns: Sequence[Column]) -> list[R
     return facts
 
 
-def _identity(eye: SentenceEncoder | None) -> dict[str, str] | None:
-    if eye is None:
-        return None
-    return {"name": eye.name, "revision": eye.revision, "precision": eye.precision}
+def _identity(eye: SentenceEncoder | None) -> EncoderFacts | None:
+    return None if eye is None else EncoderFacts(eye.name, eye.revision, eye.precision)
+
+
+def _score_facts(report: ScoreReport, shares: Mapping[str, float]) -> ScoreFacts:
+    """Return what run.json keeps of a scoring; what it says of hygiene is a record of its own."""
+    kept = {name: value for name, value in vars(report).items() if name not in ("run", "hygiene", "within_inputs")}
+    within = {name: asdict(spread) for name, spread in report.within_inputs.items()}
+    return ScoreFacts(**kept, within_inputs=within, shares=shares)
 
 
 def _lasting(name: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from udrl.arguments import checked
+from udrl.data.facts import ImproveFacts
 from udrl.data.run import Run
 from udrl.errors import RunError, StudentError, UsageError
 from udrl.files import copy_folder, remove_folder
@@ -134,10 +135,9 @@ def _install(place: Run, state: State) -> None:
         )
     if found != kept.weights:
         copy_folder(folder_of(place, state.kept) / "student", place.student)
-    facts = {"kept": kept.round, "weights": kept.weights, "rounds": len(state.rounds) - 1, "stopped": state.stopped}
-    earlier = place.facts()["stages"].get("improve", {})
-    if not facts.items() <= earlier.items():
-        place.record("improve", **facts)
+    facts = ImproveFacts(kept.round, kept.weights, len(state.rounds) - 1, state.stopped)
+    if facts != place.facts().improve:
+        place.record(facts)
 
 
 def _check_judged(state: State, place: Run, options: RoundOptions) -> None:

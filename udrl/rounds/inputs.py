@@ -11,6 +11,7 @@ from typing import Any
 
 from udrl.data import decontamination, pii
 from udrl.data.episode import Episode
+from udrl.data.facts import HygieneFacts
 from udrl.data.inputs import input_id, read_inputs, split_of
 from udrl.data.known_answers import answers_of_file
 from udrl.encoder import Encoder
@@ -52,13 +53,13 @@ def own_inputs(originals: Iterable[Episode]) -> Inputs:
 
 
 def given_inputs(
-    path: Path | str, tasks: Sequence[str], *, field: str | None, facts: Mapping[str, Any], encoder: Encoder | None
+    path: Path | str, tasks: Sequence[str], *, field: str | None, hygiene: HygieneFacts, encoder: Encoder | None
 ) -> Inputs:
     """Return the inputs of a file for each of ``tasks``, without those that must not be trained on.
 
     Left out, counted and told: repeated ones, those whose hash puts them into validation or test (`split_of`), those
     of benchmark suites that the run keeps out (see `udrl.data.decontamination`), and what its rule on personal data
-    rejects; where it masks, they are masked. facts: the run's run.json.
+    rejects; where it masks, they are masked. hygiene: what run.json says of both.
 
     Raises InputError for a line that cannot be read, and where nothing is left.
     """
@@ -72,17 +73,16 @@ def given_inputs(
             left_out["held out for validation and test"] += 1
         else:
             found[identity] = text
-    hygiene = facts["stages"].get("hygiene", {})
-    if hygiene.get("pii") == "reject":
+    if hygiene.pii == "reject":
         private = [identity for identity, text in found.items() if pii.has_pii(text)]
         left_out["with personal data"] = len(private)
         found = {identity: text for identity, text in found.items() if identity not in set(private)}
-    suites = decontamination.suite_inputs(hygiene.get("decontamination", {}).get("asked"))
+    suites = decontamination.suite_inputs(hygiene.decontamination.asked)
     if suites:
         asked = decontamination.find_contaminated(found.items(), suites, encoder=encoder).input_ids
         left_out["of benchmark suites"] = len(asked)
         found = {identity: text for identity, text in found.items() if identity not in asked}
-    if hygiene.get("pii") == "mask":
+    if hygiene.pii == "mask":
         found = {identity: pii.mask(text)[0] for identity, text in found.items()}
     told = ", ".join(f"{count:,} {why}" for why, count in left_out.items() if count)
     if not found:

@@ -12,6 +12,7 @@ from typing import Any, cast
 from udrl.commands import CommandSpace
 from udrl.data.episode import Episode
 from udrl.data.episodes import read_episodes
+from udrl.data.facts import HygieneFacts, ScoreFacts, StageFacts, SynthFacts, TrainFacts
 from udrl.data.known_answers import read_answers, store_answers
 from udrl.data.run import Run
 from udrl.data.tasks import Task, stored_tasks
@@ -62,11 +63,11 @@ class Work:
                     f"{self.place.student} is not calibrated: run udrl calibrate --run {self.place.path} first"
                 )
             self._rewards_of(student)  # before anything is copied: is there something to explore?
-            _begin_run(folder, self.facts, ("synth", "score", "hygiene", "train"))
+            _begin_run(folder, self.place, (SynthFacts, ScoreFacts, HygieneFacts, TrainFacts))
             copy_folder(self.place.student, folder / "student")
         # An interrupted start may have had other options, or another encoder.
         (folder / history.MEASURED).unlink(missing_ok=True)
-        _begin_run(folder, self.facts, ("score",), anew=True)
+        _begin_run(folder, self.place, (ScoreFacts,), anew=True)
         clock: dict[str, float] = {}
         found = self._measured(folder, clock)
         weights = find_origin(folder / "student").weights
@@ -84,7 +85,7 @@ class Work:
         student = self._load(parent)
         rewards = self._rewards_of(student)
         self._check_comparable(student)
-        _begin_run(folder, self.facts, ("synth", "score", "hygiene"))
+        _begin_run(folder, self.place, (SynthFacts, ScoreFacts, HygieneFacts))
         originals = [e for e in read_episodes(self.place.episodes) if e.task in student.tasks]
         pool = _pool(parent, originals) if state.head else []
         defined = {task.name: task for task in stored_tasks(self.place) if task.name in student.tasks}
@@ -159,7 +160,9 @@ class Work:
         source = self.source
         wanted = chosen_tasks(defined, source.tasks)
         if source.inputs is not None:
-            return given_inputs(source.inputs, wanted, field=source.field, facts=self.facts, encoder=self._eye())
+            return given_inputs(
+                source.inputs, wanted, field=source.field, hygiene=self.facts.hygiene, encoder=self._eye()
+            )
         return {task: texts for task, texts in own_inputs(originals).items() if task in wanted}
 
     def _known(self, inputs: Inputs) -> Inputs:
@@ -175,9 +178,8 @@ class Work:
 
     def _trained(self, folder: Path, parent: Path, student: Student, number: int) -> dict[str, Any]:
         """Train on from the parent's weights on the round's episodes; return what run.json says of it."""
-
-        stages = Run(folder).facts()["stages"]
-        if "train" not in stages or not (folder / "student").is_dir():
+        facts = Run(folder).facts()
+        if TrainFacts.KEY not in facts.stages or not (folder / "student").is_dir():
             options = self.options
             episodes = read_episodes(folder / "episodes")
             train(
@@ -197,9 +199,9 @@ class Work:
                 device=self._device,
                 precision=self._precision,
             )
-            stages = Run(folder).facts()["stages"]
+            facts = Run(folder).facts()
         shown = ("steps", "episodes", "seconds", "validation_loss", "loss_gap")
-        return {name: stages["train"][name] for name in shown}
+        return {name: getattr(facts.train, name) for name in shown}
 
     def _calibrated(self, folder: Path, held: Sequence[Episode]) -> None:
         """Calibrate the round's student with the sampling that round 0's ships with."""
@@ -237,7 +239,7 @@ class Work:
     def _check_comparable(self, student: Student) -> None:
         """Raise RunError where a round would be measured in another way, or on other inputs, than round 0 was."""
         first, options = folder_of(self.place, 0), self.options
-        was, now = (_scoring(facts, self._rewards) for facts in (Run(first).facts(), self.facts))
+        was, now = (_scoring(facts.score, self._rewards) for facts in (Run(first).facts(), self.facts))
         changed = [f"{name}: {was[name]}, now {now[name]}" for name in now if was[name] != now[name]]
         reward = self._rewards[options.reward]
         items = judged_items(self._held(student), student.tasks, reward, options.validation_inputs)
@@ -273,9 +275,9 @@ class Work:
     def _eye(self) -> Encoder:
         """The encoder of relevance, which also tells how far completions are apart."""
         if self._encoder is None:
-            name = (self.facts["stages"].get("score", {}).get("encoder") or {}).get("name")
+            own = self.facts.score.encoder
             known = getattr(self._rewards.get("relevance"), "encoder", None)
-            self._encoder = known or load_encoder(self._encoder_name or name or MINILM)
+            self._encoder = known or load_encoder(self._encoder_name or (own.name if own else MINILM))
         return self._encoder
 
 
@@ -286,25 +288,22 @@ def _pool(parent: Path, originals: Sequence[Episode]) -> list[Episode]:
     return [episode for episode in written if episode.episode_id not in known]
 
 
-def _begin_run(folder: Path, facts: Mapping[str, Any], stages: Sequence[str], *, anew: bool = False) -> None:
+def _begin_run(folder: Path, source: Run, stages: Sequence[type[StageFacts]], *, anew: bool = False) -> None:
     """Make the round's folder a run with what the run knows of its episodes: training and benchmarks read that.
 
     anew: also where the folder knows something of a stage already.
     """
     own = Run(folder)
     with own.writing():
-        there = own.facts()["stages"]
-        for stage in stages:
-            if stage in facts["stages"] and (anew or stage not in there):
-                own.record(stage, **facts["stages"][stage])
+        own.copy_stages(source, stages, anew=anew)
 
 
-def _scoring(facts: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
+def _scoring(scored: ScoreFacts, names: Iterable[str]) -> dict[str, str]:
     """Return, for people, the encoder of a run and where each of its rewards ``names`` comes from."""
-    scored = facts["stages"].get("score", {})
-    sources = {reward["name"]: reward.get("source") for reward in scored.get("rewards", ())}
-    found = {f"reward '{name}'": sources.get(name) or name for name in names}
-    return {"encoder": " ".join((scored.get("encoder") or {}).values()) or "none", **found}
+    encoder, sources = scored.encoder, scored.sources
+    known = () if encoder is None else (encoder.name, encoder.revision, encoder.precision)
+    found = {f"reward '{name}'": sources.get(name, name) for name in names}
+    return {"encoder": " ".join(filter(None, known)) or "none", **found}
 
 
 def _check_begun(folder: Path, about: Mapping[str, Any], state: State, options: RoundOptions, source: Source) -> None:

@@ -12,15 +12,16 @@ from typing import Any
 
 from udrl.data.episode import Episode
 from udrl.data.episodes import iterate_episodes, reward_names, write_episodes
+from udrl.data.facts import HygieneFacts, ScoreFacts, SynthFacts, TrainFacts, written
 from udrl.data.known_answers import FILE as ANSWERS
 from udrl.data.known_answers import read_answers
 from udrl.data.run import Run
 from udrl.errors import RunError, StudentError
-from udrl.files import atomic_write, remove_folder
+from udrl.files import remove_folder
 
 BESIDE = ("tasks", ANSWERS)
 """What a run's episodes need beside them, where it is there."""
-STAGES = ("synth", "score", "hygiene")
+STAGES = (SynthFacts, ScoreFacts, HygieneFacts)
 """What a run's episodes have been through: what run.json says of it goes with them."""
 
 
@@ -28,8 +29,8 @@ def data_of(run: Path) -> dict[str, str]:
     """Return what a cell's outcome depends on besides its settings, which it belongs to: a hash of the run's episodes
     with their returns, of its answers, and of what scored them. Raises RunError where there are no episodes."""
     source = _source(run)
-    scored = source.facts()["stages"].get("score", {})
-    begun = json.dumps([sorted(read_answers(run).items()), scored.get("rewards"), scored.get("encoder")])
+    scored = source.facts().score
+    begun = json.dumps([sorted(read_answers(run).items()), written(scored.rewards) or None, written(scored.encoder)])
     digest = hashlib.blake2b(begun.encode(), digest_size=16)
     for e in iterate_episodes(source.episodes):
         returns = sorted(e.returns.items())
@@ -70,7 +71,6 @@ def copy_of(run: Path, folder: Path, *, keep: Callable[[Episode], bool] | None =
     source = _source(run)
     if (folder / "run.json").is_file():
         return folder
-    facts = source.facts()
     folder.mkdir(parents=True, exist_ok=True)
     for name in BESIDE:
         if (run / name).exists() and not (folder / name).exists():
@@ -82,10 +82,9 @@ def copy_of(run: Path, folder: Path, *, keep: Callable[[Episode], bool] | None =
             kept = [episode for episode in iterate_episodes(source.episodes) if keep(episode)]
             if not kept:
                 raise RunError(f"none of the episodes of {run} is left for {folder.name}")
-            card = {"part of": str(run), "synth": facts["stages"].get("synth", {}).get("teacher", "unknown")}
+            card = {"part of": str(run), "synth": ", ".join(source.facts().synth.teachers) or "unknown"}
             write_episodes(folder / "episodes", kept, reward_names=reward_names(source.episodes), card_facts=card)
-    facts["stages"] = {name: facts["stages"][name] for name in STAGES if name in facts["stages"]}
-    atomic_write(folder / "run.json", json.dumps(facts, indent=1))
+    Run(folder).copy_stages(source, STAGES)
     return folder
 
 
@@ -96,7 +95,7 @@ def _way(folder: Path, target: Path) -> str:
 
 def is_trained(run: Path) -> bool:
     """Say whether the copy ``run`` has a student whose training is recorded."""
-    return (run / "student").is_dir() and "train" in Run(run).facts()["stages"]
+    return (run / "student").is_dir() and TrainFacts.KEY in Run(run).facts().stages
 
 
 def _source(run: Path) -> Run:

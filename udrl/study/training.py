@@ -47,10 +47,10 @@ def train_cell(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def facts_of(run: Path) -> dict[str, Any]:
     """Return what a cell keeps of a training."""
-    stage = Run(run).facts()["stages"]["train"]
+    trained = Run(run).facts().train
     wanted = ("steps", "seconds", "machine_hours", "reward_calls", "validation_calls", "calibration_calls", "advice",
               "signs", "parameters", "validation_loss")  # fmt: skip
-    return {"student": str((run / "student").absolute()), **{name: stage.get(name) for name in wanted}}
+    return {"student": str((run / "student").absolute()), **{name: getattr(trained, name) for name in wanted}}
 
 
 def look_at(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

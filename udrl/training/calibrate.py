@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from udrl.arguments import checked
 from udrl.commands import LENGTH
 from udrl.data.episode import Episode
+from udrl.data.facts import CalibrateFacts, RunFacts
 from udrl.data.known_answers import Answers
 from udrl.data.run import Run
 from udrl.errors import StudentError
@@ -101,16 +102,15 @@ def recalibrate(
             task: {name: curves[0].reachable for name, curves in of.items()} for task, of in found.curves.items()
         }
         report = CalibrateReport(place.student, found.inputs, found.sampling, reachable)
-        place.record("calibrate", **{**asdict(report), "folder": str(place.student)}, seed=seed)
+        place.record(CalibrateFacts(**{**asdict(report), "folder": str(place.student)}, seed=seed))
         return report
 
 
-def _validation_of(place: Run) -> tuple[list[Episode], Mapping[str, Any], Answers]:
+def _validation_of(place: Run) -> tuple[list[Episode], RunFacts, Answers]:
     """Return what the training of the run's student calibrated on, as far as it is still there."""
-
-    trained = place.facts()["stages"].get("train", {})
+    trained_from = place.facts().train.origin
     try:
-        origin = find_origin(trained["origin"]["student"]) if trained.get("origin") else None
+        origin = None if trained_from is None else find_origin(trained_from.student)
     except StudentError:
         origin = None
     return validation_of(place, origin)
@@ -153,12 +153,9 @@ def first_inputs(held: Sequence[Episode], count: int) -> dict[str, list[str]]:
     return {task: list(texts)[:count] for task, texts in inputs.items()}
 
 
-def rewards_of(
-    student: Student, encoder: str | None, facts: Mapping[str, Any], answers: Answers
-) -> Mapping[str, Score]:
+def rewards_of(student: Student, encoder: str | None, facts: RunFacts, answers: Answers) -> Mapping[str, Score]:
     """Return the student's rewards that can be computed for new completions, as the run was scored with them.
 
-    encoder: another one than the run's; facts: the run's run.json; answers: the run's.
+    encoder: another one than the run's; facts: what is known of the run; answers: the run's.
     """
-
     return as_scored([a for a in student.attributes if a != LENGTH], facts, encoder=encoder, answers=answers)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from udrl.data.episode import Episode
 from udrl.data.episodes import read_episodes
+from udrl.data.facts import RunFacts
 from udrl.data.known_answers import Answers, read_answers
 from udrl.data.run import Run
 from udrl.errors import StudentError
@@ -25,7 +24,7 @@ class Material:
     pool: Pool
     held: list[Episode]
     replayed: int
-    facts: Mapping[str, Any]
+    facts: RunFacts
     answers: Answers
 
 
@@ -48,7 +47,7 @@ def gather(
     return Material(pool_of(method, episodes), held if isinstance(method, Udrl) else own(held), again, facts, answers)
 
 
-def validation_of(run: Run, origin: Origin | None) -> tuple[list[Episode], Mapping[str, Any], Answers]:
+def validation_of(run: Run, origin: Origin | None) -> tuple[list[Episode], RunFacts, Answers]:
     """Return the validation episodes, facts and answers of the run, joined with those of the origin's run."""
     held, facts, answers = read_episodes(run.episodes, splits=("validation",)), run.facts(), read_answers(run.path)
     if origin is None:

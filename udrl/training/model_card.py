@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from udrl import __version__
 from udrl.commands import CommandSpace
 from udrl.data.dataset_card import licence_header
+from udrl.data.facts import TeacherFacts, TrainFacts
 
 CARD = """---
 {licence_header}library_name: transformers
@@ -50,50 +50,45 @@ input and its command in words, such as ` a red fox in the snow{example}` (with 
 bins, 0 to {last}, and what is left out is open. An input that contains such words is read as a command."""
 
 
-def write_card(folder: Path, *, space: CommandSpace, report: Mapping[str, Any], run_facts: Mapping[str, Any]) -> None:
-    """Write README.md into the checkpoint ``folder`` from what the training reported and what the run knows."""
-    synth = run_facts.get("stages", {}).get("synth", {})
-    teachers = synth.get("teachers", {})
+def write_card(folder: Path, *, space: CommandSpace, trained: TrainFacts, teachers: Mapping[str, TeacherFacts]) -> None:
+    """Write README.md into the checkpoint ``folder`` from what run.json says of the training and of the teachers."""
     licences = licence_lines(teachers)
     ranges = [f"{a.name} [{a.low:g}, {a.high:g}]{' ' + a.unit if a.unit else ''}" for a in space.attributes]
-    loss = report["validation_loss"]
-    origin = report.get("origin")
-    method = report["method"]
-    gap = report["loss_gap"]
+    loss, gap, origin, method = trained.validation_loss, trained.loss_gap, trained.origin, trained.method
     middle = {a.name: (space.bins - 1) / 2 for a in space.attributes}
     text = CARD.format(
         intro=(UDRL if method["name"] == "udrl" else OTHER).format(version=__version__, name=method["name"]),
         method=", ".join([method["name"], *(f"{n} {v}" for n, v in method.items() if n != "name" and v is not None)]),
-        seconds=report["seconds"],
-        reward_calls=report["reward_calls"],
+        seconds=trained.seconds,
+        reward_calls=trained.reward_calls,
         targets=', {"relevance": 0.7, "length": 20}' if space.attributes else "",
         origin=""
         if origin is None
-        else f"- **Started from**: the student {origin['student']} (weights {origin['weights']}), which knew "
-        f"{', '.join(origin['tasks'])}; {origin['replayed']:,} of its episodes were trained on again\n",
+        else f"- **Started from**: the student {origin.student} (weights {origin.weights}), which knew "
+        f"{', '.join(origin.tasks)}; {origin.replayed or 0:,} of its episodes were trained on again\n",
         prompt=IDS
         if space.text is None
         else TEXT.format(example=space.shown(space.tasks[0], middle), last=space.bins - 1),
-        name=report["student"],
-        parameters=report["parameters"],
+        name=trained.student,
+        parameters=trained.parameters,
         tasks=", ".join(space.tasks),
         attributes=", ".join(ranges) or "none",
-        episodes=f"{report['episodes']:,} kept ones of the training split"
-        + (f" (selection {report['selection']})" if "selection" in report else ""),
+        episodes=f"{trained.episodes:,} kept ones of the training split"
+        + (f" (selection {trained.selection})" if trained.selection is not None else ""),
         teachers=", ".join(teachers) or "unknown",
-        steps=report["steps"],
-        seed=report["seed"],
+        steps=trained.steps,
+        seed=trained.seed,
         loss="not measured"
         if loss is None
         else f"{loss:.3f} nats a token" + ("" if gap is None else f", {gap:+.3f} with others' commands"),
-        licence_header=licence_header({teacher["licence"] for teacher in teachers.values()}),
+        licence_header=licence_header({teacher.licence for teacher in teachers.values()}),
         licences="\n".join(f"  - {line}" for line in licences) or "  - no teacher is recorded in the run",
-        folder=report["folder"],
+        folder=trained.folder,
         task=space.tasks[0],
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def licence_lines(teachers: Mapping[str, Mapping[str, str]]) -> list[str]:
+def licence_lines(teachers: Mapping[str, TeacherFacts]) -> list[str]:
     """Return what each teacher's licence says about training on what it wrote. teachers: as run.json records them."""
-    return [f"{name} ({item['model']}), {item['licence']}: {item['outputs']}" for name, item in teachers.items()]
+    return [f"{name} ({item.model}), {item.licence}: {item.outputs}" for name, item in teachers.items()]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from udrl.commands import FILE, CommandSpace
 from udrl.data.episode import Episode
 from udrl.data.episodes import has_episodes, read_episodes
+from udrl.data.facts import OriginFacts, RunFacts
 from udrl.data.hashing import hash_unit
 from udrl.data.inputs import Split
 from udrl.data.run import Run
@@ -28,7 +28,7 @@ class Origin:
     """A trained student. folder: its checkpoint; run: the run that it stands in, None for a checkpoint by itself.
 
     name: the preset or model that it was made from; weights: a hash of them; max_tokens: the most that it ships with;
-    facts: the run's run.json, or nothing.
+    facts: what run.json says of the run, or nothing.
     """
 
     folder: Path
@@ -37,16 +37,12 @@ class Origin:
     weights: str
     max_tokens: int
     space: CommandSpace
-    facts: Mapping[str, Any]
+    facts: RunFacts
 
-    def record(self) -> dict[str, Any]:
-        """Return what run.json keeps of it."""
-        return {
-            "student": str(self.folder),
-            "weights": self.weights,
-            "tasks": list(self.space.tasks),
-            "attributes": [a.name for a in self.space.attributes],
-        }
+    def record(self, replayed: int | None = None) -> OriginFacts:
+        """Return what run.json keeps of it; replayed: how many of its episodes are trained on again."""
+        attributes = tuple(a.name for a in self.space.attributes)
+        return OriginFacts(str(self.folder), self.weights, tuple(self.space.tasks), attributes, replayed)
 
 
 def find_origin(source: Path | str) -> Origin:
@@ -63,13 +59,12 @@ def find_origin(source: Path | str) -> Origin:
     if not weights.is_file():
         raise StudentError(f"{folder} holds no model.safetensors to start from: copy the whole checkpoint")
     run = Run(folder.parent) if folder.name == "student" and (folder.parent / "run.json").exists() else None
-    facts = run.facts() if run is not None else {"stages": {}}
+    facts = run.facts() if run is not None else RunFacts()
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    name = facts["stages"].get("train", {}).get("student", folder.name)
     calibration = Calibration.load(folder)
     tokens = calibration.sampling.get("max_tokens") if calibration is not None else None
-    return Origin(folder, run, str(name), digest, tokens or 0, space, facts)
+    return Origin(folder, run, facts.train.student or folder.name, digest, tokens or 0, space, facts)
 
 
 def replayed(origin: Origin, own: Sequence[Episode], *, share: float, split: Split, seed: int) -> list[Episode]:
@@ -102,23 +97,23 @@ def with_replay(origin: Origin, episodes: list[Episode], *, share: float, seed: 
     return episodes + again, len(again)
 
 
-def joined_facts(own: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
+def joined_facts(own: RunFacts, origin: Origin) -> RunFacts:
     """Return the facts of a run together with those of its origin's: rewards, encoder and teachers of both.
 
     Raises UsageError where relevance was computed with different encoders: the two would not be one attribute.
     """
-    stages, earlier = dict(own["stages"]), origin.facts["stages"]
-    scores = [facts.get("score", {}) for facts in (earlier, stages)]
-    encoders = [score.get("encoder") or {} for score in scores]
-    names, weights = ([one.get(key) for one in encoders] for key in ("name", "revision"))
-    if None not in names and names[0] != names[1] and (None in weights or weights[0] != weights[1]):
-        raise UsageError(
-            f"the student in {origin.folder} learned relevance by the encoder {names[0]}, and this run was scored "
-            f"with {names[1]}: score it again with udrl score --encoder {names[0]}"
-        )
-    rewards = {reward["name"]: reward for score in scores for reward in score.get("rewards", ())}
-    encoder = next((score["encoder"] for score in reversed(scores) if score.get("encoder")), None)
-    stages["score"] = {**scores[1], "rewards": list(rewards.values()), "encoder": encoder}
-    synth, before = stages.get("synth", {}), earlier.get("synth", {})
-    stages["synth"] = {**synth, "teachers": {**before.get("teachers", {}), **synth.get("teachers", {})}}
-    return {**own, "stages": stages}
+    earlier, encoder = origin.facts, own.score.encoder
+    before = earlier.score.encoder
+    if encoder is not None and before is not None and encoder.name != before.name:
+        weights = (before.revision, encoder.revision)
+        if None in weights or weights[0] != weights[1]:
+            raise UsageError(
+                f"the student in {origin.folder} learned relevance by the encoder {before.name}, and this run was "
+                f"scored with {encoder.name}: score it again with udrl score --encoder {before.name}"
+            )
+    rewards = {reward.name: reward for reward in (*earlier.score.rewards, *own.score.rewards)}
+    return replace(
+        own,
+        score=replace(own.score, rewards=tuple(rewards.values()), encoder=encoder or before),
+        synth=replace(own.synth, teachers={**earlier.synth.teachers, **own.synth.teachers}),
+    )

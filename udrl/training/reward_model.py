@@ -14,6 +14,7 @@ import numpy as np
 
 from udrl.arguments import by_keywords, check_fields, fitting_seed
 from udrl.data.episodes import read_episodes
+from udrl.data.facts import PreferFacts
 from udrl.data.run import Run
 from udrl.errors import MissingDependency, StudentError, is_installed
 from udrl.files import atomic_write, partial_of, remove_folder
@@ -112,10 +113,17 @@ def prefer(run: Path | str, options: PreferOptions) -> PreferReport:
         right = _accuracy(model, tokenizer, unseen, context, seed=options.seed)
         seconds = round(time.monotonic() - started, 1)
         report = PreferReport(folder, f"preference:{folder}", len(pairs), len(unseen), right, steps, seconds)
-        told = {**asdict(report), "folder": str(folder)}
-        kept = {**told, "by": options.by, "gap": options.gap, "seed": options.seed, "batch_size": options.batch_size,
-                "learning_rate": rate}  # fmt: skip
-        place.publish(folder, "prefer", asked=asked, report=told, **kept, origin=origin.record())
+        told: dict[str, Any] = {**asdict(report), "folder": str(folder)}
+        kept = PreferFacts(
+            **told,
+            by=options.by,
+            gap=options.gap,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            learning_rate=rate,
+            origin=origin.record(),
+        )
+        place.publish(folder, kept, asked=asked, report=told)
         place.done(folder)
         return report
 

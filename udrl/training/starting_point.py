@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from udrl.arguments import fitting_seed
 from udrl.commands import LENGTH, Attribute, CommandSpace
 from udrl.data.episode import Episode
+from udrl.data.facts import RewardFacts, RunFacts
 from udrl.errors import UsageError, suggestion
 from udrl.text_commands import TextCommands
 from udrl.tokenizer import encode, student_tokenizer, train_tokenizer
@@ -100,7 +101,7 @@ def preset_of(student: str, init: str, origin: Origin | None = None) -> Preset:
 def begin_or_resume(
     source: Source,
     episodes: Sequence[Episode],
-    facts: Mapping[str, Any],
+    facts: RunFacts,
     folder: Path,
     mark: str,
     *,
@@ -116,9 +117,7 @@ def begin_or_resume(
     return learner
 
 
-def begin(
-    source: Source, episodes: Sequence[Episode], facts: Mapping[str, Any], folder: Path, *, keep: bool = True
-) -> Learner:
+def begin(source: Source, episodes: Sequence[Episode], facts: RunFacts, folder: Path, *, keep: bool = True) -> Learner:
     """Make the tokenizer, the command space and the untrained network; the first two are kept in ``folder``.
 
     facts: what the run knows of the ``episodes``. keep: write the two; processes that train together leave that to one
@@ -181,7 +180,7 @@ def _from_scratch(source: Source, episodes: Sequence[Episode], folder: Path) -> 
     return network, tokenizer
 
 
-def _space(source: Source, episodes: Sequence[Episode], base: int, facts: Mapping[str, Any]) -> CommandSpace:
+def _space(source: Source, episodes: Sequence[Episode], base: int, facts: RunFacts) -> CommandSpace:
     """Return the command space of what ``episodes`` achieved; control ids begin at ``base``."""
     from udrl.training.examples import achieved
 
@@ -198,21 +197,13 @@ def _space(source: Source, episodes: Sequence[Episode], base: int, facts: Mappin
                              f"known: {', '.join([*scored, LENGTH])}")  # fmt: skip
     known = () if origin is None else tuple(a.name for a in origin.space.attributes if a.name in scored)
     chosen = [n for n in dict.fromkeys([*known, *(source.attributes or scored)]) if n != LENGTH]
-    ranges = {
-        r["name"]: r for r in facts.get("stages", {}).get("score", {}).get("rewards", []) if isinstance(r, Mapping)
-    }
+    ranges = {reward.name: reward for reward in facts.score.rewards}
     made = []
     for name in chosen:
         every = [v for of_task in values.values() for v in of_task[name]]
-        declared = ranges.get(name, {})
-        made.append(
-            Attribute(
-                name,
-                float(declared.get("low", 0.0 if min(every) >= 0 else min(every))),
-                float(declared.get("high", 1.0 if max(every) <= 1 else max(every))),
-                str(declared.get("unit", "")),
-            )
-        )
+        seen = RewardFacts(name, 0.0 if min(every) >= 0 else min(every), 1.0 if max(every) <= 1 else max(every))
+        known_as = ranges.get(name, seen)
+        made.append(Attribute(name, float(known_as.low), float(known_as.high), known_as.unit))
     longest = max(v for of_task in values.values() for v in of_task[LENGTH])
     made.append(Attribute(LENGTH, 1.0, max(LONGEST, longest), "words"))
     made = made if source.commanded else []

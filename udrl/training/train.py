@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from udrl.arguments import by_keywords
+from udrl.data.facts import TrainFacts
 from udrl.data.run import Run
 from udrl.training.calibrate import calibrate_on
 from udrl.training.checkpoint import end, request_of
@@ -173,17 +174,22 @@ def publish(prepared: Prepared, report: TrainReport, asked: str, group: Rank) ->
     options, origin = recipe.options, recipe.origin
     save_model(learner.model, prepared.folder)
     told = {**asdict(report), "folder": str(run.student)}
-    done = {**told, "options": asdict(prepared.plan.loop), "lora": options.lora, "seed": options.seed}
-    done["method"] = record(recipe.method)
-    done["machine_usd"] = options.machine_usd
-    if recipe.published is not None:
-        done["preset"] = recipe.published.record()
-    if options.selection is not None:
-        done["selection"] = options.selection
-    if origin is not None:
-        done["origin"] = {**origin.record(), "replayed": prepared.material.replayed}
-    write_card(prepared.folder, space=learner.space, report=done, run_facts=prepared.material.facts)
-    done |= {"precision": str(prepared.dtype), "device": str(prepared.device), "torch": torch.__version__,
-             "processes": group.count}  # fmt: skip
-    run.publish(run.student, "train", asked=asked, report=told, **done)
+    kept: dict[str, Any] = {**told, "method": record(recipe.method)}
+    trained = TrainFacts(
+        **kept,
+        options=asdict(prepared.plan.loop),
+        lora=options.lora,
+        seed=options.seed,
+        machine_usd=options.machine_usd,
+        preset=recipe.published.record() if recipe.published else None,
+        selection=options.selection,
+        origin=origin.record(prepared.material.replayed) if origin else None,
+        precision=str(prepared.dtype),
+        device=str(prepared.device),
+        torch=torch.__version__,
+        processes=group.count,
+    )
+    teachers = prepared.material.facts.synth.teachers
+    write_card(prepared.folder, space=learner.space, trained=trained, teachers=teachers)
+    run.publish(run.student, trained, asked=asked, report=told)
     end(run)

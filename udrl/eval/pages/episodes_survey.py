@@ -9,12 +9,12 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from udrl.data.episode import Episode
 from udrl.data.episodes import count_episodes, iterate_episodes, reward_names
+from udrl.data.facts import RunFacts
 from udrl.data.hashing import hash_int
 from udrl.data.rejections import RejectedReport, rejected
 from udrl.data.run import Run
@@ -71,7 +71,7 @@ class Bin:
 class EpisodesSurvey:
     """All that the page shows. by: what the bins are of, a reward or None for the length."""
 
-    facts: Mapping[str, Any]
+    facts: RunFacts
     meter: EpisodeMeter
     counts: Mapping[str, int]
     spreads: Mapping[str, Spread]

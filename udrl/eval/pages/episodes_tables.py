@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from udrl.data.episode import SPLITS
-from udrl.data.hygiene import STAGE, said
+from udrl.data.hygiene import said
 from udrl.data.statistics import Values, quantiles
 from udrl.eval.pages.charts import Bars, histogram_chart
 from udrl.eval.pages.episodes_survey import MAX_ROWS, MAX_TASKS, EpisodesSurvey, length_correlation
@@ -78,29 +78,25 @@ def writers_table(survey: EpisodesSurvey) -> Table:
 
 def hygiene(survey: EpisodesSurvey) -> list[tuple[str, str]]:
     """Return what was done about duplicates, benchmark inputs and personal data, and where the episodes come from."""
-    stages = survey.facts["stages"]
-    synth = stages.get("synth", {})
+    facts, synth = survey.facts, survey.facts.synth
     pairs: list[tuple[str, str]] = []
-    if duplicates := synth.get("duplicates"):
-        dropped = f"{duplicates['exact']:,} equal to an earlier one, {duplicates['near']:,} nearly so"
+    if synth.KEY in facts.stages:
+        dropped = f"{synth.duplicates.exact:,} equal to an earlier one, {synth.duplicates.near:,} nearly so"
         pairs.append(("Inputs that were left out", dropped))
-    if "invented" in synth:
-        pairs.append(("Inputs that were invented", f"{synth['invented']:,}"))
-    pairs += [(name[0].upper() + name[1:], str(value)) for name, value in said(stages.get(STAGE, {})).items()]
+        pairs.append(("Inputs that were invented", f"{synth.invented:,}"))
+    if facts.hygiene.KEY in facts.stages:
+        pairs += [(name[0].upper() + name[1:], str(value)) for name, value in said(facts.hygiene).items()]
     masked = {name.partition(":")[2]: count for name, count in survey.counts.items() if name.startswith("masked:")}
     if masked:
         pairs.append(("Episodes with masked data", ", ".join(f"{kind} {n:,}" for kind, n in sorted(masked.items()))))
-    for name, card in synth.get("teachers", {}).items():
-        pairs.append((f"Teacher {name}", f"{card['model']}, {card['licence']}: {card['outputs']}"))
-    score = stages.get("score")
-    if score:
-        for reward in score["rewards"]:
-            source = f"{reward['source']}, in [{reward['low']:g}, {reward['high']:g}]"
-            pairs.append((f"Reward {reward['name']}", source))
-        if score.get("encoder"):
-            pairs.append(("Encoder", f"{score['encoder']['name']}, {score['encoder']['precision']}"))
-    if "seed" in synth:
-        pairs.append(("Seed", str(synth["seed"])))
+    for name, card in synth.teachers.items():
+        pairs.append((f"Teacher {name}", f"{card.model}, {card.licence}: {card.outputs}"))
+    for reward in facts.score.rewards:
+        pairs.append((f"Reward {reward.name}", f"{reward.source}, in [{reward.low:g}, {reward.high:g}]"))
+    if (encoder := facts.score.encoder) is not None:
+        pairs.append(("Encoder", f"{encoder.name}, {encoder.precision}"))
+    if synth.KEY in facts.stages:
+        pairs.append(("Seed", str(synth.seed)))
     return pairs
 
 

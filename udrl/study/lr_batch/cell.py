@@ -19,11 +19,10 @@ import numpy as np
 
 from udrl.data.episode import Episode
 from udrl.data.episodes import read_episodes
-from udrl.data.known_answers import read_answers
 from udrl.data.run import Run
 from udrl.errors import Diverged, StudentError, UsageError
 from udrl.files import atomic_write
-from udrl.rewards import as_scored
+from udrl.rewards import scored_rewards
 from udrl.rewards.protocol import compute
 from udrl.study.folders import same_data
 from udrl.training.calibrate import first_inputs
@@ -217,8 +216,7 @@ def _is_finite(read: Mapping[str, Any]) -> bool:
 
 def rewards_of_tasks(names: Mapping[str, str], run: Run) -> dict[str, Reward]:
     """Return each task's reward, as ``run`` was scored with it; UsageError for one that only a table knows."""
-
-    found = as_scored(sorted(set(names.values())), run.facts(), answers=read_answers(run.path))
+    found = scored_rewards(run, sorted(set(names.values())))
     for task, name in names.items():
         if name not in found:
             raise UsageError(

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from udrl.data.facts import CostFacts, TeacherCost, TokenFacts
 from udrl.data.survey import Usage
 from udrl.teacher.cards import Prices
 from udrl.teacher.protocol import Reply, Teacher
@@ -49,13 +49,13 @@ class Account:
 
     def __init__(
         self,
-        recorded: Mapping[str, Any],
+        recorded: CostFacts,
         *,
         prices: Mapping[str, Prices | None],
         usage: Mapping[tuple[str, str], Usage],
         inventing: Mapping[tuple[str, str], Usage],
     ) -> None:
-        """recorded: what ``facts`` returned in the last start, empty in the first one."""
+        """recorded: what ``facts`` returned in the last start; of no start in the first one."""
         self._recorded = recorded
         self.prices = prices
         self.usage = dict(usage)
@@ -76,47 +76,40 @@ class Account:
     def pace(self) -> dict[str, Pace]:
         """Return how fast teachers wrote in earlier starts, by name."""
         return {
-            name: Pace(part["responses"] / part["seconds"], 3600 * part["gpu_hours"] / part["seconds"])
-            for name, part in self._recorded.get("teachers", {}).items()
-            if part["seconds"] > 1 and part["responses"]
+            name: Pace(part.responses / part.seconds, 3600 * part.gpu_hours / part.seconds)
+            for name, part in self._recorded.teachers.items()
+            if part.seconds > 1 and part.responses
         }
 
-    def facts(self) -> dict[str, Any]:
-        """Return the sums for run.json: ``starts``, ``tokens``, ``seconds``, ``gpu_hours``, ``usd``, ``teachers``.
-
-        usd is None where no teacher's prices are known.
-        """
-        earlier = self._recorded.get("teachers", {})
+    def facts(self) -> CostFacts:
+        """Return the sums for run.json; usd is None where no teacher's prices are known."""
+        earlier = self._recorded.teachers
         names = dict.fromkeys([*earlier, *self.prices, *(name for name, _ in (*self.usage, *self.inventing))])
-        teachers = {name: self._teacher(name, earlier.get(name, {})) for name in names}
-        paid = [part["usd"] for part in teachers.values() if part["usd"] is not None]
-        return {
-            "starts": self._recorded.get("starts", 0) + 1,
-            "tokens": {
-                kind: sum(part["tokens"][kind] for part in teachers.values()) for kind in ("prompt", "completion")
-            },
-            "seconds": round(sum(part["seconds"] for part in teachers.values()), 3),
-            "gpu_hours": round(sum(part["gpu_hours"] for part in teachers.values()), 6),
-            "usd": round(sum(paid), 6) if paid else None,
-            "teachers": teachers,
-        }
+        teachers = {name: self._teacher(name, earlier.get(name, TeacherCost())) for name in names}
+        parts = teachers.values()
+        paid = [part.usd for part in parts if part.usd is not None]
+        return CostFacts(
+            starts=self._recorded.starts + 1,
+            tokens=TokenFacts(sum(part.tokens.prompt for part in parts), sum(part.tokens.completion for part in parts)),
+            seconds=round(sum(part.seconds for part in parts), 3),
+            gpu_hours=round(sum(part.gpu_hours for part in parts), 6),
+            usd=round(sum(paid), 6) if paid else None,
+            teachers=teachers,
+        )
 
-    def _teacher(self, name: str, earlier: Mapping[str, Any]) -> dict[str, Any]:
+    def _teacher(self, name: str, earlier: TeacherCost) -> TeacherCost:
         parts = [part for table in (self.usage, self.inventing) for (who, _), part in table.items() if who == name]
-        tokens = {
-            "prompt": sum(part.prompt_tokens for part in parts),
-            "completion": sum(part.completion_tokens for part in parts),
-        }
-        gpu_hours = earlier.get("gpu_hours", 0.0) + self.gpu_seconds[name] / 3600
+        prompt, completion = sum(part.prompt_tokens for part in parts), sum(part.completion_tokens for part in parts)
+        gpu_hours = earlier.gpu_hours + self.gpu_seconds[name] / 3600
         prices = self.prices.get(name)
-        usd = cost(prices, Tokens(**tokens)) if name in self.prices else earlier.get("usd")
+        usd = cost(prices, Tokens(prompt, completion)) if name in self.prices else earlier.usd
         if prices is not None and usd is not None:
             usd += prices.gpu_hour * gpu_hours
-        return {
-            "responses": sum(part.good for part in parts),
-            "failed": sum(part.failed for part in parts),
-            "tokens": tokens,
-            "seconds": round(earlier.get("seconds", 0.0) + self.seconds[name], 3),
-            "gpu_hours": round(gpu_hours, 6),
-            "usd": None if usd is None else round(usd, 6),
-        }
+        return TeacherCost(
+            responses=sum(part.good for part in parts),
+            failed=sum(part.failed for part in parts),
+            tokens=TokenFacts(prompt, completion),
+            seconds=round(earlier.seconds + self.seconds[name], 3),
+            gpu_hours=round(gpu_hours, 6),
+            usd=None if usd is None else round(usd, 6),
+        )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from udrl.data.facts import TeacherFacts
 from udrl.data.hashing import hash_int, hash_unit
 from udrl.data.inputs import input_id
 from udrl.data.ledger import request_key
@@ -38,18 +39,23 @@ class Share:
     weight: float
     writer: Teacher
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> TeacherFacts:
         """Return what run.json says of the teacher; cards of datasets and students name its licence, and a benchmark
         asks it again: by the card's file where it is the user's, at the endpoint where it had one."""
         card = self.card
-        facts: dict[str, Any] = {"model": card.model, "licence": card.licence.name, "outputs": card.licence.outputs}
-        if card.path != cards.shipped_cards().get(card.name):
-            facts["card"] = str(card.path.absolute())
-        if card.base_url is not None:
-            facts["base_url"] = card.base_url
-        if card.backend in ("vllm", "ray") and card.settings.get("vllm"):
-            facts["engine_arguments"] = dict(card.settings["vllm"])
-        return {**facts, "backend": card.backend, "revision": self.writer.revision, "weight": self.weight}
+        own = card.path != cards.shipped_cards().get(card.name)
+        engine = card.settings.get("vllm") if card.backend in ("vllm", "ray") else None
+        return TeacherFacts(
+            model=card.model,
+            licence=card.licence.name,
+            outputs=card.licence.outputs,
+            card=str(card.path.absolute()) if own else None,
+            base_url=card.base_url,
+            engine_arguments=dict(engine) if engine else None,
+            backend=card.backend,
+            revision=self.writer.revision,
+            weight=self.weight,
+        )
 
 
 class Place(NamedTuple):

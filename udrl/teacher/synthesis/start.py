@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
-from typing import Any
 
 from udrl.data import hygiene as hygienic
 from udrl.data.dataset_card import run_facts
 from udrl.data.episode_builder import build_episodes
 from udrl.data.episodes import NothingKept, check_kept, count_episodes, write_episodes
+from udrl.data.facts import DuplicateFacts, SynthFacts, TeacherFacts, TokenFacts, written
 from udrl.data.hygiene import Hygiene
 from udrl.data.ledger import Ledger, LedgerRecord
 from udrl.data.run import Run
@@ -28,8 +28,6 @@ from udrl.teacher.synthesis.budget import Budget
 from udrl.teacher.synthesis.outcome import NothingLeft, SynthInterrupted, SynthReport, TooManyFailed
 from udrl.teacher.synthesis.request_loop import INTERRUPTED, Session
 
-STAGE = "synth"
-
 
 class Start:
     """What one start did so far. known: what the ledger held when it began. report: see ``SynthReport``."""
@@ -39,7 +37,7 @@ class Start:
         run: Run,
         report: SynthReport,
         *,
-        teachers: Mapping[str, Mapping[str, Any]],
+        teachers: Mapping[str, TeacherFacts],
         prices: Mapping[str, Prices | None],
         budget: Budget,
         seed: int,
@@ -49,14 +47,14 @@ class Start:
         """teachers: what run.json says of them, by name. started: ``time.monotonic`` of the call."""
         self.known = survey(Ledger(run.ledger))
         self.report = report
-        earlier = run.facts()["stages"].get(STAGE, {})
+        earlier = run.facts().synth
         self._run = run
-        self._teachers = {**earlier.get("teachers", {}), **teachers}
-        self._tasks = [task.name for task in stored_tasks(run)]
+        self._teachers = {**earlier.teachers, **teachers}
+        self._tasks = tuple(task.name for task in stored_tasks(run))
         self._seed, self._samples, self._started = seed, samples, started
         self._tally, self._inventing = Tally(), Tally()
         self.account = Account(
-            earlier.get("cost", {}),
+            earlier.cost,
             prices=prices,
             usage=self.known.usage,
             inventing=survey(Ledger(run.ledger / invention.FOLDER)).usage,
@@ -121,7 +119,7 @@ class Start:
 
     def save(self) -> None:
         """Bring the report up to date, and record it in run.json."""
-        tally, invention = self._tally, self._inventing
+        tally, invention, cost = self._tally, self._inventing, self.account.facts()
         self.report = report = replace(
             self.report,
             written=tally.written,
@@ -132,24 +130,25 @@ class Start:
             completion_tokens=tally.completion_tokens + invention.completion_tokens,
             seconds=round(time.monotonic() - self._started, 3),
             stopped=self.stopped,
-            cost=self.account.facts(),
+            cost=written(cost),
         )
         self._run.record(
-            STAGE,
-            teachers=self._teachers,
-            tasks=self._tasks,
-            seed=self._seed,
-            samples=self._samples,
-            inputs=dict(report.inputs),
-            invented=report.invented,
-            inventing=dict(report.inventing),
-            duplicates={"exact": report.exact, "near": report.near},
-            responses={"earlier": report.already, "written": report.written, "failed": report.failed},
-            failures=dict(report.failures),
-            tokens={"prompt": report.prompt_tokens, "completion": report.completion_tokens},
-            seconds=report.seconds,
-            stopped=report.stopped,
-            cost=report.cost,
+            SynthFacts(
+                teachers=self._teachers,
+                tasks=self._tasks,
+                seed=self._seed,
+                samples=self._samples,
+                inputs=report.inputs,
+                invented=report.invented,
+                inventing=report.inventing,
+                duplicates=DuplicateFacts(report.exact, report.near),
+                responses={"earlier": report.already, "written": report.written, "failed": report.failed},
+                failures=report.failures,
+                tokens=TokenFacts(report.prompt_tokens, report.completion_tokens),
+                seconds=report.seconds,
+                stopped=report.stopped,
+                cost=cost,
+            )
         )
 
     def finish(
@@ -196,6 +195,6 @@ def _build(run: Run, seed: int, rewards: Sequence[str] | None, hygiene: Hygiene)
         screen = hygienic.screen(run, ledger, hygiene)
         episodes = build_episodes(ledger, stored_tasks(run), seed=seed, screen=screen)
         counts = write_episodes(run.episodes, episodes, card_facts={**run_facts(run), **screen.card_facts()})
-        hygienic.record(run, hygiene, screen)
+        run.record(screen.facts())
         check_kept(run.path, counts)
         return counts

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from udrl.arguments import checked
+from udrl.data.facts import SynthFacts, TeacherFacts
 from udrl.data.hygiene import Hygiene
 from udrl.data.inputs import read_inputs, read_references
 from udrl.data.known_answers import answers_of_file, store_answers
@@ -34,7 +35,7 @@ from udrl.teacher.synthesis.input_choice import Chosen, choose_inputs
 from udrl.teacher.synthesis.invention import Inventor
 from udrl.teacher.synthesis.outcome import NothingLeft, SynthInterrupted, SynthReport, TooManyFailed
 from udrl.teacher.synthesis.plan import Outlook, Plan, Share, read_teachers
-from udrl.teacher.synthesis.start import STAGE, Start
+from udrl.teacher.synthesis.start import Start
 
 __all__ = ["NothingLeft", "SynthInterrupted", "SynthReport", "TooManyFailed", "synth"]
 
@@ -242,9 +243,9 @@ class _Wanted:
 def _look_ahead(run: Run, report: SynthReport, wanted: _Wanted, shares: Sequence[Share]) -> SynthReport:
     """Count and estimate what is to be done, without asking or writing anything."""
     known = survey(Ledger(run.ledger))
-    earlier = run.facts()["stages"].get(STAGE, {}) if (run.path / "run.json").exists() else {}
+    earlier = run.facts().synth if (run.path / "run.json").exists() else SynthFacts()
     prices = {share.writer.name: share.card.prices for share in shares}
-    account = Account(earlier.get("cost", {}), prices=prices, usage=known.usage, inventing={})
+    account = Account(earlier.cost, prices=prices, usage=known.usage, inventing={})
     first = shares[0]
 
     def ask(*_: object) -> None:
@@ -332,12 +333,12 @@ def _take_recorded(
         if dry_run:
             return replace(report, already=_held(writer, recorded.taken(Ledger(run.ledger))))
         described = {
-            model: {
-                "model": model,
-                "backend": "recorded",
-                "licence": ", ".join(sorted(licences)) or "not stated",
-                "outputs": f"recorded in {file.name}",
-            }
+            model: TeacherFacts(
+                model=model,
+                licence=", ".join(sorted(licences)) or "not stated",
+                outputs=f"recorded in {file.name}",
+                backend="recorded",
+            )
             for model, licences in sorted(found.licences.items())
         }
         with run.writing():

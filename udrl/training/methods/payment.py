@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from udrl.data.facts import RunFacts
 from udrl.data.known_answers import Answers
 from udrl.errors import UsageError
 from udrl.rewards import as_scored
@@ -39,7 +39,7 @@ class Payment:
 def payment_of(
     wanted: str | Mapping[str, float],
     encoder: str | None,
-    facts: Mapping[str, Any],
+    facts: RunFacts,
     answers: Answers,
     *,
     needed_by: str,
@@ -49,7 +49,7 @@ def payment_of(
     wanted: one name, or weights by name. encoder, facts: what the run was scored with; answers: the run's; needed_by:
     for the message.
     """
-    scored = [reward["name"] for reward in facts["stages"].get("score", {}).get("rewards", ())]
+    scored = [reward.name for reward in facts.score.rewards]
     weights = {wanted: 1.0} if isinstance(wanted, str) else wanted
     found = as_scored(weights, facts, encoder=encoder, answers=answers)
     for name in weights:

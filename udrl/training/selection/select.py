@@ -13,6 +13,7 @@ from udrl.arguments import checked
 from udrl.commands import LENGTH
 from udrl.data.episode import Episode
 from udrl.data.episodes import read_episodes
+from udrl.data.facts import SelectFacts
 from udrl.data.run import Run
 from udrl.errors import StudentError, UsageError, unknown
 from udrl.training.checkpoint import fingerprint
@@ -149,7 +150,7 @@ def select(
             seconds=round(seconds, 1),
             tasks={task: _choice(task, episodes, values, scores, kept) for task in sorted(set(tasks))},
         )
-        place.record("select", **{**asdict(report), "file": str(file)}, bins=bins, student=student, seed=seed)
+        place.record(SelectFacts(**{**asdict(report), "file": str(file)}, bins=bins, student=student, seed=seed))
     return report
 
 

@@ -1,0 +1,457 @@
+"""What run.json says: one record a stage, and the reader and writer that all of them share.
+
+`udrl.data.run` alone reads and writes the file. A key that an older version did not write has the default of its
+field; a key that this version does not know is left out in reading, and stays where one run's stages are copied into
+another. To keep something new, add a field to the record of its stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+
+from udrl.data.pii import PiiMode
+from udrl.errors import RunError
+
+WHERE_GIVEN: Any = {"where_given": True}
+"""Of a field that is not written where it is as by default."""
+IN_KEY: Any = {"in_key": True}
+"""Of a field that the stage's key holds."""
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """What a stage says of itself. When it finished, with which versions and where, `Run.record` adds for people."""
+
+    KEY: ClassVar[str]
+
+    @property
+    def stage(self) -> str:
+        """Its key among the ``stages`` of run.json."""
+        return self.KEY
+
+
+@dataclass(frozen=True)
+class TeacherFacts:
+    """A teacher of a run. outputs: what its licence says of them; card: its file, where it is a user's; revision: of
+    its model, None where none is pinned, empty where nobody asks it any more; weight: its share of the completions,
+    relative to the others'."""
+
+    model: str = ""
+    licence: str = ""
+    outputs: str = ""
+    card: str | None = field(default=None, metadata=WHERE_GIVEN)
+    base_url: str | None = field(default=None, metadata=WHERE_GIVEN)
+    engine_arguments: Mapping[str, Any] | None = field(default=None, metadata=WHERE_GIVEN)
+    backend: str | None = None
+    revision: str | None = field(default="", metadata=WHERE_GIVEN)
+    weight: float | None = field(default=None, metadata=WHERE_GIVEN)
+
+
+@dataclass(frozen=True)
+class TokenFacts:
+    """Tokens that a teacher read and wrote."""
+
+    prompt: int = 0
+    completion: int = 0
+
+
+@dataclass(frozen=True)
+class TeacherCost:
+    """What a teacher has cost. responses: good ones; usd: None where its prices are not known."""
+
+    responses: int = 0
+    failed: int = 0
+    tokens: TokenFacts = TokenFacts()
+    seconds: float = 0.0
+    gpu_hours: float = 0.0
+    usd: float | None = None
+
+
+@dataclass(frozen=True)
+class CostFacts:
+    """What all starts of a synthesis have cost together; see `udrl.teacher.synthesis.account`."""
+
+    starts: int = 0
+    tokens: TokenFacts = TokenFacts()
+    seconds: float = 0.0
+    gpu_hours: float = 0.0
+    usd: float | None = None
+    teachers: Mapping[str, TeacherCost] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DuplicateFacts:
+    """Inputs that were not asked: equal to an earlier one, or nearly so."""
+
+    exact: int = 0
+    near: int = 0
+
+
+@dataclass(frozen=True)
+class SynthFacts(StageFacts):
+    """What ``udrl synth`` did; counts, tokens and seconds are of its last start, cost is of all starts."""
+
+    KEY = "synth"
+    teachers: Mapping[str, TeacherFacts] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+    seed: int = 0
+    samples: int | None = None
+    inputs: Mapping[str, int] = field(default_factory=dict)
+    invented: int = 0
+    inventing: Mapping[str, int] = field(default_factory=dict)
+    duplicates: DuplicateFacts = DuplicateFacts()
+    responses: Mapping[str, int] = field(default_factory=dict)
+    failures: Mapping[str, int] = field(default_factory=dict)
+    tokens: TokenFacts = TokenFacts()
+    seconds: float = 0.0
+    stopped: str | None = None
+    cost: CostFacts = CostFacts()
+
+
+@dataclass(frozen=True)
+class DecontaminationFacts:
+    """Inputs of benchmark suites among the run's. suites: which were looked at, by name; asked: those that the next
+    building of episodes looks at, None for all that ship. The rest: see `udrl.data.decontamination`."""
+
+    suites: tuple[str, ...] = ()
+    held_out: int = 0
+    inputs: int = 0
+    contaminated: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
+    ngram: int = 0
+    similarity: float | None = None
+    asked: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class HygieneFacts(StageFacts):
+    """What was kept out of the episodes, or masked in them."""
+
+    KEY = "hygiene"
+    pii: PiiMode = "off"
+    decontamination: DecontaminationFacts = DecontaminationFacts()
+
+
+@dataclass(frozen=True)
+class RewardFacts:
+    """What run.json keeps of a reward: enough to name, plot and load it again.
+
+    source: what ``load_reward`` takes, or ``column`` where the values come from the user's own data.
+    """
+
+    name: str
+    low: float
+    high: float
+    unit: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    """The encoder that computed relevance. name: of a folder its absolute path; revision: of its weights."""
+
+    name: str
+    revision: str | None = None
+    precision: str | None = None
+
+
+@dataclass(frozen=True)
+class ScoreFacts(StageFacts):
+    """What ``udrl score`` did; see `udrl.rewards.scoring.ScoreReport`. shares: of derived episodes."""
+
+    KEY = "score"
+    rewards: tuple[RewardFacts, ...] = ()
+    episodes: Mapping[str, int] = field(default_factory=dict)
+    means: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    unscored: Mapping[str, int] = field(default_factory=dict)
+    within_inputs: Mapping[str, Any] = field(default_factory=dict)
+    canaries: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    encoder: EncoderFacts | None = None
+    truncated: int = 0
+    unknown: int = 0
+    seed: int = 0
+    seconds: float = 0.0
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Where each reward was loaded from, by its name."""
+        return {reward.name: reward.source for reward in self.rewards if reward.source}
+
+
+@dataclass(frozen=True)
+class SelectFacts(StageFacts):
+    """What the last ``udrl select`` chose; see `udrl.training.selection.select.SelectReport`."""
+
+    KEY = "select"
+    name: str = ""
+    file: str = ""
+    by: str = ""
+    share: float = 1.0
+    episodes: int = 0
+    kept: int = 0
+    unscored: int = 0
+    probe_steps: int = 0
+    seconds: float = 0.0
+    tasks: Mapping[str, Any] = field(default_factory=dict)
+    bins: int = 0
+    student: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class OriginFacts:
+    """The student that a training started from. weights: a hash; replayed: of its episodes trained on again."""
+
+    student: str
+    weights: str = ""
+    tasks: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
+    replayed: int | None = field(default=None, metadata=WHERE_GIVEN)
+
+
+@dataclass(frozen=True)
+class TrainFacts(StageFacts):
+    """What ``udrl train`` did; see `udrl.training.train.TrainReport`. options: of the loop; method: its name and
+    options; preset: published hyper-parameters; selection: name of the choice among the episodes."""
+
+    KEY = "train"
+    student: str = ""
+    folder: str = ""
+    parameters: int = 0
+    episodes: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    tokens_per_second: float = 0.0
+    validation_loss: float | None = None
+    loss_gap: float | None = None
+    calibrated: bool = False
+    kept_step: int = 0
+    signs: Mapping[str, Any] = field(default_factory=dict)
+    method: Mapping[str, Any] = field(default_factory=dict)
+    reward_calls: int = 0
+    advice: tuple[str, ...] = ()
+    validation_reward: float | None = None
+    validation_calls: int = 0
+    calibration_calls: int = 0
+    stopped: str | None = None
+    machine_hours: float = 0.0
+    gpu_hours: float = 0.0
+    usd: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    lora: int = 0
+    seed: int = 0
+    machine_usd: float | None = None
+    preset: Mapping[str, Any] | None = field(default=None, metadata=WHERE_GIVEN)
+    selection: str | None = field(default=None, metadata=WHERE_GIVEN)
+    origin: OriginFacts | None = field(default=None, metadata=WHERE_GIVEN)
+    precision: str = ""
+    device: str = ""
+    torch: str = ""
+    processes: int = 1
+
+    @property
+    def knows_open(self) -> bool:
+        """Whether the student was trained with all of a command open now and then."""
+        return bool(self.options.get("open_all", 1) != 0)
+
+
+@dataclass(frozen=True)
+class CalibrateFacts(StageFacts):
+    """What ``udrl calibrate`` measured; see `udrl.training.calibrate.CalibrateReport`."""
+
+    KEY = "calibrate"
+    folder: str = ""
+    inputs: int = 0
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    reachable: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PreferFacts(StageFacts):
+    """What ``udrl prefer`` learnt; see `udrl.training.reward_model.PreferReport`."""
+
+    KEY = "prefer"
+    folder: str = ""
+    source: str = ""
+    pairs: int = 0
+    validation_pairs: int = 0
+    accuracy: tuple[float, float, float] | None = None
+    steps: int = 0
+    seconds: float = 0.0
+    by: str = ""
+    gap: float = 0.0
+    seed: int = 0
+    batch_size: int = 0
+    learning_rate: float | None = None
+    origin: OriginFacts | None = None
+
+
+@dataclass(frozen=True)
+class ExportedFacts:
+    """One export. name: of its engine; bytes: of its files; verification: see `udrl.export.verification`."""
+
+    name: str
+    folder: str = ""
+    bytes: int = 0
+    verification: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ExportFacts(StageFacts):
+    """What the last ``udrl export`` made."""
+
+    KEY = "export"
+    exports: tuple[ExportedFacts, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ImproveFacts(StageFacts):
+    """Where the rounds of ``udrl improve`` stand. kept: the round whose student the run has; weights: their hash."""
+
+    KEY = "improve"
+    kept: int = 0
+    weights: str = ""
+    rounds: int = 0
+    stopped: str | None = None
+
+
+@dataclass(frozen=True)
+class BenchFacts(StageFacts):
+    """What ``udrl bench`` measured. name: of the benchmark, which is part of the stage's."""
+
+    KEY = "bench"
+    name: str = field(default="", metadata=IN_KEY)
+    suite: str = ""
+    seed: int = 0
+    limit: int | None = None
+    inputs: int = 0
+    completions: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def stage(self) -> str:
+        """``bench NAME``: a run can have several."""
+        return f"{self.KEY} {self.name}"
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """All of run.json. stages: the keys of those that there are; the record of another one is as empty as can be.
+
+    bench: by the name of the benchmark.
+    """
+
+    schema: int = 1
+    udrl: str = ""
+    created: str = ""
+    stages: tuple[str, ...] = ()
+    synth: SynthFacts = SynthFacts()
+    hygiene: HygieneFacts = HygieneFacts()
+    score: ScoreFacts = ScoreFacts()
+    select: SelectFacts = SelectFacts()
+    train: TrainFacts = TrainFacts()
+    calibrate: CalibrateFacts = CalibrateFacts()
+    prefer: PreferFacts = PreferFacts()
+    export: ExportFacts = ExportFacts()
+    improve: ImproveFacts = ImproveFacts()
+    bench: Mapping[str, BenchFacts] = field(default_factory=dict)
+
+
+def read_facts(data: Mapping[str, Any], file: Path) -> RunFacts:
+    """Return what the contents of run.json say; ``file`` is named in messages.
+
+    Raises RunError for a value of a wrong type, with its stage and key, what it is and what it must be.
+    """
+    stages: Mapping[str, Any] = data["stages"]
+    hints = _hints(RunFacts)
+    values: dict[str, Any] = {"stages": tuple(stages)}
+    for name in ("schema", "udrl", "created"):
+        if name in data:
+            values[name] = _value(hints[name], data[name], f"{file}: {name}")
+    benches = {}
+    for name, stage in stages.items():
+        kind = hints.get(name)
+        if isinstance(kind, type) and issubclass(kind, StageFacts):
+            values[name] = _value(kind, stage, f"{file}: stages.{name}")
+        elif name.startswith(f"{BenchFacts.KEY} "):
+            bench = name.removeprefix(f"{BenchFacts.KEY} ")
+            benches[bench] = replace(_value(BenchFacts, stage, f"{file}: stages.{name}"), name=bench)
+    return RunFacts(**values, bench=benches)
+
+
+def written(value: Any) -> Any:
+    """Return a record as JSON has it."""
+    if is_dataclass(value):
+        pairs = [(one, getattr(value, one.name)) for one in fields(value) if not one.metadata.get("in_key")]
+        return {
+            one.name: written(part) for one, part in pairs if not one.metadata.get("where_given") or part != one.default
+        }
+    if isinstance(value, Mapping):
+        return {key: written(part) for key, part in value.items()}
+    return [written(part) for part in value] if isinstance(value, tuple | list) else value
+
+
+_hints = cache(get_type_hints)
+
+
+def _value(hint: Any, value: Any, place: str) -> Any:
+    """Return ``value``, which JSON has at ``place``, as the type ``hint`` has it."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, UnionType):
+        if value is None:
+            return None
+        return _value(next(one for one in arguments if one is not NoneType), value, place)
+    if is_dataclass(hint) and isinstance(value, Mapping):
+        return _record(hint, value, place)
+    if origin is Literal and value in arguments:
+        return value
+    if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
+        return {key: _value(arguments[1], part, f"{place}.{key}") for key, part in value.items()}
+    if origin is tuple and isinstance(value, list):
+        kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(kinds) == len(value):
+            parts = enumerate(zip(kinds, value, strict=True))
+            return tuple(_value(kind, part, f"{place}[{number}]") for number, (kind, part) in parts)
+    if type(value) is hint or (hint is float and type(value) is int):
+        return value
+    shown = repr(value)
+    raise RunError(
+        f"{place} is {shown if len(shown) <= 60 else f'{shown[:57]}...'}, needed is {_needed(hint)}: correct it, or "
+        "restore the file"
+    )
+
+
+def _record(kind: Any, data: Mapping[str, Any], place: str) -> Any:
+    hints, values = _hints(kind), {}
+    for one in fields(kind):
+        if one.name in data:
+            values[one.name] = _value(hints[one.name], data[one.name], f"{place}.{one.name}")
+        elif one.default is MISSING and one.default_factory is MISSING:
+            raise RunError(
+                f"{place} has no '{one.name}', needed is {_needed(hints[one.name])}: add it, or restore the file"
+            )
+    return kind(**values)
+
+
+def _needed(hint: Any) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, arguments))}"
+    if origin is tuple:
+        return "a list" if arguments[-1] is Ellipsis else f"a list of {len(arguments)}"
+    if hint in _NEEDED:
+        return _NEEDED[hint]
+    return "an object with a value for each name"
+
+
+_NEEDED: Mapping[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
