@@ -67,7 +67,7 @@ def students(run: Path) -> dict[str, Student]:
     }
 
 
-def command(words: float = 20) -> Command:
+def command(words: float = 15) -> Command:
     return Command(TASK, {LENGTH: words})
 
 
