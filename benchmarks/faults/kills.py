@@ -76,7 +76,7 @@ def _undisturbed(folder: Path, stage: Stage) -> dict[str, Any]:
     if not known.exists():
         run = _begin(folder, stage)
         begun = time.monotonic()
-        assert _ended(_start(folder, stage, count=folder / "operations")), f"see {folder / 'output'}"
+        _ended(_start(folder, stage, count=folder / "operations"))
         end = {"seconds": time.monotonic() - begun, "operations": int((folder / "operations").read_text())}
         end |= {"says": end_of(run), "ledger": ledger_of(run)[0]}
         shutil.rmtree(kept, ignore_errors=True)
@@ -97,21 +97,13 @@ def _begin(folder: Path, stage: Stage) -> Path:
 
 def _trial(folder: Path, stage: Stage, end: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     """Kill a stage once or twice, bring it to its end, and compare."""
-    run, kills, moments = _begin(folder, stage), 0, []
-    for _ in range(1 if rng.random() < 2 / 3 else 2):
-        if rng.random() < 0.5:
-            after = rng.uniform(0, end["seconds"])
-            process = _start(folder, stage)
-            killed = not _ended(process, after)
-            moments.append(f"{after:.2f} s")
-        else:
-            operation = rng.randrange(end["operations"])
-            killed = not _ended(_start(folder, stage, kill_before=operation))
-            moments.append(f"operation {operation}")
-        kills += killed
-    one: dict[str, Any] = {"kills": kills, "moments": moments, **dict.fromkeys(COUNTED, 0), "files": []}
-    if not _ended(_start(folder, stage)):
-        return {**one, "failed": 1, "files": (folder / "output").read_text()[-800:].splitlines()[-3:]}
+    run, one = _begin(folder, stage), {"kills": 0, "moments": [], **dict.fromkeys(COUNTED, 0), "files": []}
+    try:
+        ended = _killed(folder, stage, end, rng, one) or _ended(_start(folder, stage))
+    except ChildProcessError as error:
+        return {**one, "failed": 1, "files": [str(error)]}
+    if not ended:
+        return {**one, "failed": 1, "files": ["killed by somebody else"]}
     try:
         says = end_of(run)
     except Exception as error:  # noqa: BLE001 - whatever a reader says of a torn file
@@ -120,6 +112,29 @@ def _trial(folder: Path, stage: Stage, end: dict[str, Any], rng: random.Random) 
     differing = sorted(name for name in {*says, *end["says"]} if says.get(name) != end["says"].get(name))
     return {**one, "lost": max(0, end["ledger"] - responses), "doubled": twice, "differing": len(differing),
             "files": differing}  # fmt: skip
+
+
+def _killed(folder: Path, stage: Stage, end: dict[str, Any], rng: random.Random, one: dict[str, Any]) -> bool:
+    """Kill a stage once, and in a third of the cases what resumes it, too; note in ``one`` how often and when.
+
+    Returns whether the last process was faster than its kill, so that it came to the end.
+    """
+    wanted = 1 if rng.random() < 2 / 3 else 2
+    while one["kills"] < wanted:
+        if rng.random() < 0.5:
+            after = rng.uniform(0, end["seconds"])
+            ended = _ended(_start(folder, stage), after)
+            one["moments"].append(f"{after:.2f} s")
+        else:
+            operation = rng.randrange(end["operations"])
+            ended = _ended(_start(folder, stage, kill_before=operation))
+            one["moments"].append(f"operation {operation}")
+        one["kills"] += not ended
+        if ended and one["kills"]:
+            return True
+        if ended:  # nothing was killed
+            _begin(folder, stage)
+    return False
 
 
 def _start(folder: Path, stage: Stage, *, kill_before: int | None = None, count: Path | None = None) -> int:
@@ -159,7 +174,10 @@ def _start(folder: Path, stage: Stage, *, kill_before: int | None = None, count:
 
 
 def _ended(process: int, kill_after: float | None = None) -> bool:
-    """Wait for a process; say whether it came to its end without being killed. Raises where it hangs."""
+    """Wait for a process; say whether it came to its end without being killed.
+
+    Raises ChildProcessError where it failed, TimeoutError where it hangs.
+    """
     begun = time.monotonic()
     while not (status := os.waitpid(process, os.WNOHANG))[0]:
         passed = time.monotonic() - begun
@@ -170,4 +188,7 @@ def _ended(process: int, kill_after: float | None = None) -> bool:
                 raise TimeoutError(f"a stage did not end within {PATIENCE:.0f} s")
             return False
         time.sleep(0.002)
-    return status[1] == 0
+    code = os.waitstatus_to_exitcode(status[1])
+    if code not in (0, -signal.SIGKILL):
+        raise ChildProcessError(f"a stage ended with {code}, see the file output")
+    return code == 0

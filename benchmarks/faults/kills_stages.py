@@ -20,7 +20,7 @@ TASK = "search-query"
 WORDS = "amber bright calm deep early far glass harbour ivory jade keen light moss narrow open pale quiet river".split()
 MEASURED = {
     "seconds", "latency_ms", "tokens_per_second", "finished", "created", "started", "machine_hours", "gpu_hours",
-    "usd", "hardware", "versions", "latency", "completions", "cost", "responses",
+    "usd", "hardware", "versions", "latency", "completions", "cost", "responses", "tokens",
 }  # fmt: skip
 """Keys of JSON files that say when, where, how fast or in how many starts something was done: those may differ."""
 
