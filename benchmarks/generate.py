@@ -25,7 +25,7 @@ import transformers
 from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.commands import LENGTH, Attribute, Command, CommandSpace
 from udrl.data.tasks import load_tasks, seeds
-from udrl.decoding.loop import Sampling
+from udrl.decoding.sampling import Sampling
 from udrl.export.ctranslate2 import CTranslate2, write_ctranslate2
 from udrl.export.gguf import FILE, write_gguf
 from udrl.export.llamacpp import LlamaCpp

@@ -17,7 +17,7 @@ from udrl.arguments import LARGEST, RANGES, ZERO_IS_OFF, Range, checked, fitting
 from udrl.cli import main as cli
 from udrl.cli.numbers import Real, Whole
 from udrl.commands import Command
-from udrl.decoding.loop import Sampling
+from udrl.decoding.sampling import Sampling
 from udrl.errors import StudentError, UsageError
 from udrl.student.answers import answer
 from udrl.student.prompts import fitted_prompts

@@ -7,8 +7,10 @@ them work waits for ever. So a forked process computes with one thread, and make
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from udrl.errors import StudentError
@@ -16,13 +18,16 @@ from udrl.errors import StudentError
 _home = os.getpid()
 """The process whose threads there are: the one that imported this, until `settle` is called in another."""
 
+_forked = False
+"""Whether `settle` found this process forked, so that it computes with one thread."""
+
 
 def settle(device: str = "cpu") -> None:
     """Make this process fit to compute on ``device`` where it was forked since udrl was imported; else do nothing.
 
     Raises StudentError for a GPU, which no forked process can go on using.
     """
-    global _home
+    global _home, _forked
     if os.getpid() == _home:
         return
     if not device.startswith("cpu"):
@@ -30,16 +35,43 @@ def settle(device: str = "cpu") -> None:
             f"this process was forked from one that uses {device}, which it cannot go on using: load the student "
             "behind the fork, in a process that was started by spawn"
         )
-    import torch
+    if "torch" in sys.modules:  # an exported student answers without it
+        import torch
 
-    torch.set_num_threads(1)
+        torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # read at every call
-    _home = os.getpid()
+    _home, _forked = os.getpid(), True
     warnings.warn(
         "this process was forked and computes with one thread, since the threads of its parent are not there any more: "
         "start processes by spawn for more",
         stacklevel=3,
     )
+
+
+def threads() -> int:
+    """Return how many threads a session of ONNX Runtime takes, which would take every core by itself.
+
+    As many as torch has, where it is loaded; else what OMP_NUM_THREADS says, as torch would; else one a core that this
+    process may use.
+    """
+    if _forked:
+        return 1
+    if "torch" in sys.modules:
+        import torch
+
+        return torch.get_num_threads()
+    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if said.isdecimal() and int(said):
+        return int(said)
+    if not hasattr(os, "sched_getaffinity"):  # macOS
+        return os.cpu_count() or 1
+    return len({_core(cpu) for cpu in os.sched_getaffinity(0)})
+
+
+def _core(cpu: int) -> str:
+    """Return what tells the core of a processor: two of one core share its units."""
+    siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    return siblings.read_text() if siblings.exists() else str(cpu)
 
 
 class OfProcess:

@@ -12,7 +12,8 @@ from udrl.architecture.any import AnyCausalModel
 from udrl.architecture.gpt2 import Gpt2
 from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.commands import Attribute, CommandSpace
-from udrl.decoding.loop import Sampling, decode_batch
+from udrl.decoding.loop import decode_batch
+from udrl.decoding.sampling import Sampling
 from udrl.errors import UsageError
 from udrl.student.engines.pytorch import TorchEngine
 from udrl.student.network import StudentModel

@@ -6,13 +6,13 @@ byte. What they are kept from, every student is kept from.
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
-from udrl.decoding.loop import Sampling, choose
+from udrl.decoding.engine import Array
+from udrl.decoding.sampling import Sampling, choose
 from udrl.decoding.wording import Vocabulary, Wording, Writer, contains
 from udrl.errors import UsageError
 from udrl.tokenizer import decode, encode, train_tokenizer
@@ -32,10 +32,10 @@ def vocabulary() -> Vocabulary:
 def spelled(vocabulary: Vocabulary, target: str, wording: Wording, *, long: bool = True, limit: int = 60) -> str:
     """Return what comes out where a student wants to write ``target`` and then to end."""
     wanted = f" {target}".encode()
-    noise = torch.rand(len(vocabulary.pieces), generator=torch.Generator().manual_seed(5))
+    noise = np.random.default_rng(5).random(len(vocabulary.pieces), dtype=np.float32)
 
-    def wish(text: bytes) -> Tensor:
-        logits = noise.clone()
+    def wish(text: bytes) -> Array:
+        logits = noise.copy()
         rest = wanted.removeprefix(text) if wanted.startswith(text) else b""
         for id_, piece in enumerate(vocabulary.pieces):
             if piece and rest.startswith(piece):
@@ -44,11 +44,11 @@ def spelled(vocabulary: Vocabulary, target: str, wording: Wording, *, long: bool
             logits[vocabulary.tokenizer.eos_token_id] = 20
         return logits
 
-    def look_ahead(ids: list[int]) -> Tensor:
+    def look_ahead(ids: list[int]) -> Array:
         return wish(writer.text + b"".join(vocabulary.pieces[id_] for id_ in ids))
 
-    def draw(logits: Tensor, attempt: int) -> int:
-        return int(choose(logits[None], GREEDY, None))
+    def draw(logits: Array, attempt: int) -> int:
+        return choose(logits, GREEDY, 0)
 
     writer = Writer(wording, vocabulary, limit)
     while len(writer.ids) < limit:
@@ -125,16 +125,16 @@ def test_a_completion_that_is_cut_ends_with_no_banned_word(vocabulary: Vocabular
     st.integers(1, 40),
 )
 def test_bans_hold_against_any_logits(vocabulary: Vocabulary, bans: list[str], seed: int, limit: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
+    generator = np.random.default_rng(seed)
     favourites = sorted({id_ for word in [*bans, "x"] for id_ in encode(vocabulary.tokenizer, [word, f"{word}s"])[0]})
 
-    def noise(_: object = None) -> Tensor:
-        logits = torch.randn(len(vocabulary.pieces), generator=generator)
+    def noise(_: object = None) -> Array:
+        logits = generator.standard_normal(len(vocabulary.pieces), dtype=np.float32)
         logits[favourites] += 6
         return logits
 
-    def draw(logits: Tensor, attempt: int) -> int:
-        return int(choose(logits[None], Sampling(temperature=1, top_p=1), torch.rand(1, generator=generator)))
+    def draw(logits: Array, attempt: int) -> int:
+        return choose(logits, Sampling(temperature=1, top_p=1), generator.random())
 
     writer = Writer(Wording(ban=tuple(bans)), vocabulary, limit)
     while len(writer.ids) < limit and writer.next(noise(), draw, noise) not in (
@@ -168,8 +168,8 @@ def test_required_words_come_where_they_are_likely(vocabulary: Vocabulary) -> No
     first, *rest = vocabulary.ids("party")
     assert not rest
 
-    def wish(text: bytes) -> Tensor:
-        logits = torch.full((len(vocabulary.pieces),), -20.0)
+    def wish(text: bytes) -> Array:
+        logits = np.full(len(vocabulary.pieces), -20.0, dtype=np.float32)
         logits[vocabulary.ids("the")[0]] = 3.0
         logits[first] = 0.0 if text.count(b" the") == 2 else -20.0  # 5 % behind the second "the"
         return logits
@@ -192,8 +192,8 @@ def test_required_words_stay_whole(vocabulary: Vocabulary) -> None:
     """Behind a required word no letter follows, however much the student wants one."""
     ids = vocabulary.ids("party")
 
-    def wish(text: bytes) -> Tensor:
-        logits = torch.zeros(len(vocabulary.pieces))
+    def wish(text: bytes) -> Array:
+        logits = np.zeros(len(vocabulary.pieces), dtype=np.float32)
         logits[vocabulary.tokenizer.eos_token_id] = 9.0 if text.endswith((b" of", b"s")) else 0.0
         logits[vocabulary.pieces.index(b"s")] = 8.0 if text.endswith(b"party") else -9.0
         logits[vocabulary.pieces.index(b" of")] = 7.0

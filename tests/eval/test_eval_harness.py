@@ -19,7 +19,7 @@ from udrl.commands import Command
 from udrl.data.episode import Episode
 from udrl.data.episodes import write_episodes
 from udrl.data.run import Run
-from udrl.decoding.loop import Sampling
+from udrl.decoding.sampling import Sampling
 from udrl.errors import MissingDependency, StudentError, UsageError
 from udrl.eval import harness
 from udrl.tokenizer import encode

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from udrl.commands import Command
-from udrl.decoding.loop import Sampling
+from udrl.decoding.sampling import Sampling
 from udrl.decoding.streaming import settled
 from udrl.decoding.wording import Vocabulary, Wording, Writer, contains
 from udrl.errors import UsageError

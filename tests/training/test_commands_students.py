@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from udrl.architecture.any import AnyCausalModel
 from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.commands import FILE, Attribute, CommandSpace
-from udrl.decoding.loop import Sampling, decode_batch
+from udrl.decoding.loop import decode_batch
+from udrl.decoding.sampling import Sampling
 from udrl.student.engines.pytorch import TorchEngine
 from udrl.student.network import ControlRows, StudentModel, grown, load_model, save_model
 from udrl.text_commands import TextCommands

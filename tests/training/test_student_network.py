@@ -16,7 +16,8 @@ from udrl.architecture.gpt2 import Gpt2
 from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.architecture.packing import pack
 from udrl.commands import Attribute, CommandSpace
-from udrl.decoding.loop import Sampling, decode_batch
+from udrl.decoding.loop import decode_batch
+from udrl.decoding.sampling import Sampling
 from udrl.student.engines.pytorch import TorchEngine
 from udrl.student.network import StudentModel, load_model, save_model
 from udrl.tokenizer import END, decode, encode, load_tokenizer, train_tokenizer

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 import udrl
 from udrl.architecture.packing import pack
 from udrl.commands import LENGTH, Attribute, Command, CommandSpace
-from udrl.decoding.loop import Sampling
+from udrl.decoding.sampling import Sampling
 from udrl.errors import StudentError
 from udrl.student.engines.pytorch import TorchEngine
 from udrl.student.network import StudentModel

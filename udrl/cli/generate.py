@@ -18,7 +18,7 @@ from udrl.errors import InputError, UsageError
 if TYPE_CHECKING:
     from udrl.commands import Command, Target
     from udrl.data.run import Run
-    from udrl.decoding.loop import Sampling
+    from udrl.decoding.sampling import Sampling
     from udrl.decoding.wording import Wording
     from udrl.student.answers import Answer, Score
     from udrl.student.student import Student

@@ -6,13 +6,14 @@ Guidance, required and banned words, streaming, best-of-N and calibration work o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from udrl.commands import CommandSpace
+
+Array = np.ndarray[Any, Any]
 
 ENGINES = ("auto", "torch", "onnx-int8", "onnx-fp32")
 """What can be asked for; auto is the best verified export on a CPU, else torch."""
@@ -21,11 +22,11 @@ ENGINES = ("auto", "torch", "onnx-int8", "onnx-fp32")
 class Session(Protocol):
     """One batch under way."""
 
-    def step(self, ids: Tensor) -> Tensor:
+    def step(self, ids: Array) -> Array:
         """Take the newest ids (B,) and return float32 logits (B, text ids), which the caller may write to."""
         ...
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Array) -> None:
         """Go on with these rows (n,) of the batch only, in this order."""
         ...
 
@@ -47,10 +48,10 @@ class Engine(Protocol):
     @property
     def context(self) -> int: ...
     @property
-    def device(self) -> torch.device:
-        """Where ids are taken and logits given."""
+    def device(self) -> str:
+        """Where it computes: cpu, cuda:0. What it takes and gives lies in the memory of the CPU."""
         ...
 
-    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Session, Tensor]:
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Session, Array]:
         """Read the prompts, of any lengths; return their session and the logits (B, text ids) behind each."""
         ...

@@ -1,7 +1,7 @@
 """Classifier-free guidance: what a command changes, taken further than the student would by itself.
 
-A batch has twice the rows: every prompt under its command, and the same prompt with every attribute open (the task
-stays), which command dropout has trained. Logits are ``open + weight * (commanded - open)``. Any engine's session
+A guided row takes two of a session: its prompt under its command, and the same prompt with every attribute open (the
+task stays), which command dropout has trained. Logits are ``open + weight * (commanded - open)``. Any engine's session
 can be guided, since all that it needs is a batch. Sanchez et al. 2023, arXiv 2306.17806.
 """
 
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from udrl.errors import UsageError
 
 if TYPE_CHECKING:
     from udrl.data.run import Run
-    from udrl.decoding.engine import Session
+    from udrl.decoding.engine import Array
 
 
 def check_guidable(run: Run) -> None:
@@ -28,23 +27,10 @@ def check_guidable(run: Run) -> None:
         )
 
 
-class GuidedSession:
-    """A session over twice the rows, commanded ones first, that looks like one over the commanded rows."""
+def guided(commanded: Array, unasked: Array, weight: Array | np.float32) -> Array:
+    """Mix the logits (B, V) of commanded rows and of the same rows with every attribute open, by one weight or weights (B, 1).
 
-    def __init__(self, session: Session, rows: int, weight: float) -> None:
-        self.session, self.rows, self.weight = session, rows, weight
-
-    def step(self, ids: Tensor) -> Tensor:
-        """Take the newest ids (B,) of the commanded rows; return guided float32 logits (B, text ids)."""
-        return guided(self.session.step(torch.cat([ids, ids])), self.weight)
-
-    def keep(self, rows: Tensor) -> None:
-        """Keep these of the commanded rows, and their open counterparts."""
-        self.session.keep(torch.cat([rows, rows + self.rows]))
-        self.rows = len(rows)
-
-
-def guided(logits: Tensor, weight: float) -> Tensor:
-    """Mix logits (2 B, V), commanded rows first, into guided ones (B, V). Weight 1 is the command alone, 0 none."""
-    commanded, unasked = logits.chunk(2)
-    return unasked + weight * (commanded - unasked)
+    Weight 1 is the command alone, 0 none.
+    """
+    mixed: Array = unasked + weight * (commanded - unasked)
+    return mixed

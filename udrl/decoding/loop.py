@@ -1,4 +1,4 @@
-"""Generation, on any engine: many prompts at once, each with its own random stream."""
+"""Generation, on any engine: many prompts at once, each with its own settings and its own random stream."""
 
 from __future__ import annotations
 
@@ -6,38 +6,42 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from udrl.arguments import check_fields
-from udrl.decoding.engine import Engine, Session
-from udrl.decoding.guidance import GuidedSession, guided
-from udrl.decoding.wording import Writer
-
-CANDIDATES = 64
-"""Most tokens that sampling chooses from; at the temperatures of use the rest has no share worth the sorting."""
+from udrl.decoding.engine import Array, Engine, Session
+from udrl.decoding.guidance import guided
+from udrl.decoding.sampling import Runs, Sampler, Sampling, ban, choose
+from udrl.decoding.wording import Draw, LookAhead, Writer
 
 COMPACT = 0.75
 """Finished rows are dropped from the cache once no more than this share is still writing: moving it has a price."""
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How a completion is drawn. temperature 0 is greedy; top_p keeps the smallest set of tokens of that probability.
+class Request:
+    """A prompt to continue, and how: nothing of it depends on what else is in its batch.
 
-    max_tokens: most tokens of a completion (None: as far as the context reaches). no_repeat: no run of this many
-    tokens comes twice in a completion (0: no such rule), which ends loops. guidance: how far to go in what the command
-    changes (`udrl.decoding.guidance`; 1: as the student was trained).
+    seed: the start of its own random stream; limit: most new ids (at least 1); ends: ids that end the completion;
+    unasked: the prompt with every attribute open, if ``sampling`` guides; writer: if words are required or banned.
     """
 
-    temperature: float = 0.7
-    top_p: float = 0.95
-    max_tokens: int | None = None
-    no_repeat: int = 0
-    guidance: float = 1.0
+    prompt: Sequence[int]
+    seed: int
+    sampling: Sampling
+    limit: int
+    ends: Sequence[int]
+    unasked: Sequence[int] | None = None
+    writer: Writer | None = None
 
-    def __post_init__(self) -> None:
-        check_fields(self)
+    @property
+    def is_guided(self) -> bool:
+        """Whether it takes two rows of a session."""
+        return self.sampling.guidance != 1
+
+    @property
+    def opened(self) -> Sequence[int]:
+        """The prompt with every attribute open, of one that is guided."""
+        assert self.unasked is not None
+        return self.unasked
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,52 @@ class Decoded:
     stopped: bool
 
 
+@dataclass(frozen=True)
+class Step:
+    """What one step did for one request. token: the id that it wrote, if any; decoded: all of it, if it has ended."""
+
+    handle: int
+    token: int | None
+    decoded: Decoded | None
+
+
+class Decoder:
+    """Continues requests together, an id each a step; those that come while others write follow behind them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.count = 0
+        self.waiting: list[_Row] = []
+        self.batch: _Batch | None = None
+
+    def add(self, request: Request) -> int:
+        """Take a request; return the handle by which `step` tells of it: 0, 1, 2, ..."""
+        self.waiting.append(_Row(self.count, request, self.engine))
+        self.count += 1
+        return self.count - 1
+
+    def __bool__(self) -> bool:
+        """Say whether anything is still to be written."""
+        return bool(self.waiting or self.batch)
+
+    def step(self) -> list[Step]:
+        """Draw the next id of every request that is not at its end."""
+        if self.batch is None:
+            self.batch, self.waiting = _Batch(self.engine, self.waiting), []
+        else:
+            self.batch.advance()
+        steps = self.batch.draw()
+        if not self.batch.is_alive:
+            self.batch = None
+        return steps
+
+
 def decode_batch(
     engine: Engine,
     prompts: Sequence[Sequence[int]],
     seeds: Sequence[int],
     *,
-    sampling: Sampling,
+    sampling: Sampling | Sequence[Sampling],
     limits: Sequence[int],
     end: int,
     others: Collection[int] = (),
@@ -63,10 +107,10 @@ def decode_batch(
 ) -> list[Decoded]:
     """Continue every prompt until the end token or its limit.
 
-    seeds: one a prompt, the start of its own random stream; limits: most new ids of each prompt (at least 1);
-    others: ids that end a completion as ``end`` does; on_token: called with (row, id) for every id as it is drawn;
-    unasked: each prompt with every attribute open, where ``sampling`` guides; writers: one a prompt, where words are
-    required or banned.
+    seeds: one a prompt, the start of its own random stream; sampling: one for all, or one a prompt; limits: most new
+    ids of each prompt (at least 1); others: ids that end a completion as ``end`` does; on_token: called with (row, id)
+    for every id as it is drawn; unasked: each prompt with every attribute open, where ``sampling`` guides; writers: one
+    a prompt, where words are required or banned.
     """
     steps = decode_steps(
         engine,
@@ -89,13 +133,12 @@ def decode_batch(
             on_token(row, token)
 
 
-@torch.inference_mode()  # around each step, not around whoever reads them
 def decode_steps(
     engine: Engine,
     prompts: Sequence[Sequence[int]],
     seeds: Sequence[int],
     *,
-    sampling: Sampling,
+    sampling: Sampling | Sequence[Sampling],
     limits: Sequence[int],
     end: int,
     others: Collection[int] = (),
@@ -103,135 +146,151 @@ def decode_steps(
     writers: Sequence[Writer] | None = None,
 ) -> Generator[tuple[int, int], None, list[Decoded]]:
     """Do what `decode_batch` does and yield (row, id) for every id as it is drawn."""
-    device = engine.device
-    longest = max(limits)
-    written: list[list[int]] = [[] for _ in prompts] if writers is None else [writer.ids for writer in writers]
-    stopped = [False] * len(prompts)
-    draws = (
-        np.stack([np.random.default_rng(seed).random(longest) for seed in seeds]) if sampling.temperature > 0 else None
-    )
-    rows = list(range(len(prompts)))
-    alive = set(rows)
-    runs = [_Runs(sampling.no_repeat) for _ in prompts]
-    session, logits = _begin(engine, prompts, unasked, sampling.guidance)
-    for step in range(longest):
-        if sampling.no_repeat:
-            _ban(logits, [runs[row].banned() for row in rows])
-        if writers is None:
-            ids = choose(logits, sampling, None if draws is None else torch.from_numpy(draws[rows, step]).to(device))
-            tokens: list[int | None] = ids.tolist()
-        else:
-            tokens = [None] * len(rows)
-            for place, row in enumerate(rows):
-                if row in alive:
-                    tokens[place] = writers[row].next(
-                        logits[place],
-                        _draw(sampling, None if draws is None else float(draws[row, step]), (seeds[row], step)),
-                        _look_ahead(engine, prompts, unasked, sampling.guidance, row, written[row]),
-                    )
-            ids = torch.tensor([end if token is None else token for token in tokens], device=device)
-        for row, token in zip(rows, tokens, strict=True):
-            if row not in alive:
-                continue
-            if token is None or token == end or token in others:
-                stopped[row] = token is not None
-                alive.discard(row)
-                continue
-            if writers is None:
-                written[row].append(token)
-            runs[row].add(written[row])
-            yield row, token
-            if len(written[row]) >= limits[row]:
-                alive.discard(row)
-        if not alive:
-            break
+    decoder = Decoder(engine)
+    for row, (prompt, seed, limit) in enumerate(zip(prompts, seeds, limits, strict=True)):
+        decoder.add(
+            Request(
+                prompt,
+                seed,
+                sampling if isinstance(sampling, Sampling) else sampling[row],
+                limit,
+                (end, *others),
+                None if unasked is None else unasked[row],
+                None if writers is None else writers[row],
+            )
+        )
+    ended: dict[int, Decoded] = {}
+    while decoder:
+        for step in decoder.step():
+            if step.token is not None:
+                yield step.handle, step.token
+            if step.decoded is not None:
+                ended[step.handle] = step.decoded
+    return [ended[row] for row in range(len(prompts))]
+
+
+class _Row:
+    """One request while it is written. places: ids that a session holds of it; next: the id that it reads next."""
+
+    def __init__(self, handle: int, request: Request, engine: Engine) -> None:
+        self.handle, self.request, self.engine = handle, request, engine
+        self.ids: list[int] = [] if request.writer is None else request.writer.ids
+        self.runs = Runs(request.sampling.no_repeat)
+        self.numbers = np.random.default_rng(request.seed) if request.sampling.temperature > 0 else None
+        self.places = max(len(request.prompt), len(request.unasked or ()))
+        self.alive = True
+        self.drawn = 0
+        self.next = 0
+
+    def uniform(self) -> float:
+        """Return the random number of this step, whether or not it is needed."""
+        self.drawn += 1
+        return 0.0 if self.numbers is None else float(self.numbers.random())
+
+    def worded(self, logits: Array, uniform: float) -> int | None:
+        """Return the next id by the writer of the request, or None where it must end here."""
+        writer = self.request.writer
+        assert writer is not None
+        return writer.next(logits, self._draw(uniform), self._look_ahead())
+
+    def _draw(self, uniform: float) -> Draw:
+        """Return how this step draws; what is drawn again in it has random numbers of its own."""
+        seed, step = self.request.seed, self.drawn - 1
+
+        def draw(logits: Array, attempt: int) -> int:
+            again = attempt and self.numbers is not None
+            number = float(np.random.default_rng([seed, step, attempt]).random()) if again else uniform
+            return choose(logits, self.request.sampling, number)
+
+        return draw
+
+    def _look_ahead(self) -> LookAhead:
+        """Return what gives the logits after some more ids; in a session of its own, since a cache only grows."""
+
+        def logits(ids: list[int]) -> Array:
+            more, request = [*self.ids, *ids], self.request
+            prompts = [[*request.prompt, *more]]
+            if request.is_guided:
+                prompts.append([*request.opened, *more])
+            found = self.engine.start(prompts)[1]
+            mixed: Array = (
+                guided(found[:1], found[1:], np.float32(request.sampling.guidance)) if request.is_guided else found
+            )[0]
+            return mixed
+
+        return logits
+
+    def take(self, token: int | None) -> Step:
+        """Take note of what was drawn: an id, the end, or None where it must end here."""
+        self.next = self.request.ends[0] if token is None else token
+        if token is None or token in self.request.ends:
+            self.alive = False
+            return Step(self.handle, None, Decoded(self.ids, token is not None))
+        if self.request.writer is None:
+            self.ids.append(token)
+        self.runs.add(self.ids)
+        self.alive = len(self.ids) < self.request.limit
+        return Step(self.handle, token, None if self.alive else Decoded(self.ids, False))
+
+
+class _Batch:
+    """Requests under way in one session: first each under its command, then the open ones of those that are guided."""
+
+    def __init__(self, engine: Engine, rows: Sequence[_Row]) -> None:
+        self.engine = engine
+        self._seat(rows)
+        prompts = [row.request.prompt for row in rows]
+        self.session: Session
+        self.session, self.logits = engine.start([*prompts, *(row.request.opened for row in self.guided)])
+
+    def _seat(self, rows: Sequence[_Row]) -> None:
+        self.rows = list(rows)
+        self.guided = [row for row in rows if row.request.is_guided]
+        self.commanded = np.array([place for place, row in enumerate(rows) if row.request.is_guided], dtype=np.int64)
+        self.weights = np.array([[row.request.sampling.guidance] for row in self.guided], dtype=np.float32)
+        self.sampler = Sampler([row.request.sampling for row in rows])
+        self.worded = all(row.request.writer is not None for row in rows)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether a row still writes."""
+        return any(row.alive for row in self.rows)
+
+    def draw(self) -> list[Step]:
+        """Draw an id a row, and take note of it where the row still writes."""
+        logits = self._mixed()
+        ban(logits, [row.runs.banned() for row in self.rows])
+        uniform = np.array([row.uniform() for row in self.rows])
+        ids: list[int] = [] if self.worded else self.sampler(logits, uniform).tolist()
+        steps = []
+        for place, row in enumerate(self.rows):
+            if row.request.writer is None:
+                token: int | None = ids[place]
+            else:
+                token = row.worded(logits[place], float(uniform[place])) if row.alive else None
+            if row.alive:
+                steps.append(row.take(token))
+            else:  # its id is of no use, but each row of the session reads one
+                row.next = row.request.ends[0] if token is None else token
+        return steps
+
+    def _mixed(self) -> Array:
+        if not self.guided:
+            return self.logits
+        logits = self.logits[: len(self.rows)]
+        logits[self.commanded] = guided(logits[self.commanded], self.logits[len(self.rows) :], self.weights)
+        return logits
+
+    def advance(self) -> None:
+        """Let the session read the ids that were drawn; what has ended is dropped where that is worth it."""
         # what has ended still takes up places, of which a context has only so many
-        full = any(row not in alive and len(prompts[row]) + step >= engine.context for row in rows)
-        if full or len(alive) <= COMPACT * len(rows):
-            index = torch.tensor([place for place, row in enumerate(rows) if row in alive], device=device)
-            session.keep(index)
-            ids, rows = ids[index], [row for row in rows if row in alive]
-        logits = session.step(ids)
-    return [Decoded(ids, stop) for ids, stop in zip(written, stopped, strict=True)]
-
-
-def _begin(
-    engine: Engine,
-    prompts: Sequence[Sequence[int]],
-    unasked: Sequence[Sequence[int]] | None,
-    guidance: float,
-) -> tuple[Session, Tensor]:
-    """Start a session on the prompts, a guided one where the weight is not 1, and return it with its first logits."""
-    if guidance == 1:
-        return engine.start(prompts)
-    assert unasked is not None
-    session, logits = engine.start([*prompts, *unasked])
-    return GuidedSession(session, len(prompts), guidance), guided(logits, guidance)
-
-
-def _draw(sampling: Sampling, uniform: float | None, place: tuple[int, int]) -> Callable[[Tensor, int], int]:
-    """Return how one row draws at one step; what is drawn again there has random numbers of its own."""
-
-    def draw(logits: Tensor, attempt: int) -> int:
-        number = uniform
-        if uniform is not None and attempt:
-            number = float(np.random.default_rng([*place, attempt]).random())
-        numbers = None if number is None else torch.tensor([number], dtype=torch.float64, device=logits.device)
-        return int(choose(logits[None], sampling, numbers))
-
-    return draw
-
-
-def _look_ahead(
-    engine: Engine,
-    prompts: Sequence[Sequence[int]],
-    unasked: Sequence[Sequence[int]] | None,
-    guidance: float,
-    row: int,
-    written: list[int],
-) -> Callable[[list[int]], Tensor]:
-    """Return what gives a row's logits after some more ids; in a session of its own, since a cache only grows."""
-
-    def logits(ids: list[int]) -> Tensor:
-        more = [*written, *ids]
-        open_ = None if unasked is None else [[*unasked[row], *more]]
-        return _begin(engine, [[*prompts[row], *more]], open_, guidance)[1][0]
-
-    return logits
-
-
-def choose(logits: Tensor, sampling: Sampling, uniform: Tensor | None) -> Tensor:
-    """Draw one id a row from float32 ``logits`` (B, V) with the numbers ``uniform`` (B,) in [0, 1); None is greedy."""
-    if uniform is None:
-        return logits.argmax(-1)
-    probabilities, order = torch.softmax(logits / sampling.temperature, -1).topk(min(logits.shape[-1], CANDIDATES))
-    reached = probabilities.cumsum(-1)
-    inside = reached - probabilities < sampling.top_p  # the most likely id always stays
-    kept = torch.where(inside, probabilities, torch.zeros_like(probabilities)).double().cumsum(-1)
-    place = (kept < uniform[:, None] * kept[:, -1:]).sum(-1).clamp(max=order.shape[-1] - 1)
-    return order.gather(-1, place[:, None]).squeeze(-1)
-
-
-class _Runs:
-    """The runs of ``size`` tokens that one completion holds, so that none comes twice."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.tail: tuple[int, ...] = ()
-        self.next: dict[tuple[int, ...], list[int]] = {}
-
-    def add(self, ids: list[int]) -> None:
-        """Take note of the newest of ``ids``."""
-        if self.size and len(ids) >= self.size:
-            self.next.setdefault(self.tail, []).append(ids[-1])
-        self.tail = tuple(ids[len(ids) - self.size + 1 :]) if len(ids) >= self.size - 1 else ()
-
-    def banned(self) -> list[int]:
-        """Return the tokens that would complete a run for the second time."""
-        return self.next.get(self.tail, [])
-
-
-def _ban(logits: Tensor, banned: Sequence[Sequence[int]]) -> None:
-    rows = [row for row, ids in enumerate(banned) for _ in ids]
-    if rows:
-        logits[rows, [token for ids in banned for token in ids]] = float("-inf")
+        full = any(not row.alive and row.places >= self.engine.context for row in self.rows)
+        alive = [place for place, row in enumerate(self.rows) if row.alive]
+        if full or len(alive) <= COMPACT * len(self.rows):
+            open_ = [len(self.rows) + place for place, row in enumerate(self.guided) if row.alive]
+            self.session.keep(np.array([*alive, *open_], dtype=np.int64))
+            self._seat([self.rows[place] for place in alive])
+        for row in self.rows:
+            row.places += 1
+        ids = [row.next for row in (*self.rows, *self.guided)]
+        self.logits = self.session.step(np.array(ids, dtype=np.int64))

@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from udrl.decoding.engine import Array
+from udrl.decoding.sampling import softmax
 from udrl.errors import StudentError, UsageError
 from udrl.tokenizer import encode
 from udrl.words import count_words
@@ -126,13 +127,11 @@ class Vocabulary:
         for end in self.ends:
             self.pieces[end] = b""
         # models may have more rows than their tokenizer has ids
-        self.nothing = torch.tensor([id_ for id_, name in enumerate(names) if name is None], dtype=torch.long)
+        self.nothing = np.array([id_ for id_, name in enumerate(names) if name is None], dtype=np.int64)
         self.comma = self.pieces.index(b",")
         first = [_shown(piece)[:1] for piece in self.pieces]
-        self.inside = torch.tensor([0x80 <= piece[0] < 0xC0 if piece else False for piece in self.pieces])
-        self.goes_on = torch.tensor(
-            [bool(p) and (not c or _in_word(c)) for p, c in zip(self.pieces, first, strict=True)]
-        )
+        self.inside = np.array([0x80 <= piece[0] < 0xC0 if piece else False for piece in self.pieces])
+        self.goes_on = np.array([bool(p) and (not c or _in_word(c)) for p, c in zip(self.pieces, first, strict=True)])
         self.goes_on &= ~self.inside
         self.gap = ~self.inside & ~self.goes_on
 
@@ -148,10 +147,10 @@ def _byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in shown} | {chr(256 + k): byte for k, byte in enumerate(hidden)}
 
 
-Draw = Callable[[Tensor, int], int]
+Draw = Callable[[Array, int], int]
 """Draws an id from logits (V,); the number says how often that was tried for the same place, from 0."""
 
-LookAhead = Callable[[list[int]], Tensor]
+LookAhead = Callable[[list[int]], Array]
 """Returns the logits (V,) that would follow if these ids came next."""
 
 State = Literal["fine", "begun", "open", "offends"]
@@ -170,19 +169,19 @@ class Writer:
         self.forced: deque[int] = deque()
         self.must: Literal["go on", "stop", None] = None
 
-    def next(self, logits: Tensor, draw: Draw, look_ahead: LookAhead) -> int | None:
+    def next(self, logits: Array, draw: Draw, look_ahead: LookAhead) -> int | None:
         """Return the next id, the end token included, from ``logits`` (V,); None where the completion must end here.
 
         Without a word in the way it is the first draw: a wording that nothing offends changes nothing.
         """
         if self.forced:
             return self._force()
-        logits = logits.clone()
-        logits[self.vocabulary.nothing.to(logits.device)] = float("-inf")
+        logits = logits.copy()
+        logits[self.vocabulary.nothing] = -np.inf
         if self.must:
-            logits[~self._allowed(self.text, self.must).to(logits.device)] = float("-inf")
+            logits[~self._allowed(self.text, self.must)] = -np.inf
         for attempt in range(len(logits)):
-            if logits.max() == float("-inf"):
+            if logits.max() == -np.inf:
                 break
             token = draw(logits, attempt)
             self.forced.extend(self._due(token, logits, look_ahead))
@@ -195,7 +194,7 @@ class Writer:
                 break
             if self._leads_well([token], text, look_ahead):
                 return self._take(token)
-            logits[token] = float("-inf")
+            logits[token] = -np.inf
         while self._state(self.text) in ("open", "offends"):  # a word that nothing can go on with is left out
             self.text = self.text.removesuffix(self.vocabulary.pieces[self.ids.pop()])
         return None
@@ -232,12 +231,12 @@ class Writer:
             return state == "begun"
         logits = look_ahead(ids)
         if state == "open":
-            return bool(torch.softmax(logits, -1)[self._allowed(text, "go on").to(logits.device)].sum() >= 0.5)
+            return bool(softmax(logits)[self._allowed(text, "go on")].sum() >= 0.5)
         likely = int(logits.argmax())
         more = self.vocabulary.pieces[likely]
         return not more or self._leads_well([*ids, likely], text + more, look_ahead)
 
-    def _allowed(self, text: bytes, must: Literal["go on", "stop"]) -> Tensor:
+    def _allowed(self, text: bytes, must: Literal["go on", "stop"]) -> Array:
         """Return which ids may follow where the last word must go on or stop; a character is always finished."""
         if _pending(text):
             return self.vocabulary.inside
@@ -246,7 +245,7 @@ class Writer:
     def _room(self) -> int:
         return self.limit - len(self.ids)
 
-    def _due(self, token: int, logits: Tensor, look_ahead: LookAhead) -> Sequence[int]:
+    def _due(self, token: int, logits: Array, look_ahead: LookAhead) -> Sequence[int]:
         """Return the ids of a required word that must come now, before ``token``, or none."""
         if not self.required or self.must == "go on" or _pending(self.text):
             return ()
@@ -274,13 +273,13 @@ class Writer:
             return [self.vocabulary.comma, *fitting[best]] if listed else fitting[best]
         return ()
 
-    def _share(self, ids: Sequence[int], logits: Tensor, look_ahead: LookAhead) -> float:
+    def _share(self, ids: Sequence[int], logits: Array, look_ahead: LookAhead) -> float:
         """Return the probability that these ids come next; once it is too small, that of the first of them."""
-        share = float(torch.softmax(logits, -1)[ids[0]])
+        share = float(softmax(logits)[ids[0]])
         for k in range(1, len(ids)):
             if share < WILLING:
                 break
-            share *= float(torch.softmax(look_ahead(list(ids[:k])), -1)[ids[k]])
+            share *= float(softmax(look_ahead(list(ids[:k])))[ids[k]])
         return share
 
 

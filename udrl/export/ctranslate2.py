@@ -23,7 +23,7 @@ from udrl.student.prompts import by_limit, fitted_prompts
 from udrl.tokenizer import decode
 
 if TYPE_CHECKING:
-    from udrl.decoding.loop import Sampling
+    from udrl.decoding.sampling import Sampling
     from udrl.student.student import Student
 
 

@@ -16,7 +16,7 @@ from udrl.rewards.protocol import known_pairs
 from udrl.words import count_words
 
 if TYPE_CHECKING:
-    from udrl.decoding.loop import Sampling
+    from udrl.decoding.sampling import Sampling
     from udrl.decoding.wording import Wording
     from udrl.student.student import Student
     from udrl.student.targets import Clamped

@@ -12,7 +12,8 @@ from typing import Any
 from udrl.arguments import checked
 from udrl.commands import AUTO, LENGTH, Command, CommandSpace, Target
 from udrl.decoding.engine import Engine
-from udrl.decoding.loop import Decoded, Sampling, decode_batch, decode_steps
+from udrl.decoding.loop import Decoded, decode_batch, decode_steps
+from udrl.decoding.sampling import Sampling
 from udrl.decoding.streaming import settled
 from udrl.decoding.wording import Vocabulary, Wording, Writer
 from udrl.errors import StudentError, UsageError, damaged
@@ -307,7 +308,7 @@ class Student:
     def _prompts(
         self, inputs: Sequence[str], controls: Sequence[Sequence[int]], sampling: Sampling
     ) -> tuple[list[list[int]], list[int]]:
-        settle(self.computes.device.type)
+        settle(self.computes.device)
         return fitted_prompts(self.tokenizer, self.computes, inputs, controls, sampling.max_tokens)
 
     def _writers(self, wording: Wording | None, limits: Sequence[int]) -> list[Writer] | None:

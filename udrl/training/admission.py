@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -230,7 +231,7 @@ def _training_logits(student: StudentModel, rows: Sequence[list[int]]) -> Tensor
 def _answering_logits(student: StudentModel, rows: Sequence[list[int]]) -> Tensor:
     """Return the logits behind the last id of each row, which is read behind the others as answering does."""
     session, _ = TorchEngine(student).start([ids[:-1] for ids in rows])
-    return session.step(torch.tensor([ids[-1] for ids in rows], device=student.rows.weight.device))
+    return torch.from_numpy(session.step(np.array([ids[-1] for ids in rows]))).to(student.rows.weight.device)
 
 
 def warn_of_lost(tokenizer: Any, texts: Sequence[str]) -> None:

@@ -10,11 +10,12 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from udrl import __version__
+from udrl.decoding.sampling import Sampling
 from udrl.errors import StudentError
 from udrl.files import replacing_folder
 
@@ -41,7 +42,9 @@ class Export:
     def was_verified_as(self, sampling: Mapping[str, Any]) -> bool:
         """Say whether what was verified holds under this sampling: of float32 always, of int8 where it was used."""
         verified = self.manifest["verification"].get("sampling")
-        return bool(self.manifest["precision"] == "fp32" or verified == dict(sampling))
+        defaults = asdict(Sampling())  # what an older version did not know
+        is_same = verified is not None and {**defaults, **verified} == {**defaults, **sampling}
+        return bool(self.manifest["precision"] == "fp32" or is_same)
 
     def is_current(self, student: Path) -> bool:
         """Say whether ``student`` still holds the files that this was exported from.

@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from udrl.commands import CommandSpace
-from udrl.decoding.engine import Session
+from udrl.decoding.engine import Array, Session
 from udrl.encoder.onnx import runtime
 from udrl.errors import StudentError, is_installed
-from udrl.forks import OfProcess
+from udrl.forks import OfProcess, threads
 from udrl.student.engines.exports import Export
 
 FILE = "model.onnx"
@@ -31,10 +29,10 @@ def missing_packages() -> str:
 
 
 class OnnxEngine:
-    """An export in ONNX Runtime; as many threads as torch has, which follows OMP_NUM_THREADS, else the cores."""
+    """An export in ONNX Runtime; threads as `udrl.forks.threads` says."""
 
     name = "onnx"
-    device = torch.device("cpu")
+    device = "cpu"
 
     def __init__(self, export: Export, space: CommandSpace) -> None:
         """Load ``export`` of the student whose command space is ``space``; StudentError where it is damaged."""
@@ -49,7 +47,7 @@ class OnnxEngine:
 
         def session() -> Any:
             options = ort.SessionOptions()
-            options.intra_op_num_threads = torch.get_num_threads()
+            options.intra_op_num_threads = threads()
             options.inter_op_num_threads = 1
             options.log_severity_level = 3
             try:
@@ -62,7 +60,7 @@ class OnnxEngine:
 
         self.runs = OfProcess(session)
 
-    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Session, Tensor]:
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Session, Array]:
         """Read the prompts; return their session and the logits (B, text ids) behind each."""
         session = _Session(self, np.array([len(prompt) for prompt in prompts]))
         longest = max(map(len, prompts))
@@ -76,25 +74,25 @@ class OnnxEngine:
 class _Session:
     """One batch. lengths: ids that each row has in the cache, (layers, k and v, B, heads, places, size)."""
 
-    def __init__(self, engine: OnnxEngine, lengths: np.ndarray[Any, Any]) -> None:
+    def __init__(self, engine: OnnxEngine, lengths: Array) -> None:
         self.engine, self.lengths = engine, lengths.astype(np.int64)
         rows, places = len(lengths), int(lengths.max()) + GROWTH
-        self._bind(torch.zeros(engine.layers, 2, rows, engine.heads, places, engine.size))
+        self._bind(np.zeros((engine.layers, 2, rows, engine.heads, places, engine.size), dtype=np.float32))
 
-    def _bind(self, cache: Tensor) -> None:
+    def _bind(self, cache: Array) -> None:
         """Make ``cache`` the place where keys and values are read and written."""
         self.cache = cache
         self.binding = self.engine.runs.get().io_binding()
         for index in range(self.engine.layers):
             for part, values in zip("kv", cache[index], strict=True):
-                place = ("cpu", 0, np.float32, list(values.shape), values.data_ptr())
+                place = ("cpu", 0, np.float32, list(values.shape), values.ctypes.data)
                 self.binding.bind_input(f"past.{index}.{part}", *place)
                 self.binding.bind_output(f"present.{index}.{part}", *place)
 
-    def run(self, ids: np.ndarray[Any, Any], positions: np.ndarray[Any, Any], *, last: np.ndarray[Any, Any]) -> Tensor:
+    def run(self, ids: Array, positions: Array, *, last: Array) -> Array:
         """Read ids (B, L), which the rows' ``lengths`` count already; return logits (B, text ids) of the last ones."""
-        logits = torch.empty(len(ids), self.engine.space.base)
-        values: dict[str, np.ndarray[Any, Any]] = {  # bound, not copied: they must live until the run is over
+        logits = np.empty((len(ids), self.engine.space.base), dtype=np.float32)
+        values: dict[str, Array] = {  # bound, not copied: they must live until the run is over
             "ids": ids,
             "positions": positions,
             "last": last[:, None],
@@ -103,20 +101,27 @@ class _Session:
         }
         for name, value in values.items():
             self.binding.bind_cpu_input(name, value)
-        place = ("cpu", 0, np.float32, list(logits.shape), logits.data_ptr())
+        place = ("cpu", 0, np.float32, list(logits.shape), logits.ctypes.data)
         self.binding.bind_output("logits", *place)
         self.engine.runs.get().run_with_iobinding(self.binding)
         return logits
 
-    def step(self, ids: Tensor) -> Tensor:
+    def step(self, ids: Array) -> Array:
         """Take the newest ids (B,) and return logits (B, text ids)."""
         positions = self.lengths
         self.lengths = self.lengths + 1
         if self.lengths.max() > self.cache.shape[4]:
-            self._bind(torch.nn.functional.pad(self.cache, (0, 0, 0, GROWTH)))
-        return self.run(ids.numpy()[:, None], positions[:, None], last=np.zeros_like(positions))
+            self._bind(_with_room(self.cache, GROWTH))
+        return self.run(ids.astype(np.int64)[:, None], positions[:, None], last=np.zeros_like(positions))
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Array) -> None:
         """Go on with these rows (n,) only."""
-        self.lengths = self.lengths[rows.numpy()]
-        self._bind(self.cache[:, :, rows].contiguous())
+        self.lengths = self.lengths[rows]
+        self._bind(self.cache.take(rows, axis=2))
+
+
+def _with_room(cache: Array, spare: int) -> Array:
+    """Return ``cache`` with ``spare`` more places, which are zero."""
+    larger = np.zeros((*cache.shape[:4], cache.shape[4] + spare, cache.shape[5]), dtype=np.float32)
+    larger[:, :, :, :, : cache.shape[4]] = cache
+    return larger

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from udrl.architecture.protocol import Cache
 from udrl.commands import CommandSpace
-from udrl.decoding.engine import Session
+from udrl.decoding.engine import Array, Session
 from udrl.encoder.loading import choose_precision
 from udrl.errors import StudentError
 from udrl.student.network import StudentModel
@@ -47,11 +47,12 @@ class TorchEngine:
         return self.model.context
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> str:
         """Where the weights are."""
-        return self.model.rows.weight.device
+        return str(self.model.rows.weight.device)
 
-    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Session, Tensor]:
+    @torch.inference_mode()
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Session, Array]:
         """Read the prompts; return their session and the logits (B, text ids) behind each."""
         longest = max(map(len, prompts))
         ids = torch.zeros(len(prompts), longest, dtype=torch.long)
@@ -63,26 +64,33 @@ class TorchEngine:
         positions = (real.cumsum(1) - 1).clamp(min=0)
         network = self.model
         cache = network.architecture.cache(network.model, real, dtype=self.dtype, text_size=self.space.base)
-        logits = cache.run(network.embed(ids), positions)
+        logits: Array = cache.run(network.embed(ids), positions).cpu().numpy()
         return _Session(network, cache, real.sum(1)), logits
 
 
 class _Session:
-    """One batch under way. lengths: (B,) ids that each row has, prompt and completion."""
+    """One batch under way. lengths: (B,) ids that each row has, prompt and completion.
+
+    On the CPU the logits that it gives are torch's own memory.
+    """
 
     def __init__(self, network: StudentModel, cache: Cache, lengths: Tensor) -> None:
         self.network, self.cache, self.lengths = network, cache, lengths
 
-    def step(self, ids: Tensor) -> Tensor:
+    @torch.inference_mode()
+    def step(self, ids: Array) -> Array:
         """Read one more id a row; return the logits behind it."""
-        logits = self.cache.run(self.network.embed(ids)[:, None], self.lengths[:, None])
+        embeddings = self.network.embed(torch.from_numpy(ids).to(self.lengths.device))[:, None]
+        logits: Array = self.cache.run(embeddings, self.lengths[:, None]).cpu().numpy()
         self.lengths = self.lengths + 1
         return logits
 
-    def keep(self, rows: Tensor) -> None:
+    @torch.inference_mode()
+    def keep(self, rows: Array) -> None:
         """Go on with these rows only."""
-        self.lengths = self.lengths[rows]
-        self.cache.keep(rows)
+        places = torch.from_numpy(rows).to(self.lengths.device)
+        self.lengths = self.lengths[places]
+        self.cache.keep(places)
 
 
 def pick_device(device: str) -> torch.device:

@@ -248,7 +248,7 @@ class _Reader:
 
     def read(self, model: StudentModel, dtype: Any) -> dict[str, Any]:
         """Return ``scores`` and ``losses`` of the student as it is; it goes on in the mode that it was in."""
-        from udrl.decoding.loop import Sampling
+        from udrl.decoding.sampling import Sampling
         from udrl.student.engines.pytorch import TorchEngine
         from udrl.student.student import Student
 

@@ -1,0 +1,149 @@
+"""How the next id is drawn, row by row: each row of a batch has settings and a random number of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from udrl.arguments import check_fields
+from udrl.decoding.engine import Array
+
+CANDIDATES = 64
+"""Most tokens that sampling chooses from; at the temperatures of use the rest has no share worth the sorting."""
+
+BLOCK = 16
+"""Logits that are searched as one, by their largest: the candidates lie in the `CANDIDATES` best blocks."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a completion is drawn. temperature 0 is greedy; top_p keeps the smallest set of tokens of that probability.
+
+    max_tokens: most tokens of a completion (None: as far as the context reaches). no_repeat: no run of this many
+    tokens comes twice in a completion (0: no such rule), which ends loops. guidance: how far to go in what the command
+    changes (`udrl.decoding.guidance`; 1: as the student was trained). top_k keeps that many of the likeliest tokens
+    (0: no such rule; `CANDIDATES` are the most in any case); min_p keeps those of at least this share of the
+    likeliest one's probability.
+    """
+
+    temperature: float = 0.7
+    top_p: float = 0.95
+    max_tokens: int | None = None
+    no_repeat: int = 0
+    guidance: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+class Sampler:
+    """Draws an id for each row of a batch, whose settings stand side by side in columns."""
+
+    def __init__(self, samplings: Sequence[Sampling]) -> None:
+        """Take the settings of the rows, in their order."""
+        self.drawn = np.flatnonzero([one.temperature > 0 for one in samplings])
+        """The rows that are not greedy."""
+        self.every = len(self.drawn) == len(samplings)
+        own = [samplings[row] for row in self.drawn]
+        cold = np.finfo(np.float32).tiny  # what is no number in float32 any more is as good as greedy
+        self.temperature = np.array([[max(one.temperature, cold)] for one in own], dtype=np.float32)
+        self.top_p = np.array([[one.top_p] for one in own], dtype=np.float32)
+        self.top_k = np.array([[one.top_k or CANDIDATES] for one in own])
+        self.min_p = np.array([[one.min_p] for one in own], dtype=np.float32)
+
+    def __call__(self, logits: Array, uniform: Array) -> Array:
+        """Return an id a row (B,) from float32 ``logits`` (B, V) and random numbers ``uniform`` (B,) in [0, 1)."""
+        if self.every:
+            return self._sampled(logits, uniform)
+        ids: Array = logits.argmax(-1)
+        if len(self.drawn):
+            ids[self.drawn] = self._sampled(logits[self.drawn], uniform[self.drawn])
+        return ids
+
+    def _sampled(self, logits: Array, uniform: Array) -> Array:
+        order = best(logits, min(CANDIDATES, logits.shape[1]))
+        chances = self._chances(logits, order)
+        reached = chances.cumsum(-1, dtype=np.float64).astype(np.float32)
+        kept = reached - chances < self.top_p
+        kept &= np.arange(order.shape[1]) < self.top_k
+        kept &= chances >= self.min_p * chances[:, :1]
+        kept[:, 0] = True  # the likeliest always stays
+        sums = np.where(kept, chances, 0).cumsum(-1, dtype=np.float64)
+        place = (sums < uniform[:, None] * sums[:, -1:]).sum(-1)
+        drawn: Array = order[np.arange(len(order)), np.minimum(place, order.shape[1] - 1)]
+        return drawn
+
+    def _chances(self, logits: Array, order: Array) -> Array:
+        """Return the probabilities of the ids ``order`` (B, n), likeliest first, among all."""
+        powers = logits - np.take_along_axis(logits, order[:, :1], 1)
+        with np.errstate(over="ignore"):  # at a very low temperature the others are as unlikely as can be
+            powers /= self.temperature
+        np.exp(powers, out=powers)
+        chances: Array = np.take_along_axis(powers, order, 1) / powers.sum(-1, keepdims=True)
+        return chances
+
+
+def choose(logits: Array, sampling: Sampling, uniform: float) -> int:
+    """Draw one id from float32 ``logits`` (V,) with the number ``uniform`` in [0, 1), which greedy ones do not need."""
+    return int(Sampler([sampling])(logits[None], np.array([uniform]))[0])
+
+
+def best(logits: Array, count: int) -> Array:
+    """Return the ids (B, count) of the largest of ``logits`` (B, V), the largest first, equal ones by their ids.
+
+    Few of many are found in blocks: the `count` blocks with the largest maxima hold them all.
+    """
+    rows, size = logits.shape
+    blocks = size // BLOCK
+    if blocks <= 2 * count:
+        found = np.argpartition(logits, size - count, -1)[:, size - count :]
+    else:
+        whole = logits[:, : blocks * BLOCK].reshape(rows, blocks, BLOCK)
+        chosen = np.argpartition(whole.max(-1), blocks - count, -1)[:, blocks - count :]
+        inside = (chosen[:, :, None] * BLOCK + np.arange(BLOCK)).reshape(rows, -1)
+        rest = np.arange(blocks * BLOCK, size)
+        inside = np.concatenate([inside, np.broadcast_to(rest, (rows, len(rest)))], 1)
+        values = np.take_along_axis(logits, inside, 1)
+        places = np.argpartition(values, values.shape[1] - count, -1)[:, values.shape[1] - count :]
+        found = np.take_along_axis(inside, places, 1)
+    found = np.sort(found, -1)
+    order = np.argsort(-np.take_along_axis(logits, found, 1), -1, kind="stable")
+    ids: Array = np.take_along_axis(found, order, 1)
+    return ids
+
+
+def softmax(logits: Array) -> Array:
+    """Return the probabilities (..., V) of float32 ``logits``."""
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    chances: Array = powers / powers.sum(-1, keepdims=True)
+    return chances
+
+
+class Runs:
+    """The runs of ``size`` tokens that one completion holds, so that none comes twice."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.tail: tuple[int, ...] = ()
+        self.next: dict[tuple[int, ...], list[int]] = {}
+
+    def add(self, ids: list[int]) -> None:
+        """Take note of the newest of ``ids``."""
+        if self.size and len(ids) >= self.size:
+            self.next.setdefault(self.tail, []).append(ids[-1])
+        self.tail = tuple(ids[len(ids) - self.size + 1 :]) if len(ids) >= self.size - 1 else ()
+
+    def banned(self) -> list[int]:
+        """Return the tokens that would complete a run for the second time."""
+        return self.next.get(self.tail, []) if self.size else []
+
+
+def ban(logits: Array, banned: Sequence[Sequence[int]]) -> None:
+    """Make the ids ``banned`` of each row impossible in ``logits`` (B, V)."""
+    rows = [row for row, ids in enumerate(banned) for _ in ids]
+    if rows:
+        logits[rows, [token for ids in banned for token in ids]] = -np.inf
