@@ -93,6 +93,23 @@ def test_decoding_to_the_end_of_the_context_beside_rows_that_write_on(model: Stu
         assert one == alone[0]
 
 
+def test_decoding_gives_each_row_what_its_own_settings_give_alone(model: StudentModel) -> None:
+    samplings = [GREEDY, replace(SHARP, guidance=2.0), Sampling(1.2, top_k=5), replace(GREEDY, guidance=0.5), SHARP]
+    asked = [prompts(model)[k % 3] for k in range(5)]
+    unasked = [prompts(model, commanded=False)[k % 3] for k in range(5)]
+    limits, seeds = [12, 3, 20, 7, 16], [5, 6, 7, 8, 9]
+    together = decode_batch(
+        TorchEngine(model), asked, seeds, sampling=samplings, limits=limits, end=0, others=(119,), unasked=unasked
+    )
+    assert len({tuple(one.ids) for one in together}) == 5
+    for k, one in enumerate(together):
+        alone = decode_batch(
+            TorchEngine(model), [asked[k]], [seeds[k]], sampling=samplings[k], limits=[limits[k]], end=0, others=(119,),
+            unasked=[unasked[k]],
+        )  # fmt: skip
+        assert alone == [one]
+
+
 @pytest.mark.parametrize(
     "values", [{"guidance": -1}, {"guidance": float("nan")}, {"no_repeat": -1}, {"temperature": -1}]
 )

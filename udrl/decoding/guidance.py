@@ -28,7 +28,7 @@ def check_guidable(run: Run) -> None:
 
 
 def guided(commanded: Array, unasked: Array, weight: Array | np.float32) -> Array:
-    """Mix the logits (B, V) of commanded rows and of the same rows with every attribute open, by one weight or weights (B, 1).
+    """Mix logits (B, V) of commanded rows and of the same with every attribute open, by one weight or weights (B, 1).
 
     Weight 1 is the command alone, 0 none.
     """

@@ -13,9 +13,6 @@ from udrl.decoding.engine import Array
 CANDIDATES = 64
 """Most tokens that sampling chooses from; at the temperatures of use the rest has no share worth the sorting."""
 
-BLOCK = 16
-"""Logits that are searched as one, by their largest: the candidates lie in the `CANDIDATES` best blocks."""
-
 
 @dataclass(frozen=True)
 class Sampling:
@@ -93,24 +90,9 @@ def choose(logits: Array, sampling: Sampling, uniform: float) -> int:
 
 
 def best(logits: Array, count: int) -> Array:
-    """Return the ids (B, count) of the largest of ``logits`` (B, V), the largest first, equal ones by their ids.
-
-    Few of many are found in blocks: the `count` blocks with the largest maxima hold them all.
-    """
-    rows, size = logits.shape
-    blocks = size // BLOCK
-    if blocks <= 2 * count:
-        found = np.argpartition(logits, size - count, -1)[:, size - count :]
-    else:
-        whole = logits[:, : blocks * BLOCK].reshape(rows, blocks, BLOCK)
-        chosen = np.argpartition(whole.max(-1), blocks - count, -1)[:, blocks - count :]
-        inside = (chosen[:, :, None] * BLOCK + np.arange(BLOCK)).reshape(rows, -1)
-        rest = np.arange(blocks * BLOCK, size)
-        inside = np.concatenate([inside, np.broadcast_to(rest, (rows, len(rest)))], 1)
-        values = np.take_along_axis(logits, inside, 1)
-        places = np.argpartition(values, values.shape[1] - count, -1)[:, values.shape[1] - count :]
-        found = np.take_along_axis(inside, places, 1)
-    found = np.sort(found, -1)
+    """Return the ids (B, count) of the largest of ``logits`` (B, V), the largest first, equal ones by their ids."""
+    found = np.argpartition(logits, logits.shape[1] - count, -1)[:, logits.shape[1] - count :]
+    found.sort(-1)
     order = np.argsort(-np.take_along_axis(logits, found, 1), -1, kind="stable")
     ids: Array = np.take_along_axis(found, order, 1)
     return ids
