@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from udrl.training.from_scratch import scratch_gpt2
 
 from udrl.commands import LENGTH, Attribute, CommandSpace
 from udrl.decoding.engine import Engine
@@ -29,7 +30,6 @@ from udrl.student.engines.exports import Export
 from udrl.student.engines.onnx import OnnxEngine
 from udrl.student.engines.pytorch import TorchEngine
 from udrl.student.network import StudentModel
-from udrl.training.from_scratch import scratch_gpt2
 from udrl.training.presets import PRESETS
 
 SAMPLING = Sampling(temperature=0.2, top_p=0.95, no_repeat=5)
