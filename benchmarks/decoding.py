@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from udrl.training.from_scratch import scratch_gpt2
 
+from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.commands import LENGTH, Attribute, CommandSpace
 from udrl.decoding.engine import Engine
 from udrl.decoding.loop import decode_batch
