@@ -45,7 +45,7 @@ class Sampler:
         self.drawn = np.flatnonzero([one.temperature > 0 for one in samplings])
         """The rows that are not greedy."""
         self.every = len(self.drawn) == len(samplings)
-        own = [samplings[row] for row in self.drawn]
+        own = [one for one in samplings if one.temperature > 0]
         cold = np.finfo(np.float32).tiny  # what is no number in float32 any more is as good as greedy
         self.temperature = np.array([[max(one.temperature, cold)] for one in own], dtype=np.float32)
         self.top_p = np.array([[one.top_p] for one in own], dtype=np.float32)

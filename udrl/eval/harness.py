@@ -83,7 +83,8 @@ class StudentModel:
         bar = track("likelihoods", total=len(pairs), unit="completions")
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
-            batch = pack([prompts[i] for i in rows], [completions[i] for i in rows]).to(self.engine.device)
+            batch = pack([prompts[i] for i in rows], [completions[i] for i in rows])
+            batch = batch.to(self.engine.model.rows.weight.device)
             logits = self.engine.model.logits(batch, dtype=self.engine.dtype)
             chosen = logits.log_softmax(-1).gather(1, batch.labels[:, None])[:, 0].double().cpu().numpy()
             sequence, greedy = batch.sequence.cpu().numpy(), (logits.argmax(-1) == batch.labels).cpu().numpy()
