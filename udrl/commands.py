@@ -30,7 +30,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from udrl.errors import StudentError, UsageError, unknown
+from udrl.errors import StudentError, UsageError, expect, unknown
 from udrl.text_commands import TextCommands
 
 SCHEMA = 1
@@ -389,7 +389,10 @@ class CommandSpace:
                 task: {name: Scale(**{k: tuple(map(float, v)) for k, v in s.items()}) for name, s in of_task.items()}
                 for task, of_task in data["scales"].items()
             }
-            attributes = tuple(Attribute(**a) for a in data["attributes"])
+            attributes = tuple(
+                Attribute(expect(a.pop("name"), str, "name"), float(a.pop("low")), float(a.pop("high")), **a)
+                for a in data["attributes"]
+            )
             text = TextCommands.from_json(data["text"]) if data["schema"] == SCHEMA_TEXT else None
             return CommandSpace(data["base"], tuple(data["tasks"]), attributes, scales, data["bins"], text)
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -146,6 +146,8 @@ def whole_at(data: Mapping[str, Any], key: str, *, where: str, low: int = 1) -> 
 
 def mapping_at(data: Mapping[str, Any], key: str, *, where: str) -> dict[str, Any]:
     """Return the mapping at ``key``; raises TaskError for anything else."""
+    if key not in data:
+        raise TaskError(f"{where}: key '{key}' is missing")
     value = data[key]
     if not isinstance(value, dict):
         raise TaskError(f"{where}: key '{key}' must hold 'key: value' lines, found {_kind_of(value)}")

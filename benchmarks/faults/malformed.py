@@ -223,8 +223,9 @@ def _print(path: Path) -> tuple[int, int, int]:
 
 
 def _changed(before: dict[Path, tuple[int, int, int]]) -> list[Path]:
-    """Return the files that are other than before; run.json may always say more."""
-    return [path for path, known in before.items() if path.name != "run.json" and _print(path) != known]
+    """Return the files that are other than before; run.json may always say more, and vectors are kept for later."""
+    kept = {path: known for path, known in before.items() if path.name != "run.json" and path.suffix != ".vectors"}
+    return [path for path, known in kept.items() if _print(path) != known]
 
 
 def _wrong(code: int, escaped: str, text: str, before: dict[Path, tuple[int, int, int]]) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -448,3 +450,39 @@ def test_episodes_without_any_return_are_nothing_to_train_on(tmp_path: Path) -> 
         check_kept(tmp_path, counts, {"relevance": 10, "novelty": 10})
     check_kept(tmp_path, counts, {"relevance": 10, "novelty": 9})
     check_kept(tmp_path, counts)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "told"),
+    [
+        ("completion", pa.array([7, 8]), "the column 'completion' holds int64 instead of string"),
+        ("returns", pa.array([0.5, 0.5]), "the column 'returns' holds double instead of struct<>"),
+        ("task", pa.array([["a"], ["b"]]), "the column 'task' holds list<"),
+        ("completion", pa.array(["a red fox", None]), "the column 'completion' lacks values"),
+        ("origin", pa.array(["teacher", "y"]), "'y' is no origin of an episode"),
+        ("split", pa.array(["train", "none"]), "'none' is no split of an episode"),
+    ],
+)
+def test_episodes_of_other_kinds_are_told_by_column(tmp_path: Path, column: str, values: pa.Array, told: str) -> None:
+    made = [
+        Episode(
+            f"{n:016x}", "search-query", input_id(f"fox {n}"), f"fox {n}", "a fox", 2, "teacher", "t", "{}", 0, "train"
+        )
+        for n in range(2)
+    ]
+    write_episodes(tmp_path / "episodes", made, reward_names=[])
+    file = tmp_path / "episodes" / "train.parquet"
+    table = pq.read_table(file)
+    place = table.schema.get_field_index(column)
+    changed = table.set_column(place, column, values)
+    pq.write_table(changed.replace_schema_metadata(table.schema.metadata), file)
+    with pytest.raises(RunError, match=re.escape(told)):
+        read_episodes(tmp_path / "episodes")
+
+
+def test_episodes_in_a_pipe_are_refused(tmp_path: Path) -> None:
+    write_episodes(tmp_path / "episodes", [], reward_names=[])
+    (tmp_path / "episodes" / "train.parquet").unlink()
+    os.mkfifo(tmp_path / "episodes" / "train.parquet")
+    with pytest.raises(RunError, match=r"train\.parquet: is no file"):
+        read_episodes(tmp_path / "episodes")

@@ -9,11 +9,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from udrl.data.cleaning import REPAIRED
 from udrl.data.dataset_card import dataset_card
-from udrl.data.episode import SCHEMA, SPLITS, Episode, episode_schema
+from udrl.data.episode import SCHEMA, SPLITS, Episode, Origin, episode_schema
 from udrl.data.inputs import Split
 from udrl.data.pii import MASKED
 from udrl.data.statistics import EpisodeMeter
@@ -145,6 +145,7 @@ def iterate_episodes(
         advice = "run 'udrl score' again"
         with _open(folder, split) as file, damaged(RunError, f"{folder / split}.parquet", advice):
             for batch in file.iter_batches(batch_size=ROW_GROUP):
+                _check_values(f"{folder / split}.parquet", batch)
                 if kept:
                     batch = batch.filter(pc.is_null(batch.column("rejected_by")))
                 if origins is not None:
@@ -233,6 +234,8 @@ def _open(folder: Path, split: str) -> pq.ParquetFile:
         raise RunError(f"{folder} does not exist: make episodes with 'udrl synth' or 'udrl score' first")
     path = current / f"{split}.parquet"
     try:
+        if path.exists() and not path.is_file():  # a pipe may never end
+            raise RunError(f"{path}: is no file: run 'udrl score' again")
         file = pq.ParquetFile(path)
     except FileNotFoundError:
         raise RunError(f"{folder} holds no episodes ({path.name} is missing): run 'udrl score' again") from None
@@ -243,6 +246,8 @@ def _open(folder: Path, split: str) -> pq.ParquetFile:
 
 
 def _check_schema(path: Path, schema: pa.Schema) -> None:
+    import pyarrow as pa
+
     metadata = schema.metadata or {}
     found = int(metadata.get(b"udrl_schema", b"0"))
     version = metadata.get(b"udrl", b"unknown").decode()
@@ -254,3 +259,23 @@ def _check_schema(path: Path, schema: pa.Schema) -> None:
     missing = [name for name in ("schema", *_NAMES) if name not in schema.names]
     if missing:
         raise RunError(f"{path}: lacks the columns {', '.join(missing)}, so it holds no episodes: run 'udrl score'")
+    returns = schema.field("returns").type
+    wanted = episode_schema([entry.name for entry in returns] if pa.types.is_struct(returns) else [])
+    for name in wanted.names:
+        if schema.field(name).type != wanted.field(name).type:
+            raise RunError(
+                f"{path}: the column '{name}' holds {schema.field(name).type} instead of {wanted.field(name).type}, so "
+                "it holds no episodes: run 'udrl score' again"
+            )
+
+
+def _check_values(path: str, batch: pa.RecordBatch) -> None:
+    """Raise RunError where a required value is missing, or an origin or split is none."""
+    import pyarrow.compute as pc
+
+    for name in ("schema", *_NAMES):
+        if name not in ("returns", "rejected_by") and batch.column(name).null_count:
+            raise RunError(f"{path}: the column '{name}' lacks values: run 'udrl score' again")
+    for name, known in (("origin", get_args(Origin)), ("split", SPLITS)):
+        if strange := set(pc.unique(batch.column(name)).to_pylist()) - {*known}:
+            raise RunError(f"{path}: '{min(strange)}' is no {name} of an episode: run 'udrl score' again")

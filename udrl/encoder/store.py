@@ -13,6 +13,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from udrl.errors import RunError
+
 Vector = npt.NDArray[np.float32]
 
 
@@ -62,6 +64,8 @@ class FileStore:
         self._records = 0
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+        if not path.is_file():  # a pipe may never end
+            raise RunError(f"{path} is no file, but vectors are kept there: remove it")
         self._file = path.open("rb")
         weakref.finalize(self, self._file.close)  # nobody closes an encoder: it is dropped
         self._index()
