@@ -58,11 +58,11 @@ class Graph:
         self.sizes.append(numpy_helper.from_array(np.array(values, dtype=np.int64), name))
         return name
 
-    def linear(self, output: str, x: str, weight: Tensor, bias: Tensor | None = None) -> str:
+    def linear(self, output: str, x: str, weight: Tensor | Array, bias: Tensor | Array | None = None) -> str:
         """Add x @ weight (+ bias), weight (in, out)."""
         offset = [] if bias is None else [self.weight(f"{output}.bias", bias)]
         if self.quantised:
-            whole, scale = quantise(weight.cpu().numpy())
+            whole, scale = quantise(weight if isinstance(weight, np.ndarray) else weight.cpu().numpy())
             parts = self.weight(f"{output}.weight", whole), self.weight(f"{output}.scale", scale)
             return self.add("DynamicQuantizeMatMul", output, x, *parts, "", *offset)
         name = self.weight(f"{output}.weight", weight)

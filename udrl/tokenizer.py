@@ -62,10 +62,48 @@ def text_only(tokenizer: Any) -> Any:
     return tokenizer
 
 
-def student_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer of a student, which lies in its folder; raises StudentError where it is damaged."""
+def student_tokenizer(folder: Path, *, light: bool = False) -> Any:
+    """Load the tokenizer of a student, which lies in its folder; raises StudentError where it is damaged.
+
+    light: as a `LightTokenizer`, which is enough to answer with.
+    """
     with damaged(StudentError, f"the tokenizer in {folder}", "restore its files, or train again", errors=(Exception,)):
-        return load_tokenizer(folder, local_files_only=True)
+        return LightTokenizer(folder) if light else load_tokenizer(folder, local_files_only=True)
+
+
+class LightTokenizer:
+    """What answering needs of a student's tokenizer, without transformers, whose import takes seconds.
+
+    Its names are those of a fast tokenizer of transformers, and so are its ids and texts.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Read ``tokenizer.json`` of ``folder``, and the end token out of ``tokenizer_config.json``."""
+        from tokenizers import Tokenizer
+
+        self.backend_tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        end = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("eos_token")
+        self.eos_token: str | None = end["content"] if isinstance(end, dict) else end
+        self.eos_token_id: int | None = None if end is None else self.backend_tokenizer.token_to_id(self.eos_token)
+        text_only(self)
+
+    def __len__(self) -> int:
+        return int(self.backend_tokenizer.get_vocab_size(with_added_tokens=True))
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, Any]:
+        """The tokens that stand beside the vocabulary, by id."""
+        added: dict[int, Any] = self.backend_tokenizer.get_added_tokens_decoder()
+        return added
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str | None]:
+        """Return the name of each id, None where there is none."""
+        return [self.backend_tokenizer.id_to_token(id_) for id_ in ids]
+
+    def decode(self, ids: Sequence[int], **options: Any) -> str:
+        """Return the text of ``ids``; see `decode`."""
+        text: str = self.backend_tokenizer.decode(list(ids), skip_special_tokens=options["skip_special_tokens"])
+        return text
 
 
 def ends_among(own: int | None, *declared: Any) -> list[int]:

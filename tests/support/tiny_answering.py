@@ -74,6 +74,29 @@ def _onnx(student: Student, folder: Path) -> Student:
     return Student(engine, student.tokenizer, name="tiny", **kept)  # type: ignore[arg-type]
 
 
+def save_exported(student: Student, folder: Path) -> None:
+    """Write the student's folder with a float32 export that passed its verification."""
+    from udrl.export.onnx import write_graph
+    from udrl.student.engines.exports import describe_sources, publishing, write_manifest
+    from udrl.student.network import save_model
+
+    assert isinstance(student.computes, TorchEngine)
+    assert student.calibration is not None
+    model = student.computes.model
+    save_model(model, folder)
+    student.tokenizer.save_pretrained(folder)
+    student.space.save(folder)
+    student.calibration.save(folder)
+    config = model.model.config
+    with publishing(folder, "onnx-fp32") as place:
+        write_graph(model, place, quantised=False)
+        write_manifest(
+            place, format="onnx", precision="fp32", context=student.computes.context,
+            parameters=student.computes.parameters, layers=config.n_layer, heads=config.n_head, width=config.n_embd,
+            sources=describe_sources(folder), verification={"passed": True}, versions={},
+        )  # fmt: skip
+
+
 if __name__ == "__main__":
     torch.set_num_threads(2)
     made = tiny_student()

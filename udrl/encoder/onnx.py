@@ -13,18 +13,15 @@ import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from udrl.encoder.bert import Reader, Rows, read_weights
 from udrl.errors import MissingDependency
-from udrl.forks import OfProcess
+from udrl.forks import OfProcess, threads
 from udrl.onnx_graph import Graph, tensor
-
-if TYPE_CHECKING:
-    import torch
 
 TOKENS_PER_BATCH = 64
 """128 is up to 6 % faster on full batches and loses as much on the last one of each length."""
@@ -53,8 +50,6 @@ class OnnxBert:
     """The weights and tokenizer of one model in a session of ONNX Runtime; calls like ``Bert``, on the CPU."""
 
     def __init__(self, folder: Path) -> None:
-        import torch
-
         ort = runtime()
         config = json.loads((folder / "config.json").read_text())
         self.dimensions = int(config["hidden_size"])
@@ -70,7 +65,7 @@ class OnnxBert:
         def session() -> Any:
             options = ort.SessionOptions()
             # else it takes every core, whatever OMP_NUM_THREADS says
-            options.intra_op_num_threads = torch.get_num_threads()
+            options.intra_op_num_threads = threads()
             options.log_severity_level = 3
             options.add_external_initializers(
                 list(graph.weights), [ort.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
@@ -93,7 +88,7 @@ class OnnxBert:
         return self._reader.unknown_shares(texts)
 
 
-def _write(graph: Graph, saved: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
+def _write(graph: Graph, saved: dict[str, Rows], config: dict[str, Any]) -> None:
     """Write the forward pass: ids (rows, width) -> vectors (rows, dimensions), every row as long as the others."""
     size, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
 

@@ -15,6 +15,7 @@ from udrl.data.episodes import read_episodes
 from udrl.data.facts import ExportedFacts, ExportFacts
 from udrl.data.run import Run
 from udrl.errors import MissingDependency, is_installed, unknown
+from udrl.export.verification import Answerer, EngineAnswerer, Verification, verify_obedience, verify_tokens
 from udrl.rewards import scored_rewards
 from udrl.student.engines.exports import (
     FOLDER,
@@ -24,12 +25,12 @@ from udrl.student.engines.exports import (
     publishing,
     write_manifest,
 )
+from udrl.student.engines.onnx import OnnxEngine
+from udrl.student.student import Student, load_student
 
 if TYPE_CHECKING:
-    from udrl.export.verification import Answerer, Verification
     from udrl.student.answers import Score
     from udrl.student.network import StudentModel
-    from udrl.student.student import Student
 
 Format = Literal["onnx", "gguf", "ctranslate2"]
 Precision = Literal["int8", "fp32"]
@@ -83,7 +84,6 @@ def export(
     missing = " and ".join(name for name in PACKAGES[format] if not is_installed(name))
     if missing:
         raise MissingDependency(f"the export needs {missing}: pip install 'udrl[{format}]'")
-    from udrl.student.student import load_student
 
     place = Run(run)
     place.check()
@@ -104,7 +104,6 @@ def _export(
 ) -> Exported:
     from udrl.export.gguf import check_gguf
     from udrl.export.parts import exporter_of
-    from udrl.export.verification import verify_obedience, verify_tokens
     from udrl.student.engines.pytorch import TorchEngine
 
     assert isinstance(student.computes, TorchEngine)
@@ -146,9 +145,6 @@ def _write_onnx(
 ) -> tuple[Answerer, Answerer]:
     """Write the export; return the student as it is and as it was exported, both to be asked."""
     from udrl.export.onnx import write_graph
-    from udrl.export.verification import EngineAnswerer
-    from udrl.student.engines.onnx import OnnxEngine
-    from udrl.student.student import Student
 
     write_graph(model, folder, quantised=facts["precision"] == "int8")
     other = Student(
@@ -167,7 +163,6 @@ def _write_gguf(
 ) -> tuple[Answerer, Answerer]:
     from udrl.export.gguf import FILE, write_gguf
     from udrl.export.llamacpp import LlamaCppAnswerer
-    from udrl.export.verification import EngineAnswerer
 
     write_gguf(model, student.tokenizer, folder, name=student.name, quantised=facts["precision"] == "int8")
     plain = _plain(student)
@@ -178,7 +173,6 @@ def _write_ctranslate2(
     student: Student, model: StudentModel, folder: Path, facts: Mapping[str, Any], seed: int
 ) -> tuple[Answerer, Answerer]:
     from udrl.export.ctranslate2 import CTranslate2Answerer, write_ctranslate2
-    from udrl.export.verification import EngineAnswerer
 
     write_ctranslate2(model, student.tokenizer, folder, quantised=facts["precision"] == "int8")
     plain = _plain(student)
@@ -187,7 +181,6 @@ def _write_ctranslate2(
 
 def _plain(student: Student) -> Student:
     """Return the student as it writes greedily and without rules that other programs lack: they draw otherwise."""
-    from udrl.student.student import Student
 
     sampling = replace(student.sampling, temperature=0.0, no_repeat=0, guidance=1.0)
     return Student(student.computes, student.tokenizer, name=student.name, sampling=sampling, ends=student.ends)

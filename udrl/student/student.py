@@ -336,10 +336,10 @@ def load_student(path: Path | str, *, device: str = "auto", precision: str = "au
     space, calibration = CommandSpace.load(folder), Calibration.load(folder)
     with damaged(StudentError, f"{folder} cannot be loaded as a student: it", "train again", errors=(Exception,)):
         sampling = Sampling(**calibration.sampling) if calibration else SAMPLING
-        tokenizer = student_tokenizer(folder)
-        ends = saved_ends(folder, tokenizer)
         computes = load_engine(
             folder, space, sampling=asdict(sampling), engine=engine, device=device, precision=precision
         )
+        tokenizer = student_tokenizer(folder, light=computes.name != "torch")
+        ends = saved_ends(folder, tokenizer)
     name = folder.parent.name if folder.name == "student" else folder.name
     return Student(computes, tokenizer, name=name, calibration=calibration, sampling=sampling, ends=ends)

@@ -15,18 +15,19 @@ from udrl.data.episode import Episode
 from udrl.data.facts import CalibrateFacts, RunFacts
 from udrl.data.known_answers import Answers
 from udrl.data.run import Run
+from udrl.decoding.guidance import check_guidable
 from udrl.errors import StudentError
 from udrl.progress import track
 from udrl.rewards import as_scored
 from udrl.student.calibration import Calibration
+from udrl.student.student import Student, load_student
 from udrl.training.material import validation_of
 from udrl.training.options import CALIBRATION_INPUTS
 from udrl.training.origin import find_origin
+from udrl.training.sweep import Score, calibrate, with_less_at_once
 
 if TYPE_CHECKING:
     from udrl.student.calibration import Calibration
-    from udrl.student.student import Student
-    from udrl.training.sweep import Score
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,6 @@ def recalibrate(
     StudentError where the run has no student or no validation episodes, or where a task would lose its calibration,
     and UsageError for guidance of a student that does not know the open command; its calibration then stays.
     """
-    from udrl.decoding.guidance import check_guidable
-    from udrl.student.student import load_student
 
     place = Run(run)
     with place.writing():
@@ -130,7 +129,6 @@ def calibrate_on(
     rewards: see `rewards_of`. Returns how many completions it scored: 0, and nothing is saved, where there are no
     inputs.
     """
-    from udrl.training.sweep import calibrate, with_less_at_once
 
     chosen = first_inputs([episode for episode in held if episode.task in student.tasks], count)
     if not any(chosen.values()):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
+from udrl.student.student import SAMPLING, Student
 from udrl.training.calibrate import first_inputs, rewards_of
 from udrl.training.cost import Meter
 from udrl.training.methods import through_trl
@@ -13,9 +14,9 @@ from udrl.training.methods.watch import Watch
 from udrl.training.monitor import Monitor
 from udrl.training.prepare import Prepared
 from udrl.training.ranks import Rank
+from udrl.training.signs import signs_of
 
 if TYPE_CHECKING:
-    from udrl.student.student import Student
     from udrl.training.loop import Log, Signs
     from udrl.training.sweep import Score
     from udrl.training.validation import Validation
@@ -50,7 +51,6 @@ def trial_of(prepared: Prepared) -> Trial:
     Warns of episodes that the student cannot learn from; raises StudentError where there are no others.
     """
     from udrl.student.engines.pytorch import TorchEngine
-    from udrl.student.student import SAMPLING, Student
     from udrl.training.examples import warn_of_long
 
     options, material, learner = prepared.recipe.options, prepared.material, prepared.learner
@@ -71,7 +71,6 @@ def trial_of(prepared: Prepared) -> Trial:
 def fit(prepared: Prepared, trial: Trial, meter: Meter, group: Rank) -> Fitted:
     """Train the student in place, as the first process does; its figures go to the folder and to the tracker."""
     from udrl.training.lora import merge_lora
-    from udrl.training.signs import signs_of
 
     recipe, plan, model = prepared.recipe, prepared.plan, prepared.learner.model
     options = recipe.options

@@ -20,10 +20,12 @@ import numpy as np
 from udrl.data.episode import Episode
 from udrl.data.episodes import read_episodes
 from udrl.data.run import Run
+from udrl.decoding.sampling import Sampling
 from udrl.errors import Diverged, StudentError, UsageError
 from udrl.files import atomic_write
 from udrl.rewards import scored_rewards
 from udrl.rewards.protocol import compute
+from udrl.student.student import Student
 from udrl.study.folders import same_data
 from udrl.training.calibrate import first_inputs
 from udrl.training.checkpoint import STATE
@@ -35,7 +37,6 @@ from udrl.training.starting_point import Learner, Source, begin, preset_of
 if TYPE_CHECKING:
     from udrl.rewards.protocol import Reward
     from udrl.student.network import StudentModel
-    from udrl.student.student import Student
 
 TOKENS, STEPS = "tokens", "steps"
 """The two reads: at equal tokens, which is the end, and at as many steps as the largest batch makes by then."""
@@ -248,9 +249,7 @@ class _Reader:
 
     def read(self, model: StudentModel, dtype: Any) -> dict[str, Any]:
         """Return ``scores`` and ``losses`` of the student as it is; it goes on in the mode that it was in."""
-        from udrl.decoding.sampling import Sampling
         from udrl.student.engines.pytorch import TorchEngine
-        from udrl.student.student import Student
 
         was_training = model.training
         greedy = Sampling(temperature=0, max_tokens=self.max_tokens)
