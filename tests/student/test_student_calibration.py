@@ -191,7 +191,7 @@ def test_calibrating_takes_less_at_once_where_the_memory_does_not_suffice(
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory")
         return calibrate(*given, batch_size=batch_size, **more)
 
-    monkeypatch.setattr("udrl.training.sweep.calibrate", short)
+    monkeypatch.setattr("udrl.training.calibrate.calibrate", short)
     shutil.copytree(small_run, tmp_path / "run")
     assert recalibrate(tmp_path / "run", inputs=1).inputs == 1
     assert sizes == [256, 64]

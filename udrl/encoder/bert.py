@@ -131,7 +131,7 @@ def read_weights(folder: Path) -> dict[str, Rows]:
 
     kinds: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "F64": np.float64}
     weights = {}
-    for name, found in deserialize((folder / "model.safetensors").read_bytes()):
+    for name, found in deserialize((folder / "model.safetensors").read_bytes()):  # type: ignore[no-untyped-call]
         if found["dtype"] == "BF16":  # numpy has no such number: it is the upper half of a float32
             values = (np.frombuffer(found["data"], np.uint16).astype(np.uint32) << 16).view(np.float32)
         elif found["dtype"] in kinds:
