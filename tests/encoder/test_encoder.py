@@ -260,7 +260,10 @@ def test_load_encoder_folder_without_weights_is_refused(tmp_path: Path) -> None:
         load_encoder(str(tmp_path))
 
 
-def test_choose_precision_is_bf16_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choose_precision_is_bf16_only_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("udrl.hardware.PROCESSORS", tmp_path / "none")  # a system that lists nothing: torch is asked
     for capabilities, expected in (({"avx512_bf16": True}, "bf16"), ({"avx512_f": True}, "fp32")):
         monkeypatch.setattr("torch.cpu.get_capabilities", lambda found=capabilities: found)
         assert choose_precision("auto", "cpu") == expected
