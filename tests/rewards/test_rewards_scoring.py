@@ -140,7 +140,7 @@ def test_score_leaves_rejected_episodes_unscored() -> None:
 
 def test_score_with_a_reward_of_ones_own(run: Run, own_module: Path) -> None:
     report = score(run, rewards=("novelty", "my_rewards:brevity"))
-    assert report.rewards[1] == protocol.RewardFacts("brevity", 0.0, 1.0, "share", "my_rewards:brevity")
+    assert report.rewards[1] == RewardFacts("brevity", 0.0, 1.0, "share", "my_rewards:brevity")
     assert report.encoder is None, "no encoder is loaded where no reward needs it"
     for one in read_episodes(run.episodes):
         assert one.returns["brevity"] == 1 / (1 + len(one.completion.split()))
@@ -153,7 +153,7 @@ def test_score_with_a_column_of_a_file(run: Run, tmp_path: Path) -> None:
     table = tmp_path / "clicks.jsonl"
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
     report = score(run, rewards=(), reward_fields=("clicks",), reward_file=table)
-    assert report.rewards == (protocol.RewardFacts("clicks", 0.0, 19.0, "", "column"),)
+    assert report.rewards == (RewardFacts("clicks", 0.0, 19.0, "", "column"),)
     found = {o.episode_id: o.returns["clicks"] for o in all_episodes(run) if o.returns.get("clicks") is not None}
     assert found == {one.episode_id: float(n) for n, one in enumerate(teachers[:20])}
 
