@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_trained import TASK, trained_run
+from tiny_trained import middle, trained_run
 
 from udrl.cli.main import run as udrl_cli
-from udrl.commands import LENGTH, Command
 from udrl.errors import MissingDependency, StudentError
 from udrl.export.ctranslate2 import CTranslate2
 from udrl.export.export import ExportReport, export
@@ -72,7 +71,7 @@ def test_int8_weights_multiplied_in_float32_are_close(
     run: Path, reports: dict[str, ExportReport], student: Student
 ) -> None:
     texts = [f"{text} {place}" for text in INPUTS[:1] for place in ("at dawn", "by the sea", "in town", "up north")]
-    prompts = student.prompt_ids(texts, [Command(TASK, {LENGTH: 15})] * len(texts))
+    prompts = student.prompt_ids(texts, [middle(student)] * len(texts))
     scores = [
         np.array(
             CTranslate2(folder(run, one), threads=1, compute="float32").generator.forward_batch(
@@ -91,7 +90,7 @@ def test_text_ids_alone_are_written(
 ) -> None:
     """Hot, so that every id that can be drawn is."""
     program = CTranslate2(folder(run, precision), threads=1)
-    prompts = student.prompt_ids(INPUTS, [Command(TASK, {LENGTH: 15})] * len(INPUTS))
+    prompts = student.prompt_ids(INPUTS, [middle(student)] * len(INPUTS))
     written = program.complete(prompts * 8, max_tokens=60, temperature=20.0, ignore_end=True)
     assert [len(ids) for ids in written] == [60] * 24
     assert max(max(ids) for ids in written) < student.space.base
@@ -99,7 +98,7 @@ def test_text_ids_alone_are_written(
 
 
 def test_prompts_of_any_text_are_read(run: Path, reports: dict[str, ExportReport], student: Student) -> None:
-    commands = [Command(TASK, {LENGTH: 15})] * len(INPUTS)
+    commands = [middle(student)] * len(INPUTS)
     greedy = replace(student.sampling, temperature=0, no_repeat=0, max_tokens=30)
     expected = [one.completion for one in student.generate(INPUTS, commands, sampling=greedy)]
     program = CTranslate2(folder(run, "fp32"), threads=torch.get_num_threads())

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tiny_trained import TASK, trained_run
 
 import udrl
+from udrl import onnx_graph
 from udrl.architecture.any import AnyCausalModel
 from udrl.cli.export import describe
 from udrl.cli.main import run as udrl_cli
@@ -22,7 +23,7 @@ from udrl.commands import LENGTH, Command
 from udrl.decoding.sampling import Sampling
 from udrl.decoding.wording import Wording, contains
 from udrl.errors import MissingDependency, StudentError, UsageError
-from udrl.export import onnx, verification
+from udrl.export import verification
 from udrl.export.export import ExportReport, export
 from udrl.student.answers import answer
 from udrl.student.calibration import Calibration
@@ -113,7 +114,7 @@ def test_engines_int8_is_smaller_and_the_manifest_says_what_was_found(run: Path)
 
 def test_engines_int8_that_obeys_worse_is_not_the_default(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(copy / "student/engines")
-    monkeypatch.setattr(onnx, "STEPS", 1)
+    monkeypatch.setattr(onnx_graph, "STEPS", 1)
     monkeypatch.setattr(verification, "PROMPTS", 12)
     report = export(copy)
     assert [one.name for one in report.exports] == ["onnx-int8", "onnx-fp32"]

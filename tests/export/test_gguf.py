@@ -10,11 +10,11 @@ from pathlib import Path
 import gguf
 import pytest
 import torch
-from tiny_trained import TASK, trained_run
+from tiny_trained import middle, trained_run
 
 from udrl.architecture.closed_head import NEVER, closed_head
 from udrl.cli.main import run as udrl_cli
-from udrl.commands import LENGTH, Command
+from udrl.commands import LENGTH
 from udrl.errors import MissingDependency, UsageError
 from udrl.export.export import ExportReport, export
 from udrl.export.gguf import FILE
@@ -108,7 +108,7 @@ def test_gguf_llama_cpp_writes_text_ids_only(
 ) -> None:
     """Hot, so that every id that can be drawn is: what control ids would give, no text does."""
     program = LlamaCpp(file(run, precision), context=student.computes.context, threads=1)
-    prompts = student.prompt_ids(INPUTS, [Command(TASK, {LENGTH: 15})] * len(INPUTS))
+    prompts = student.prompt_ids(INPUTS, [middle(student)] * len(INPUTS))
     written = program.complete(prompts * 8, max_tokens=60, temperature=20.0, seed=3, ignore_end=True)
     lengths = [len(encode(student.tokenizer, [text.removeprefix(" ")])[0]) for text in written]
     assert len(written) == 24
@@ -120,7 +120,7 @@ def test_gguf_llama_cpp_reads_prompts_of_any_text(
     run: Path, reports: dict[str, ExportReport], student: Student
 ) -> None:
     program = LlamaCpp(file(run, "fp32"), context=student.computes.context, threads=1)
-    commands = [Command(TASK, {LENGTH: 15})] * len(INPUTS)
+    commands = [middle(student)] * len(INPUTS)
     greedy = replace(student.sampling, temperature=0, no_repeat=0, max_tokens=30)
     expected = [one.completion for one in student.generate(INPUTS, commands, sampling=greedy)]
     found = program.complete(student.prompt_ids(INPUTS, commands), max_tokens=30)

@@ -9,8 +9,9 @@ import pytest
 from made_once import copy_of
 
 from udrl.architecture.gpt2.scratch import scratch_gpt2
-from udrl.commands import LENGTH
+from udrl.commands import LENGTH, Command
 from udrl.data.episodes import read_episodes
+from udrl.student.student import Student
 from udrl.teacher.synthesis.synth import synth
 from udrl.tokenizer import train_tokenizer
 from udrl.training.train import train
@@ -21,6 +22,14 @@ TASK = "text-to-image"
 def trained_run(folders: pytest.TempPathFactory) -> Path:
     """Return a copy of the run, to be changed as one likes."""
     return copy_of(folders, "trained", _make)
+
+
+def middle(student: Student) -> Command:
+    """Return a command in the middle of what the student reaches, which rounding in 600 steps decides."""
+    assert student.calibration is not None
+    curve = student.calibration.curve(TASK, LENGTH)
+    assert curve is not None
+    return Command(TASK, {LENGTH: sum(curve.reachable) / 2})
 
 
 def _make(run: Path) -> None:

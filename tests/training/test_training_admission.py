@@ -264,7 +264,7 @@ def test_tokens_that_were_added_without_rows_get_rows_and_are_told(tmp_path: Pat
 
 def test_what_a_tokenizer_loses_is_told_with_share_and_example(recwarn: pytest.WarningsRecorder) -> None:
     texts = [*TEXTS[:6], "a fox 🦊 at dawn", "it's\nmisty 東京"]
-    warn_of_lost(byte_level(), texts)
+    warn_of_lost(text_only(byte_level()), texts)
     assert not recwarn.list
     made = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
     made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
