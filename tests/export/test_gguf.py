@@ -49,8 +49,8 @@ def file(run: Path, precision: str) -> Path:
 def test_gguf_fp32_writes_what_torch_writes(reports: dict[str, ExportReport]) -> None:
     found = reports["fp32"].exports[0].verification
     # llama.cpp keeps keys and values in half precision: a near tie may fall the other way
-    assert found.same_tokens >= 30 / found.prompts == 30 / 32
-    assert found.passed is (found.same_tokens == 1)
+    assert (found.passed, found.prompts, found.reasons) == (True, 32, ())
+    assert found.same_tokens == 1 - found.near_ties / 32 >= 28 / 32
 
 
 def test_gguf_int8_is_judged_by_relevance_and_obedience(run: Path, reports: dict[str, ExportReport]) -> None:
@@ -69,7 +69,7 @@ def test_gguf_is_no_engine_of_ours(run: Path, reports: dict[str, ExportReport]) 
     assert load_student(run, device="cpu").engine == "torch"
     made = find_export(run / "student", "gguf-fp32")
     assert made is not None
-    assert made.verified is reports["fp32"].exports[0].verification.passed
+    assert made.verified
     assert made.is_current(run / "student")
 
 

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 def command(*, run: Path, seed: int, format_: Format, precision: Precision | None, as_json: bool) -> None:
     """Write the student into its folder in another format and verify it on the run's validation inputs.
 
-    fp32 must write the same greedy tokens as torch. int8 must be as relevant (within 1 %) and as obedient. What
-    passes in ONNX Runtime is used by udrl generate and udrl bench on CPUs, the fastest first; --engine chooses another.
+    fp32 must write the same greedy tokens as torch, near ties aside. int8 must be as relevant (within 1 %) and as
+    obedient. What passes in ONNX Runtime is used by udrl generate and udrl bench on CPUs, the fastest first; --engine
+    chooses another.
     """
     from udrl.export.export import export
 
@@ -52,6 +53,8 @@ def describe(report: ExportReport) -> str:
     for one in report.exports:
         found = one.verification
         measured = f"{found.same_tokens:.0%} of {found.prompts} greedy completions as torch's"
+        if found.near_ties:
+            measured += f", {found.near_ties} more up to a near tie"
         if found.relevance is not None and found.spearman is not None:
             followed = ", ".join(f"{name} followed {b:.3f} ({a:.3f})" for name, (a, b) in found.spearman.items())
             measured += f", relevance {found.relevance[1]:.3f} (torch {found.relevance[0]:.3f}), {followed}"

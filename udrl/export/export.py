@@ -75,9 +75,9 @@ def export(
     format: "onnx" for ONNX Runtime, one of our engines; "gguf" for llama.cpp and what is built on it; "ctranslate2" for
     CTranslate2. precision: "int8", "fp32", or None: int8, and fp32 as well where int8 does not pass. An int8 export
     that does not pass stays for whoever names it, is never chosen by itself, and its manifest says why; a float32 one
-    that writes other tokens is wrong and is taken away. Raises StudentError where there is no student, no validation
-    input, or a student that the format cannot hold, before anything is written; MissingDependency without the format's
-    packages; UsageError for an unknown format.
+    that writes other tokens, near ties aside, is wrong and is taken away. Raises StudentError where there is no
+    student, no validation input, or a student that the format cannot hold, before anything is written;
+    MissingDependency without the format's packages; UsageError for an unknown format.
     """
     if format not in PACKAGES:
         raise unknown("format", format, tuple(PACKAGES))
@@ -142,7 +142,7 @@ def _export(
 
 def _write_onnx(
     student: Student, model: StudentModel, folder: Path, facts: Mapping[str, Any], seed: int
-) -> tuple[Answerer, Answerer]:
+) -> tuple[EngineAnswerer, Answerer]:
     """Write the export; return the student as it is and as it was exported, both to be asked."""
     from udrl.export.onnx import write_graph
 
@@ -160,18 +160,18 @@ def _write_onnx(
 
 def _write_gguf(
     student: Student, model: StudentModel, folder: Path, facts: Mapping[str, Any], seed: int
-) -> tuple[Answerer, Answerer]:
+) -> tuple[EngineAnswerer, Answerer]:
     from udrl.export.gguf import FILE, write_gguf
     from udrl.export.llamacpp import LlamaCppAnswerer
 
     write_gguf(model, student.tokenizer, folder, name=student.name, quantised=facts["precision"] == "int8")
     plain = _plain(student)
-    return EngineAnswerer(plain, seed, as_text=True), LlamaCppAnswerer(plain, folder / FILE)
+    return EngineAnswerer(plain, seed), LlamaCppAnswerer(plain, folder / FILE)
 
 
 def _write_ctranslate2(
     student: Student, model: StudentModel, folder: Path, facts: Mapping[str, Any], seed: int
-) -> tuple[Answerer, Answerer]:
+) -> tuple[EngineAnswerer, Answerer]:
     from udrl.export.ctranslate2 import CTranslate2Answerer, write_ctranslate2
 
     write_ctranslate2(model, student.tokenizer, folder, quantised=facts["precision"] == "int8")

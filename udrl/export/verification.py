@@ -1,12 +1,14 @@
 """Does an export write what torch writes? Measured on validation inputs before it is used.
 
-Float formats must write the same greedy tokens. int8 may not, so what counts there is what the student is for: the
-relevance of its completions, and that it obeys as before, under the sampling that ships.
+Float formats must write the same greedy tokens, but for near ties: sums in another order, or keys and values in half
+precision as llama.cpp keeps them, may settle those otherwise, and all that follows. int8 may not, so what counts there
+is what the student is for: the relevance of its completions, and that it obeys as before, under the sampling that
+ships.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Protocol
@@ -14,14 +16,19 @@ from typing import Any, Protocol
 import numpy as np
 
 from udrl.commands import LENGTH
+from udrl.decoding.wording import Vocabulary
 from udrl.errors import StudentError
 from udrl.metrics import spearman_within
 from udrl.rewards.protocol import covered
 from udrl.student.answers import Score, achieved
+from udrl.student.prompts import fitted_prompts
 from udrl.student.student import Student
+from udrl.tokenizer import decode
 
 PROMPTS = 32
 """Commanded prompts whose greedy tokens are compared, and inputs that are swept."""
+NEAR = 0.05
+"""Two ids whose logits in torch are no further apart are a near tie: one is at most 5 % likelier than the other."""
 LEVELS = 4
 """Positions at which each attribute is commanded, from the lowest to the highest, the others open."""
 SAMPLES = 2
@@ -37,12 +44,15 @@ SHIFT_WITHIN = 0.05
 Wish = tuple[str, str, Mapping[str, float]]
 """Task, input, positions of the attributes that are commanded."""
 
+Written = tuple[int, ...] | str
+"""What a program wrote: ids without the end, or the text of one that gives no ids."""
+
 
 class Answerer(Protocol):
     """What continues inputs under rendered commands: the student on one of its engines, or another program."""
 
-    def greedy(self, texts: Sequence[str], controls: Sequence[Sequence[int]]) -> Sequence[Hashable]:
-        """Return what is written greedily, in any form that two answerers can be compared by."""
+    def greedy(self, texts: Sequence[str], controls: Sequence[Sequence[int]]) -> Sequence[Written]:
+        """Return what is written greedily."""
         ...
 
     def sampled(self, texts: Sequence[str], controls: Sequence[Sequence[int]]) -> list[str]:
@@ -52,20 +62,17 @@ class Answerer(Protocol):
 
 @dataclass(frozen=True)
 class EngineAnswerer:
-    """A student on one of our engines. as_text: greedily, compare texts, not ids: the other has none."""
+    """A student on one of our engines."""
 
     student: Student
     seed: int
-    as_text: bool = False
 
-    def greedy(self, texts: Sequence[str], controls: Sequence[Sequence[int]]) -> Sequence[Hashable]:
-        """Return token ids or texts."""
+    def greedy(self, texts: Sequence[str], controls: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+        """Return ids; without guidance, so that they are the likeliest by the logits themselves."""
         ids: list[list[int]] = [[] for _ in texts]
-        greedy = replace(self.student.sampling, temperature=0)
-        written = self.student.generate_ids(
-            texts, controls, sampling=greedy, on_token=lambda row, token: ids[row].append(token)
-        )
-        return [one.completion for one in written] if self.as_text else [tuple(row) for row in ids]
+        greedy = replace(self.student.sampling, temperature=0, guidance=1.0)
+        self.student.generate_ids(texts, controls, sampling=greedy, on_token=lambda row, token: ids[row].append(token))
+        return [tuple(row) for row in ids]
 
     def sampled(self, texts: Sequence[str], controls: Sequence[Sequence[int]]) -> list[str]:
         """Return completions."""
@@ -76,7 +83,8 @@ class EngineAnswerer:
 class Verification:
     """What was found. Pairs are (torch, export).
 
-    same_tokens: share of the prompts with the same greedy tokens; relevance: means over the sweep; spearman: by
+    same_tokens: share of the prompts with the same greedy tokens; near_ties: how many of the others, in a float
+    format, part from torch where it finds two tokens (nearly) as likely; relevance: means over the sweep; spearman: by
     attribute, within input, mean over inputs; shift: by attribute, mean over levels of how far the mean achieved value
     moved, as a share of the training episodes' 10-90 range; reasons: why it did not pass.
     """
@@ -89,6 +97,7 @@ class Verification:
     spearman: Mapping[str, tuple[float, float]] | None = None
     shift: Mapping[str, float] | None = None
     completions: int = 0
+    near_ties: int = 0
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:
@@ -96,21 +105,22 @@ def _numbers(values: Sequence[float | None]) -> list[float]:
 
 
 def verify_tokens(
-    student: Student, answerers: tuple[Answerer, Answerer], inputs: Mapping[str, Sequence[str]], *, seed: int = 0
+    student: Student, answerers: tuple[EngineAnswerer, Answerer], inputs: Mapping[str, Sequence[str]], *, seed: int = 0
 ) -> Verification:
     """Compare what ``student`` in torch and its export write greedily for ``PROMPTS`` commanded prompts.
 
-    All must be the same. inputs: validation inputs by task, prompts are spread over them; every attribute is commanded
-    at random.
+    All must be the same, up to a near tie. inputs: validation inputs by task, prompts are spread over them; every
+    attribute is commanded at random.
     """
-    share = _same_tokens(student, answerers, inputs, seed)
-    reasons = () if share == 1 else (f"{PROMPTS - round(share * PROMPTS)} of {PROMPTS} prompts get other tokens",)
-    return Verification(not reasons, reasons, PROMPTS, share)
+    share, parted = _compare(student, answerers, inputs, seed)
+    wrong = sum(not one.at_near_tie(student) for one in parted)
+    reasons = (f"{wrong} of {PROMPTS} prompts get other tokens",) if wrong else ()
+    return Verification(not reasons, reasons, PROMPTS, share, near_ties=len(parted) - wrong)
 
 
 def verify_obedience(
     student: Student,
-    answerers: tuple[Answerer, Answerer],
+    answerers: tuple[EngineAnswerer, Answerer],
     inputs: Mapping[str, Sequence[str]],
     rewards: Mapping[str, Score],
     *,
@@ -121,7 +131,7 @@ def verify_obedience(
     rewards: relevance, and those of the student's attributes that can be computed; one that does not know all of the
     inputs is left out.
     """
-    share = _same_tokens(student, answerers, inputs, seed)
+    share, _ = _compare(student, answerers, inputs, seed)
     levels = np.linspace(0, student.space.bins - 1, LEVELS).tolist()
     chosen = _spread(inputs, PROMPTS)
     rewards = {name: one for name, one in rewards.items() if all(covered(one, [text for _, text in chosen]))}
@@ -173,9 +183,57 @@ def _turns(tasks: Sequence[str], count: int) -> list[tuple[int, str]]:
     return [(k, tasks[k % len(tasks)]) for k in range(count)]
 
 
-def _same_tokens(
-    student: Student, answerers: tuple[Answerer, Answerer], inputs: Mapping[str, Sequence[str]], seed: int
-) -> float:
+@dataclass(frozen=True)
+class Parted:
+    """A prompt that torch continues with ``ids`` and the export otherwise."""
+
+    text: str
+    control: Sequence[int]
+    ids: tuple[int, ...]
+    other: Written
+
+    def at_near_tie(self, student: Student) -> bool:
+        """Say whether the first id that the export writes otherwise is (nearly) as likely as torch's own by its logits.
+
+        A text may be cut into ids in several ways: any id will do that it may begin to differ by.
+        """
+        as_text = isinstance(self.other, str)
+        pieces = Vocabulary(student.tokenizer, student.space.base, student.ends).pieces if as_text else []
+
+        def raw(ids: Sequence[int]) -> bytes | tuple[int, ...]:
+            return b"".join(pieces[one] for one in ids).removeprefix(b" ") if as_text else tuple(ids)
+
+        mine, other = raw(self.ids), self.other.encode() if isinstance(self.other, str) else self.other
+        [prompt], [limit] = fitted_prompts(
+            student.tokenizer, student.computes, [self.text], [self.control], student.sampling.max_tokens
+        )
+        session, logits = student.computes.start([prompt])
+        for place in range(limit):
+            before = self.ids[:place]
+            own = self.ids[place] if place < len(self.ids) else max(student.ends, key=lambda end: logits[0, end])
+            for one in np.flatnonzero(logits[0] >= logits[0, own] - NEAR).tolist():
+                begun = raw((*before, one))
+                if other == raw(before) if one in student.ends else _begins(other, begun) and not _begins(mine, begun):
+                    return True
+            if own in student.ends or not _begins(other, raw((*before, own))):
+                return False
+            logits = session.step(np.array([own]))
+        return False
+
+
+def _begins(whole: bytes | tuple[int, ...], part: bytes | tuple[int, ...]) -> bool:
+    return whole[: len(part)] == part
+
+
+def _as(other: Written, ids: tuple[int, ...], student: Student) -> Written:
+    """Return ``ids`` in the form of ``other``: a text lacks the character that it was cut in, as other programs' do."""
+    return decode(student.tokenizer, list(ids)).rstrip("\ufffd") if isinstance(other, str) else ids
+
+
+def _compare(
+    student: Student, answerers: tuple[EngineAnswerer, Answerer], inputs: Mapping[str, Sequence[str]], seed: int
+) -> tuple[float, list[Parted]]:
+    """Return the share of ``PROMPTS`` prompts that are continued alike, greedily, and the others."""
     rng = np.random.default_rng(seed)
     pairs = _spread(inputs, PROMPTS)
     space = student.space
@@ -183,8 +241,11 @@ def _same_tokens(
         space.render(task, {name: float(rng.uniform(0, space.bins - 1)) for name in student.attributes})
         for task, _ in pairs
     ]
-    first, second = (one.greedy([text for _, text in pairs], controls) for one in answerers)
-    return fmean(a == b for a, b in zip(first, second, strict=True))
+    texts = [text for _, text in pairs]
+    mine, other = answerers[0].greedy(texts, controls), answerers[1].greedy(texts, controls)
+    rows = [Parted(*row) for row in zip(texts, controls, mine, other, strict=True)]
+    parted = [row for row in rows if _as(row.other, row.ids, student) != row.other]
+    return 1 - len(parted) / len(rows), parted
 
 
 def _within(asked: Any, values: Any) -> float:
