@@ -16,7 +16,7 @@ from udrl.cli.main import run as cli
 from udrl.data.episode import SPLITS
 from udrl.data.episodes import read_episodes
 from udrl.data.run import Run
-from udrl.errors import UsageError
+from udrl.errors import RunError, UsageError
 from udrl.hub import TOKEN, HubError, limits, push
 from udrl.teacher.synthesis.synth import synth
 from udrl.training.train import train
@@ -269,7 +269,8 @@ def test_push_of_no_run_or_nothing_kept(hub: Hub, tmp_path: Path, capsys: pytest
     table = tmp_path / "said.jsonl"
     refusals = ({"input": f"a fox, number {n}", "output": "I'm sorry, but I can't help with that."} for n in range(3))
     table.write_text("".join(json.dumps({**row, "licence": "mit"}) + "\n" for row in refusals))
-    synth(empty, teacher=f"recorded:{table}", score=False)
+    with pytest.raises(RunError, match="3 refusal"):
+        synth(empty, teacher=f"recorded:{table}", score=False)
     assert cli(["push", "--dataset", "--accept-licence", "--run", str(empty)]) == 1
     assert "every one was rejected" in capsys.readouterr().err
     assert hub.requests == []

@@ -106,10 +106,10 @@ def test_wishes_survive_their_file(tmp_path: Path) -> None:
     ("changed", "says"),
     [
         ({"best_bin": 0.6, "random": 0.6}, "together at most 1"),
-        ({"samples": 0}, "samples starts at 1"),
-        ({"original": 1.0}, r"within \[0, 1\)"),
-        ({"best": 0.0}, "best is a share"),
-        ({"diversity_floor": 1.5}, "diversity_floor is a share"),
+        ({"samples": 0}, "samples must be at least 1, got 0"),
+        ({"original": 1.0}, "original must be at least 0 and below 1"),
+        ({"best": 0.0}, "best must be above 0 and at most 1"),
+        ({"diversity_floor": 1.5}, "diversity_floor must be at least 0 and at most 1"),
         ({"temperature": -1.0}, "temperature"),
     ],
 )

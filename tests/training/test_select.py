@@ -249,11 +249,11 @@ def test_a_training_on_another_selection_does_not_go_on_with_an_interrupted_one(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"share": 0.0}, r"share is within \(0, 1\], found 0"),
-        ({"share": 1.5}, "found 1.5"),
+        ({"share": 0.0}, "share must be above 0 and at most 1, got 0"),
+        ({"share": 1.5}, "at most 1, got 1.5"),
         ({"by": "best"}, "known: inverse, limr, random"),
         ({"name": "../up"}, "is no name for a selection"),
-        ({"moments": 0}, "a step for every moment"),
+        ({"moments": 3, "probe_steps": 2}, "a step for every moment"),
         ({"student": "gpt2-nano"}, "did you mean gpt2"),
     ],
 )

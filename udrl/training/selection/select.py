@@ -98,15 +98,10 @@ def select(
     An interrupted probe is gone on with by the same call, and a finished one is used again for another share or ``by``.
     Raises UsageError for a share outside (0, 1] or an unknown ``by``, StudentError where there are no episodes.
     """
-    if not 0 < share <= 1:
-        raise UsageError(f"share is within (0, 1], found {share:g}")
     if by not in KINDS:
         raise unknown("kind of selection", by, KINDS)
-    if bins < 1 or moments < 1 or probe_epochs <= 0 or (probe_steps is not None and probe_steps < moments):
-        raise UsageError(
-            f"select needs bins and moments of at least 1, epochs above 0 and a step for every moment, found {bins}, "
-            f"{moments}, {probe_epochs:g} and {probe_steps}"
-        )
+    if probe_steps is not None and probe_steps < moments:
+        raise UsageError(f"select needs a step for every moment, found {moments} moments and {probe_steps} steps")
     place = Run(run)
     place.check()
     name = name or f"{by}-{share:g}"
