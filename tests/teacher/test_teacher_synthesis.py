@@ -252,8 +252,8 @@ def test_synthesis_of_a_users_task_without_lexicon_names_what_is_missing(tmp_pat
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"num_inputs": 0}, UsageError, "num_inputs must be at least 1, found 0"),
-        ({"samples": -1}, UsageError, "samples must be at least 1, found -1"),
+        ({"num_inputs": 0}, UsageError, "num_inputs must be at least 1, got 0"),
+        ({"samples": -1}, UsageError, "samples must be at least 1, got -1"),
         ({"teacher": "bultin"}, UsageError, r"unknown teacher 'bultin' \(did you mean builtin\?\)"),
         ({"tasks": ["text-to-imag"]}, UsageError, r"did you mean text-to-image\?"),
         ({"inputs": "/no/such.jsonl"}, InputError, "there is no file"),
