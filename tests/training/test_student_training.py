@@ -26,7 +26,7 @@ from udrl.training.train import train
 from udrl.training.validation import Validation
 from udrl.words import count_words
 
-STEPS = 60
+STEPS = 120
 
 
 @pytest.fixture(scope="module")
