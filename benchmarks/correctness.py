@@ -54,8 +54,8 @@ def main() -> None:
         for name in systems
     ]
     print(f"within a model, over questions: {min(within):.2f} to {max(within):.2f}")
-    for verdict in found.verdicts:
-        print(verdict.sentence, *verdict.against, sep="\n  but: ")
+    for one in found.sentences:
+        print(one.sentence, *one.against, sep="\n  but: ")
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def demo(
         episodes=episodes,
         parameters=student.parameters,
         answers=show(student, seed=seed),
-        findings=tuple(verdict.sentence for verdict in measured.verdicts),
+        findings=tuple(one.sentence for one in measured.sentences),
         seconds=round(time.monotonic() - started, 1),
     )
 

@@ -168,7 +168,7 @@ def test_bench_recorded_needs_no_run_and_no_student(compared: BenchReport) -> No
     assert f"The row terse has completions for 1 of the {len(INPUTS)} inputs." in compared.notes
     assert "it answered 11 % of the inputs" in summary["parity"]["terse"]["qwen.2"]["caveats"]
     assert summary["systems"]["shuffled"]["anchored_relevance"]["qwen.2"]["mean"] == pytest.approx(0)
-    sentences = [verdict.sentence for verdict in compared.verdicts]
+    sentences = [one.sentence for one in compared.sentences]
     assert sentences[0].startswith("Llama-3-8B: parity with qwen.2 at")
     assert compared.report.is_file()
 

@@ -13,7 +13,7 @@ from udrl.commands import CommandSpace
 from udrl.data.run import Run
 from udrl.errors import UsageError
 from udrl.eval.bench import BenchReport, _bench
-from udrl.eval.students import entrant_of, tasks_in_common
+from udrl.eval.students import student_entry, tasks_in_common
 from udrl.eval.suites import Sweep, load_suite
 from udrl.eval.thresholds import figure_at
 
@@ -47,11 +47,11 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> BenchReport:
     )
     students = {"student": FakeStudent((TASK,)), "wild": FakeStudent((TASK,), obedience=0.0), "plain": Plain((TASK,))}
     run = Run(folder / "run")
-    entrants = [entrant_of(name, student, key=name, run=None) for name, student in students.items()]
+    entries = [student_entry(name, student, key=name, run=None) for name, student in students.items()]
     return _bench(
         run,
         suite,
-        entrants,
+        entries,
         {},
         name=None,
         base_url=None,
@@ -87,7 +87,7 @@ def test_students_are_compared_by_their_fairest_rows_the_best_first(several: Ben
         ratios = [summary["parity"][name][ref]["ratio"] for name in summary["headline"][ref]]
         assert ratios == sorted(ratios, reverse=True)
         assert figure_at(summary, f"parity.{ref}") == ratios[0]
-    sentences = [verdict.sentence for verdict in several.verdicts]
+    sentences = [one.sentence for one in several.sentences]
     assert sum("parity with long" in sentence for sentence in sentences) == 3
 
 
@@ -112,8 +112,8 @@ def test_students_calls_have_a_price(several: BenchReport) -> None:
 
 
 def test_students_of_different_tasks_cannot_be_compared() -> None:
-    one, other = (entrant_of(t, FakeStudent((t,)), key=t, run=None) for t in ("alpha", "beta"))
+    one, other = (student_entry(t, FakeStudent((t,)), key=t, run=None) for t in ("alpha", "beta"))
     with pytest.raises(UsageError, match="alpha, beta have no task in common"):
         tasks_in_common([one, other])
-    both = entrant_of("both", FakeStudent(("beta", "alpha")), key="b", run=None)
+    both = student_entry("both", FakeStudent(("beta", "alpha")), key="b", run=None)
     assert tasks_in_common([both, one]) == ("alpha",)

@@ -13,9 +13,9 @@ import pytest
 
 from udrl.eval.completions import Completion, Kind, SystemFacts
 from udrl.eval.parity import PARITY, items_needed, ratios
+from udrl.eval.report_sentences import headline_systems, report_sentences
 from udrl.eval.scores import COLUMNS, Scores, score
 from udrl.eval.summary import build_summary
-from udrl.eval.verdict import headline_systems, verdicts
 
 ABOUT = {"suite": "s", "encoder": "e", "second_encoder": None, "hardware": "h", "seed": 0}
 KINDS: Mapping[str, Kind] = {"teacher": "teacher", "shuffled": "baseline", "echo": "baseline"}
@@ -147,7 +147,7 @@ def test_summary_of_a_system_that_failed_throughout_is_null_not_nan() -> None:
     assert (parity["ratio"], parity["within_5_percent"]) == (None, False)
     assert parity["caveats"] == ["no input was answered by both"]
     json.dumps(found, allow_nan=False)
-    assert verdicts(found)[0].sentence == "Parity with teacher: cannot be told."
+    assert report_sentences(found)[0].sentence == "Parity with teacher: cannot be told."
 
 
 def test_summary_one_completion_an_input_has_no_diversity_within_it() -> None:
@@ -256,7 +256,7 @@ def test_verdict_leads_with_the_row_matched_in_length() -> None:
     systems = {name: draws(0.6, k) for k, name in enumerate(["student@open", "student@matched", "teacher"])}
     found = summary_of(systems)
     assert headline_systems(found) == {"teacher": "student@matched"}
-    first = verdicts(found)[0]
+    first = report_sentences(found)[0]
     assert first.sentence.startswith("Parity with teacher at equal length: 1.0")
     assert first.sentence.endswith("within 5 %: yes.")
     assert first.passed is True
@@ -264,9 +264,9 @@ def test_verdict_leads_with_the_row_matched_in_length() -> None:
 
 def test_verdict_says_not_shown_where_the_interval_holds_both() -> None:
     found = summary_of({"student@matched": draws(0.57, 1), "teacher": draws(0.6, 2)})
-    assert verdicts(found)[0].sentence.endswith("within 5 %: not shown.")
+    assert report_sentences(found)[0].sentence.endswith("within 5 %: not shown.")
     worse = summary_of({"student@matched": draws(0.4, 1), "teacher": draws(0.6, 2)})
-    assert verdicts(worse)[0].sentence.endswith("within 5 %: no.")
+    assert report_sentences(worse)[0].sentence.endswith("within 5 %: no.")
 
 
 class LetterEncoder:

@@ -19,7 +19,7 @@ from udrl.data.tasks import load_tasks
 from udrl.errors import TeacherError
 from udrl.eval import baselines, systems
 from udrl.eval.completions import Block, Completion
-from udrl.eval.matching import mean_lengths
+from udrl.eval.matched_length import mean_lengths
 from udrl.teacher.backends.builtin import BuiltinTeacher
 from udrl.teacher.protocol import Reply, Request
 from udrl.words import count_words

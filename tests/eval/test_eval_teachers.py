@@ -19,7 +19,7 @@ from udrl.data.run import Run
 from udrl.errors import InputError, RunError, UsageError
 from udrl.eval.bench import BenchReport, bench_student
 from udrl.eval.suites import Suite, load_suite
-from udrl.eval.teachers import Asked, own_teacher
+from udrl.eval.teachers import LiveRow, own_teacher
 from udrl.teacher.synthesis.synth import synth
 
 TASKS = ("poem", "slogan")
@@ -267,13 +267,13 @@ def test_eval_teachers_own_teacher_runs_by_what_wrote_the_run(tmp_path: Path) ->
         known = TeacherFacts(backend="vllm", engine_arguments={"quantization": "fp8"})
         run.record(SynthFacts(teachers={"qwen2": known}))
     asked, _ = own_teacher(run, ())
-    assert isinstance(asked, Asked)
+    assert isinstance(asked, LiveRow)
     assert (asked.card.backend, asked.card.settings["vllm"]["quantization"]) == ("vllm", "fp8")
     with run.writing():
         run.record(SynthFacts(teachers={"qwen2": TeacherFacts(backend="transformers")}))
     asked, _ = own_teacher(run, ())
-    assert isinstance(asked, Asked)
+    assert isinstance(asked, LiveRow)
     assert asked.card.backend == "transformers"
     asked, _ = own_teacher(run, (), base_url="http://127.0.0.1:1/v1")
-    assert isinstance(asked, Asked)
+    assert isinstance(asked, LiveRow)
     assert asked.card.backend == "openai"

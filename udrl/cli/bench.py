@@ -165,9 +165,9 @@ def command(
 def describe(report: BenchReport, failed: list[Missed]) -> str:
     """Return what a benchmark found, for people."""
     lines = []
-    for verdict in report.verdicts:
-        lines += [verdict.sentence, *(f"  but: {against}" for against in verdict.against)]
-        for task in verdict.tasks:
+    for one in report.sentences:
+        lines += [one.sentence, *(f"  but: {against}" for against in one.against)]
+        for task in one.tasks:
             lines += [f"  {task.sentence}", *(f"    but: {against}" for against in task.against)]
     lines += [f"note: {note}" for note in report.notes]
     lines += [f"failed: {one.sentence}" for one in failed]

@@ -21,10 +21,10 @@ from udrl.data.run import Run
 from udrl.data.tasks import Task
 from udrl.errors import RunError, UsageError
 from udrl.eval import measurement
+from udrl.eval.caveat_notes import backend_notes, empty_notes, notes_of
 from udrl.eval.completions import FILE, Block, read_blocks
-from udrl.eval.judge import judge as ask
-from udrl.eval.measurement import Judge, Setting, describe_hardware, load_setting, measure, store
-from udrl.eval.notes import backend_notes, empty_notes, notes_of
+from udrl.eval.llm_judge import ask_judge
+from udrl.eval.measurement import Judge, ScoringSetting, describe_hardware, load_setting, measure, store
 from udrl.eval.pages.benchmark import report
 from udrl.eval.participants import (
     RECORDED,
@@ -35,12 +35,12 @@ from udrl.eval.participants import (
     known_answers,
     known_tasks,
 )
-from udrl.eval.students import STUDENT, Entrant, entrant_of, entrants_of
+from udrl.eval.report_sentences import ReportSentence, report_sentences
+from udrl.eval.students import STUDENT, StudentEntry, student_entries, student_entry
 from udrl.eval.suites import Items, Suite, load_suite
 from udrl.eval.systems import Student
 from udrl.eval.teachers import check_base_url, check_tasks, is_builtin
-from udrl.eval.verdict import Verdict, verdicts
-from udrl.eval.writer import Session, planned_rows, read_data
+from udrl.eval.writer import BlockWriter, planned_rows, read_data
 from udrl.progress import track
 from udrl.teacher import cards
 from udrl.teacher.backends import choice
@@ -50,14 +50,14 @@ from udrl.teacher.backends import choice
 class BenchReport:
     """What a benchmark found and where.
 
-    folder: with all its files; report: the page; summary: contents of summary.json; verdicts and notes: the
+    folder: with all its files; report: the page; summary: contents of summary.json; sentences and notes: the
     report's sentences; written, reused: numbers of completions; seconds: wall clock.
     """
 
     folder: Path
     report: Path
     summary: Mapping[str, Any]
-    verdicts: tuple[Verdict, ...]
+    sentences: tuple[ReportSentence, ...]
     notes: tuple[str, ...]
     written: int
     reused: int
@@ -98,7 +98,7 @@ def bench(
     recorded: files of outputs that exist already (`udrl.eval.recorded`): a row for each model.
     base_url: the OpenAI-compatible endpoint where references, judge and the run's teacher are asked (not the built-in).
     teacher: card of the run's teacher (None: the one that the run was synthesised with).
-    judge: card of an LLM that is shown pairs of completions (`udrl.eval.judge`).
+    judge: card of an LLM that is shown pairs of completions (`udrl.eval.llm_judge`).
     rewards: further figures of every completion (`udrl.rewards.load_reward`).
     encoder, second_encoder: instead of the suite's.
     machine_usd: price of an hour of this machine in US dollars, for the cost of 1,000 calls of a student.
@@ -120,7 +120,7 @@ def bench(
         run.check()
         raise RunError(f"{run.student} does not exist: train a student first (udrl train), or name --recorded outputs")
     answers = known_answers(run, chosen, files)
-    entrants = entrants_of(
+    entries = student_entries(
         run, [*chosen.students, *students], device=device, precision=precision, engine=engine, answers=answers
     )
     return _bench(
@@ -133,7 +133,7 @@ def bench(
             recorded=tuple(files),
             rewards=(*chosen.rewards, *rewards),
         ),
-        entrants,
+        entries,
         answers,
         name=name,
         base_url=base_url,
@@ -168,11 +168,11 @@ def bench_student(
         recorded=(*map(Path, recorded), *suite.recorded),
     )
     answers = known_answers(run, whole, whole.recorded)
-    entrants = [entrant_of(STUDENT, student, key=student_key, run=run, answers=answers)]
+    entries = [student_entry(STUDENT, student, key=student_key, run=run, answers=answers)]
     return _bench(
         run,
         whole,
-        entrants,
+        entries,
         answers,
         name=name,
         base_url=base_url,
@@ -220,13 +220,15 @@ def rescore(
         page = report(folder)
     reused = sum(len(block.rows) for block in blocks)
     seconds = round(time.monotonic() - started, 3)
-    return BenchReport(folder, page, summary, tuple(verdicts(summary)), tuple(about["notes"]), 0, reused, seconds)
+    return BenchReport(
+        folder, page, summary, tuple(report_sentences(summary)), tuple(about["notes"]), 0, reused, seconds
+    )
 
 
 def _bench(
     run: Run,
     suite: Suite,
-    entrants: Sequence[Entrant],
+    entries: Sequence[StudentEntry],
     answers: Answers,
     *,
     name: str | None,
@@ -244,9 +246,9 @@ def _bench(
     folder = run.bench(name or suite.name)
     data = read_data(run)
     tasks = known_tasks(run)
-    items = chosen_items(suite, entrants, data, tasks, limit)
+    items = chosen_items(suite, entries, data, tasks, limit)
     check_known(suite.rewards, items, answers)
-    contestants, notes = contestants_of(run, suite, items, data, teacher=teacher, base_url=base_url, alone=not entrants)
+    contestants, notes = contestants_of(run, suite, items, data, teacher=teacher, base_url=base_url, alone=not entries)
     check_tasks(contestants, items.tasks, tasks)
     if judge is None:  # which may be who is asked there
         check_base_url(contestants, base_url)
@@ -254,18 +256,18 @@ def _bench(
         folder.mkdir(parents=True, exist_ok=True)
         asked = {item.input_id for item in items.items}
         store_answers(folder, {key: answer for key, answer in answers.items() if key in asked})
-        total = planned_rows(suite, entrants, items, contestants, seed)
+        total = planned_rows(suite, entries, items, contestants, seed)
         with closing(track(f"bench {suite.name}: writing", total=total, unit="completions")) as bar:
-            session = Session(folder, suite, items, tasks, data, entrants, seed, run.path / "cache", bar, notes=notes)
-            blocks = session.write(contestants)
+            writer = BlockWriter(folder, suite, items, tasks, data, entries, seed, run.path / "cache", bar, notes=notes)
+            blocks = writer.write(contestants)
         told = (
-            *session.notes,
-            *notes_of(suite, items, data, entrants),
+            *writer.notes,
+            *notes_of(suite, items, data, entries),
             *backend_notes(contestants),
             *empty_notes(blocks),
         )
-        references = session.references(contestants)
-        setting = Setting(
+        references = writer.references(contestants)
+        setting = ScoringSetting(
             suite=suite.name,
             seed=seed,
             encoder=suite.encoder,
@@ -273,11 +275,11 @@ def _bench(
             hardware=describe_hardware(),
             references=tuple(references),
             rewards={
-                **{name: source for one in entrants for name, source in one.rewards.items()},
+                **{name: source for one in entries for name, source in one.rewards.items()},
                 **measurement.named_rewards(suite.rewards),
             },
             bounds={
-                one.name: measurement.bounds_of(one.student, one.swept, items.tasks, data.spread) for one in entrants
+                one.name: measurement.bounds_of(one.student, one.swept, items.tasks, data.spread) for one in entries
             },
             machine_usd=machine_usd,
         )
@@ -296,12 +298,12 @@ def _bench(
                 seed=seed,
                 limit=limit,
                 inputs=len(items.items),
-                completions={"written": session.written, "reused": session.reused},
+                completions={"written": writer.written, "reused": writer.reused},
                 seconds=seconds,
             )
         )
-    found = tuple(verdicts(summary))
-    return BenchReport(folder, page, summary, found, told, session.written, session.reused, seconds)
+    found = tuple(report_sentences(summary))
+    return BenchReport(folder, page, summary, found, told, writer.written, writer.reused, seconds)
 
 
 def _usual_suite(run: Run, students: Sequence[str | Path]) -> str:
@@ -336,5 +338,5 @@ def _judged(
         closing(choice.start(card, tasks=[tasks[task] for task in templates])) as writer,
         closing(track("bench: judging", total=2 * len(pairs), unit="judgements")) as bar,
     ):
-        ask(folder, writer, pairs, bar=bar)
+        ask_judge(folder, writer, pairs, bar=bar)
     return by

@@ -18,7 +18,7 @@ from udrl.data.known_answers import read_answers
 from udrl.data.run import hardware
 from udrl.encoder import Encoder, LsaEncoder, load_encoder
 from udrl.errors import RunError
-from udrl.eval import following, judge
+from udrl.eval import following, llm_judge
 from udrl.eval.completions import FILE, Block, Completion, SystemFacts, read_blocks, read_table, write_blocks
 from udrl.eval.scores import Scores, score, write_scores
 from udrl.eval.summary import build_summary, write_summary
@@ -41,17 +41,17 @@ class Judge:
     compared: tuple[tuple[str, str], ...]
     templates: Mapping[str, str]
 
-    def pairs(self, rows: Sequence[Completion]) -> list[judge.Pair]:
+    def pairs(self, rows: Sequence[Completion]) -> list[llm_judge.Pair]:
         """Return the pairs of completions that are judged."""
 
         def request(task: str, text: str) -> str:
             return self.templates.get(task, "{input}").replace("{input}", text)
 
-        return judge.pairs_of(rows, self.compared, request, model=self.model)
+        return llm_judge.pairs_of(rows, self.compared, request, model=self.model)
 
 
 @dataclass(frozen=True)
-class Setting:
+class ScoringSetting:
     """What scoring needs to know beside the completions; kept with them.
 
     references: rows that others are compared with, the leading one first. rewards: name -> where it is loaded from.
@@ -71,12 +71,12 @@ class Setting:
     judge: Judge | None = None
 
 
-def store(folder: Path, blocks: Sequence[Block], setting: Setting, *, about: Mapping[str, Any]) -> None:
+def store(folder: Path, blocks: Sequence[Block], setting: ScoringSetting, *, about: Mapping[str, Any]) -> None:
     """Write the completions with what scoring them needs; about: title, description and notes for the report."""
     write_blocks(folder, blocks, about={**about, "setting": asdict(setting)})
 
 
-def load_setting(folder: Path) -> tuple[Setting, dict[str, Any]]:
+def load_setting(folder: Path) -> tuple[ScoringSetting, dict[str, Any]]:
     """Return the setting of the benchmark in ``folder`` and what its report says.
 
     Raises RunError where there is none, or one that an interruption left unfinished.
@@ -91,7 +91,7 @@ def load_setting(folder: Path) -> tuple[Setting, dict[str, Any]]:
     if data["judge"] is not None:
         compared = tuple((system, reference) for system, reference in data["judge"]["compared"])
         judge = Judge(**{**data["judge"], "compared": compared})
-    return Setting(**{**data, "references": tuple(data["references"]), "judge": judge}), about
+    return ScoringSetting(**{**data, "references": tuple(data["references"]), "judge": judge}), about
 
 
 def measure(folder: Path) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def measure(folder: Path) -> dict[str, Any]:
         command_following=_following(setting, scores),
         judge=None
         if (by := setting.judge) is None
-        else judge.figures(folder, by.name, by.model, scores=scores, pairs=by.pairs(rows)),
+        else llm_judge.figures(folder, by.name, by.model, scores=scores, pairs=by.pairs(rows)),
     )
     write_summary(folder, summary)
     return summary
@@ -161,7 +161,7 @@ def priced(block: Block, machine_usd: float | None) -> SystemFacts:
     return replace(facts, cost=(usd, f"{1000 * seconds:.1f} ms a call in batches, {machine_usd:g} USD an hour"))
 
 
-def _following(setting: Setting, scores: Scores) -> dict[str, Any]:
+def _following(setting: ScoringSetting, scores: Scores) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for student, tasks in setting.bounds.items():
         bounds = {task: {name: _bounds(of) for name, of in each.items()} for task, each in tasks.items()}
@@ -184,7 +184,7 @@ def _bounds(of: Mapping[str, Any]) -> following.Bounds:
 def bounds_of(
     student: Any, swept: Sequence[str], tasks: Sequence[str], spread: Any
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return task -> attribute -> ``reachable`` and ``pool`` of a student, as ``Setting.bounds`` keeps them.
+    """Return task -> attribute -> ``reachable`` and ``pool`` of a student, as ``ScoringSetting.bounds`` keeps them.
 
     spread: (task, attribute) -> the pool's 10 % and 90 % quantiles, or None.
     """
@@ -201,7 +201,7 @@ def _listed(pair: tuple[float, float] | None) -> list[float] | None:
     return None if pair is None else list(pair)
 
 
-def _second_encoder(setting: Setting, rows: Sequence[Completion]) -> Encoder:
+def _second_encoder(setting: ScoringSetting, rows: Sequence[Completion]) -> Encoder:
     if setting.second_encoder != LSA:
         return load_encoder(setting.second_encoder, precision="fp32", cache=encoder_cache())
     compared = [row for row in rows if row.part == "comparison"]

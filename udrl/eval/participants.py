@@ -13,10 +13,10 @@ from udrl.data.run import Run
 from udrl.data.tasks import Task, load_tasks, stored_tasks
 from udrl.errors import RewardError, TaskError, UsageError
 from udrl.eval.recorded import recorded_items
-from udrl.eval.students import Entrant, tasks_in_common
+from udrl.eval.students import StudentEntry, tasks_in_common
 from udrl.eval.suites import SYSTEMS, Items, Suite, load_items
 from udrl.eval.systems import RELEVANCE
-from udrl.eval.teachers import TEACHER, Contestant, Given, named_teacher, ordered, own_teacher, recorded_rows
+from udrl.eval.teachers import TEACHER, Contestant, WrittenRow, named_teacher, ordered, own_teacher, recorded_rows
 from udrl.eval.writer import RunData
 from udrl.rewards import BUILT_IN, covered, load_reward
 
@@ -60,13 +60,13 @@ def check_known(rewards: Sequence[str], items: Items, answers: Mapping[str, str]
 
 
 def chosen_items(
-    suite: Suite, entrants: Sequence[Entrant], data: RunData, tasks: Mapping[str, Task], limit: int | None
+    suite: Suite, entries: Sequence[StudentEntry], data: RunData, tasks: Mapping[str, Task], limit: int | None
 ) -> Items:
     """Return the inputs of ``suite`` that every student can answer and none has seen, at most ``limit`` a task.
 
     tasks: those of the run. Raises TaskError where nothing is left, or a suite of recorded inputs has no files.
     """
-    common = tasks_in_common(entrants)
+    common = tasks_in_common(entries)
     known = list(tasks) if common is None else [task for task in tasks if task in common]
     split = data.test_items
     if suite.source.kind == RECORDED:
@@ -85,7 +85,7 @@ def chosen_items(
         def split(task: str) -> list[Any]:
             return of_files.get(task, [])
 
-    seen = frozenset().union(data.seen if entrants else (), *(one.seen for one in entrants))
+    seen = frozenset().union(data.seen if entries else (), *(one.seen for one in entries))
     return load_items(suite, known_tasks=known, seen=lambda _task, input_id: input_id in seen, split=split, limit=limit)
 
 
@@ -104,18 +104,18 @@ def contestants_of(
     own: Contestant | None = None
     if TEACHER in suite.systems and (teacher is not None or has_episodes(run.episodes)):
         if teacher is not None:
-            own = named_teacher(teacher, run, data.answers, kind="teacher", base_url=base_url)
+            own = named_teacher(teacher, run, data.test, kind="teacher", base_url=base_url)
         else:
-            own, told = own_teacher(run, data.answers, base_url=base_url)
+            own, told = own_teacher(run, data.test, base_url=base_url)
             notes += told
-    rows: list[Given] = []
+    rows: list[WrittenRow] = []
     for file in suite.recorded:
         found, told = recorded_rows(file, items.items, taken=[*SYSTEMS, *(row.name for row in rows)])
         rows += found
         notes += told
 
     def asked(name: str | Path) -> Contestant:
-        return named_teacher(name, run, data.answers, kind="reference", base_url=base_url)
+        return named_teacher(name, run, data.test, kind="reference", base_url=base_url)
 
     every = ordered(suite.references, rows, asked, own=own, only_first=alone)
     names = Counter([one.name for one in every] + [name for name in suite.systems if name != TEACHER])

@@ -91,14 +91,14 @@ def recorded_items(paths: Sequence[Path], *, known_tasks: Sequence[str] = ()) ->
 
 
 @dataclass(frozen=True)
-class Found:
+class MatchedOutputs:
     """What a file holds for the items: model -> (task, input_id) -> completions; others: models that hold nothing."""
 
     models: Mapping[str, Mapping[tuple[str, str], list[str]]]
     others: tuple[str, ...]
 
 
-def outputs_for(path: Path, items: Sequence[Item]) -> Found:
+def outputs_for(path: Path, items: Sequence[Item]) -> MatchedOutputs:
     """Return the completions of a file that are for ``items``, matched by input (and task, where the file has them).
 
     Raises InputError where it holds none, or where a row without a task fits items of several.
@@ -126,10 +126,10 @@ def outputs_for(path: Path, items: Sequence[Item]) -> Found:
             "outputs for those inputs, choose --suite heldout where the run's test inputs stand in the file, or "
             "--suite recorded to compare on the file's own"
         )
-    return Found(models, tuple(sorted(set(others) - set(models))))
+    return MatchedOutputs(models, tuple(sorted(set(others) - set(models))))
 
 
-def matching(name: str, models: Iterable[str]) -> str | None:
+def model_named(name: str, models: Iterable[str]) -> str | None:
     """Return the one of ``models`` that ``name`` means: itself, or the only one that contains it.
 
     Case and punctuation do not count: ``llama3`` is Meta-Llama-3-8B-Instruct. Raises UsageError where several fit.

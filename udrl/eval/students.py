@@ -23,7 +23,7 @@ STUDENT = "student"
 
 
 @dataclass(frozen=True)
-class Entrant:
+class StudentEntry:
     """A student that takes part.
 
     key: identifies its weights. swept: the attributes whose achieved value can be computed, so that a sweep of them
@@ -40,9 +40,9 @@ class Entrant:
     seen: frozenset[str] = frozenset()
 
 
-def entrants_of(
+def student_entries(
     run: Run, others: Sequence[str | Path], *, device: str, precision: str, engine: str, answers: Answers | None = None
-) -> list[Entrant]:
+) -> list[StudentEntry]:
     """Load the student of ``run``, where it has one, and ``others``: ``PATH`` or ``NAME=PATH`` of runs or checkpoints.
 
     answers: known ones of the benchmark's inputs. A student without attributes takes part with its open row. Raises
@@ -66,11 +66,11 @@ def entrants_of(
         student = load(folder, device=device, precision=precision, engine=engine)
         # what the run's own student has seen, the benchmark knows from the run's episodes
         seen = _seen(own) if own is not None and name != STUDENT else frozenset()
-        found.append(entrant_of(name, student, key=key, run=own, seen=seen, answers=answers))
+        found.append(student_entry(name, student, key=key, run=own, seen=seen, answers=answers))
     return found
 
 
-def entrant_of(
+def student_entry(
     name: str,
     student: Student,
     *,
@@ -78,15 +78,15 @@ def entrant_of(
     run: Run | None,
     seen: frozenset[str] = frozenset(),
     answers: Answers | None = None,
-) -> Entrant:
-    """Return a loaded student as an entrant; ``run``: where it was trained, None where that is not known."""
+) -> StudentEntry:
+    """Return a loaded student as an entry; ``run``: where it was trained, None where that is not known."""
     facts = RunFacts() if run is None else run.facts()
     names = attribute_names(student)
     own = (RELEVANCE, LENGTH)
     known = as_scored([name for name in names if name not in own], facts, answers=answers)
     rewards = {name: facts.score.sources.get(name, name) for name in known}
     swept = tuple(name for name in names if name in own or name in rewards)
-    return Entrant(name, student, key, swept, rewards, known, seen)
+    return StudentEntry(name, student, key, swept, rewards, known, seen)
 
 
 def _seen(run: Run) -> frozenset[str]:
@@ -96,15 +96,15 @@ def _seen(run: Run) -> frozenset[str]:
     return frozenset(episode.input_id for episode in read_episodes(run.episodes, splits=("train", "validation")))
 
 
-def tasks_in_common(entrants: Sequence[Entrant]) -> tuple[str, ...] | None:
+def tasks_in_common(entries: Sequence[StudentEntry]) -> tuple[str, ...] | None:
     """Return the tasks that all students know, None where there is no student; raises UsageError for none."""
-    if not entrants:
+    if not entries:
         return None
-    first, *others = (one.student.space.tasks for one in entrants)
+    first, *others = (one.student.space.tasks for one in entries)
     common = tuple(task for task in first if all(task in other for other in others))
     if not common:
         raise UsageError(
-            f"{', '.join(one.name for one in entrants)} have no task in common: compare students of one task"
+            f"{', '.join(one.name for one in entries)} have no task in common: compare students of one task"
         )
     return common
 

@@ -16,7 +16,7 @@ from udrl.data.facts import TeacherFacts
 from udrl.data.run import Run
 from udrl.errors import RunError, TaskError, UdrlError, UsageError
 from udrl.eval.completions import Block, Completion, Kind, SystemFacts
-from udrl.eval.recorded import matching, outputs_for
+from udrl.eval.recorded import model_named, outputs_for
 from udrl.eval.suites import Item
 from udrl.teacher import cards
 from udrl.teacher.cards import Card
@@ -28,19 +28,19 @@ MODELS_NAMED = 3
 
 
 @dataclass(frozen=True)
-class Asked:
+class LiveRow:
     """A row that is written now by the teacher of ``card``; ``own``: by it, for the run's test inputs, where it cannot
     be asked. compared: whether others are compared with it, as a reference."""
 
     name: str
     kind: Kind
     card: Card
-    own: Given
+    own: WrittenRow
     compared: bool = True
 
 
 @dataclass(frozen=True)
-class Given:
+class WrittenRow:
     """A row of completions that exist already: by task and input id, in their order.
 
     engine: who wrote them, for the table. source: where they stand, for messages. note: what the report says of it.
@@ -74,7 +74,7 @@ class Given:
         return sum(max(0, count - samples) for count in counts)
 
 
-Contestant = Asked | Given
+Contestant = LiveRow | WrittenRow
 
 
 def own_teacher(
@@ -118,7 +118,9 @@ def named_teacher(
     return _asked(name, kind, _at(cards.load_card(card), base_url), run, answers)
 
 
-def recorded_rows(file: Path, items: Sequence[Item], *, taken: Iterable[str]) -> tuple[list[Given], tuple[str, ...]]:
+def recorded_rows(
+    file: Path, items: Sequence[Item], *, taken: Iterable[str]
+) -> tuple[list[WrittenRow], tuple[str, ...]]:
     """Return a row for each model in a file of recorded outputs (see `udrl.eval.recorded`), and notes.
 
     taken: names of rows that are there already. Only what was written for ``items`` is kept in memory.
@@ -133,7 +135,7 @@ def recorded_rows(file: Path, items: Sequence[Item], *, taken: Iterable[str]) ->
         while name in used:
             name += " (recorded)"
         used.add(name)
-        rows.append(Given(name, "recorded", f"recorded: {model}", str(file), completions))
+        rows.append(WrittenRow(name, "recorded", f"recorded: {model}", str(file), completions))
     if not found.others:
         return rows, ()
     return rows, (
@@ -143,7 +145,7 @@ def recorded_rows(file: Path, items: Sequence[Item], *, taken: Iterable[str]) ->
 
 def ordered(
     named: Sequence[str | Path],
-    recorded: Sequence[Given],
+    recorded: Sequence[WrittenRow],
     make: Callable[[str | Path], Contestant],
     *,
     own: Contestant | None,
@@ -158,7 +160,7 @@ def ordered(
     by_name = {row.name: row for row in recorded}
     first: list[Contestant] = []
     for name in dict.fromkeys(named):
-        meant = None if isinstance(name, Path) else matching(name, by_name)
+        meant = None if isinstance(name, Path) else model_named(name, by_name)
         first.append(make(name) if meant is None else by_name.pop(meant))
     if own is not None:
         first.append(own)
@@ -174,10 +176,10 @@ def is_builtin(run: Run) -> bool:
     return list(run.facts().synth.teachers) == ["builtin"]
 
 
-def _asked(name: str, kind: Kind, card: Card, run: Run, answers: Sequence[Episode]) -> Asked:
+def _asked(name: str, kind: Kind, card: Card, run: Run, answers: Sequence[Episode]) -> LiveRow:
     style = card.mix[0].name if card.mix else None
     own = [e for e in answers if style is None or json.loads(e.sampling).get("style") == style]
-    return Asked(name, kind, card, _written(name, kind, [card.name], own, f"the test inputs of {run.path}"))
+    return LiveRow(name, kind, card, _written(name, kind, [card.name], own, f"the test inputs of {run.path}"))
 
 
 def _as_before(card: Card, facts: TeacherFacts, base_url: str | None) -> Card:
@@ -200,10 +202,10 @@ def check_tasks(contestants: Iterable[Contestant], asked_for: Iterable[str], kno
     asked_for: the tasks of the inputs; known: those with a file. The message names the models of recorded files: one of
     them may have been meant.
     """
-    live = [one.name for one in contestants if isinstance(one, Asked)]
+    live = [one.name for one in contestants if isinstance(one, LiveRow)]
     unknown = sorted(set(asked_for) - set(known))
     if live and unknown:
-        models = [one.name for one in contestants if isinstance(one, Given) and one.kind == "recorded"]
+        models = [one.name for one in contestants if isinstance(one, WrittenRow) and one.kind == "recorded"]
         meant = f", or name one of the recorded models {_listed(models)} as --reference" if models else ""
         raise TaskError(
             f"{live[0]} is a teacher card that would be asked now, and there is no file that says how to ask for the "
@@ -213,19 +215,19 @@ def check_tasks(contestants: Iterable[Contestant], asked_for: Iterable[str], kno
 
 def check_base_url(contestants: Iterable[Contestant], base_url: str | None) -> None:
     """Raise UsageError where an endpoint is named and there is nobody to ask there."""
-    asked = [one for one in contestants if isinstance(one, Asked) and one.card.backend != "builtin"]
+    asked = [one for one in contestants if isinstance(one, LiveRow) and one.card.backend != "builtin"]
     if base_url is not None and not asked:
         raise UsageError(
             f"nobody in this benchmark is asked at {base_url}: name a --reference, or leave --base-url out"
         )
 
 
-def _written(name: str, kind: Kind, writers: Sequence[str], answers: Sequence[Episode], source: str) -> Given:
+def _written(name: str, kind: Kind, writers: Sequence[str], answers: Sequence[Episode], source: str) -> WrittenRow:
     completions: dict[tuple[str, str], list[str]] = {}
     for episode in answers:
         if episode.teacher in writers:
             completions.setdefault((episode.task, episode.input_id), []).append(episode.completion)
-    return Given(name, kind, f"as written: {_listed(writers)}", source, completions)
+    return WrittenRow(name, kind, f"as written: {_listed(writers)}", source, completions)
 
 
 def _listed(names: Sequence[str]) -> str:

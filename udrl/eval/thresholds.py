@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from udrl.errors import UsageError, suggestion
-from udrl.eval.recorded import matching
-from udrl.eval.verdict import headline_systems
+from udrl.eval.recorded import model_named
+from udrl.eval.report_sentences import headline_systems
 
 ENDS = {"lo": 0, "hi": 1}
 
@@ -116,7 +116,7 @@ def _step(here: Mapping[str, Any], rest: str, path: str, *, strict: bool) -> tup
         if (key := ".".join(parts[:count])) in here:
             return key, ".".join(parts[count:])
     for count in range(len(parts), 0, -1) if len(parts[0]) > 2 else ():
-        meant = matching(".".join(parts[:count]), here)
+        meant = model_named(".".join(parts[:count]), here)
         if meant is not None:
             return meant, ".".join(parts[count:])
     if not strict:

@@ -25,12 +25,12 @@ from udrl.data.run import Run
 from udrl.data.tasks import Task
 from udrl.encoder import load_encoder
 from udrl.errors import MissingDependency, TeacherError
-from udrl.eval import baselines, following, matching, systems
+from udrl.eval import baselines, following, matched_length, systems
 from udrl.eval.completions import Block, Completion, SystemFacts, block_key, read_blocks, write_blocks
-from udrl.eval.students import STUDENT, Entrant
+from udrl.eval.students import STUDENT, StudentEntry
 from udrl.eval.suites import Item, Items, Suite
 from udrl.eval.systems import Student
-from udrl.eval.teachers import Asked, Contestant, Given
+from udrl.eval.teachers import Contestant, LiveRow, WrittenRow
 from udrl.progress import Bar
 from udrl.rewards.protocol import covered
 from udrl.teacher.backends import choice
@@ -47,22 +47,22 @@ ASKED = "ledger"
 class RunData:
     """What a benchmark needs of a run's episodes.
 
-    pool: what teachers wrote for training, kept; seen: ids of inputs of training and validation (which
-    chose the checkpoint and the calibration); answers: what teachers wrote for the test split, kept.
+    train: what teachers wrote for training, kept; seen: ids of inputs of training and validation (which
+    chose the checkpoint and the calibration); test: what teachers wrote for the test split, kept.
     """
 
-    pool: tuple[Episode, ...]
+    train: tuple[Episode, ...]
     seen: frozenset[str]
-    answers: tuple[Episode, ...]
+    test: tuple[Episode, ...]
 
     def test_items(self, task: str) -> list[Item]:
         """Return the test split's items of ``task``, each once."""
-        own = (Item(e.task, e.input_id, e.input) for e in self.answers if e.task == task)
+        own = (Item(e.task, e.input_id, e.input) for e in self.test if e.task == task)
         return list({item.input_id: item for item in own}.values())
 
     def spread(self, task: str, attribute: str) -> tuple[float, float] | None:
-        """Return the 10 % and 90 % quantiles of what the pool achieved; None where it has no such value."""
-        own = (episode for episode in self.pool if episode.task == task)
+        """Return the 10 % and 90 % quantiles of what training episodes achieved; None where none has such a value."""
+        own = (episode for episode in self.train if episode.task == task)
         found = [e.horizon if attribute == LENGTH else e.returns.get(attribute) for e in own]
         values = [value for value in found if value is not None]
         if not values:
@@ -80,14 +80,14 @@ def read_data(run: Run) -> RunData:
         return RunData((), frozenset(), ())
     shown = read_episodes(run.episodes, splits=("train", "validation"))
     return RunData(
-        pool=tuple(e for e in shown if e.split == "train" and e.origin == "teacher"),
+        train=tuple(e for e in shown if e.split == "train" and e.origin == "teacher"),
         seen=frozenset(episode.input_id for episode in shown),
-        answers=tuple(read_episodes(run.episodes, splits=("test",), origins=("teacher",))),
+        test=tuple(read_episodes(run.episodes, splits=("test",), origins=("teacher",))),
     )
 
 
 @dataclass
-class Session:
+class BlockWriter:
     """One benchmark while its completions are written: what it needs, what is there already, what was done.
 
     tasks: those that a teacher can be asked for (`teachers.check_tasks`). cache: folder of embeddings.
@@ -98,7 +98,7 @@ class Session:
     items: Items
     tasks: Mapping[str, Task]
     data: RunData
-    entrants: Sequence[Entrant]
+    entries: Sequence[StudentEntry]
     seed: int
     cache: Path
     bar: Bar
@@ -117,7 +117,7 @@ class Session:
         contestants: the teachers, the leading reference first. Every one becomes a row, or a note that says why not.
         """
         for one in contestants:
-            if isinstance(one, Given):
+            if isinstance(one, WrittenRow):
                 self._given(
                     one,
                     f"nobody can be asked for it, and {one.source} are not in this suite (--suite heldout has them)",
@@ -125,12 +125,12 @@ class Session:
             else:
                 self._teacher(one)
         references = self.references(contestants)
-        for entrant in self.entrants:
-            self._student(entrant, references)
+        for entry in self.entries:
+            self._student(entry, references)
         self._baselines(references)
-        for entrant in self.entrants:
-            for name, wishes in planned_sweeps(self.suite, entrant, self.items, self.seed):
-                self._sweep(entrant, name, wishes)
+        for entry in self.entries:
+            for name, wishes in planned_sweeps(self.suite, entry, self.items, self.seed):
+                self._sweep(entry, name, wishes)
         students = [name for name, block in self.done.items() if block.facts.student and "#" not in name]
         teachers = [one.name for one in contestants if one.name in self.done]
         return [self.done[name] for name in dict.fromkeys([*students, *teachers, *self.done])]
@@ -143,7 +143,7 @@ class Session:
             if one.compared and one.name in self.done and any(row.completion for row in self.done[one.name].rows)
         ]
 
-    def _teacher(self, one: Asked) -> None:
+    def _teacher(self, one: LiveRow) -> None:
         """Ask a teacher; where that is not possible now, take what it wrote for the run's test inputs."""
         tasks = {task: self.tasks[task] for task in self.items.tasks}
         try:
@@ -157,7 +157,7 @@ class Session:
             said = f"The row {one.name} is what {one.card.name} wrote for {one.own.source}: {why}."
             self._given(replace(one.own, note=said), f"{why}, and it wrote nothing for these inputs before")
 
-    def _given(self, one: Given, why_not: str) -> None:
+    def _given(self, one: WrittenRow, why_not: str) -> None:
         """Make a row of completions that exist; where there are none for these inputs, tell ``why_not``."""
         covered, items = one.covers(self.items.items), len(self.items.items)
         if not covered:
@@ -176,7 +176,7 @@ class Session:
                 "are left out."
             )
 
-    def _ask(self, writer: Teacher, one: Asked, key: str) -> Block:
+    def _ask(self, writer: Teacher, one: LiveRow, key: str) -> Block:
         with Ledger(self.folder / ASKED) as ledger:
             return systems.teacher_block(
                 writer,
@@ -193,16 +193,16 @@ class Session:
                 bar=self.bar,
             )
 
-    def _student(self, entrant: Entrant, references: Sequence[str]) -> None:
+    def _student(self, entry: StudentEntry, references: Sequence[str]) -> None:
         """A student's rows: matched to the leading reference (one more row for each other), top, open."""
         rows: dict[str, systems.Targets] = {}
         lengths: dict[str, Mapping[str, float]] = {}
-        student, name, wanted = entrant.student, entrant.name, self.suite.systems
+        student, name, wanted = entry.student, entry.name, self.suite.systems
         if "student@matched" in wanted:
             for place, ref in enumerate(references):
                 row = f"{name}@matched" if place == 0 else f"{name}@matched-{ref}"
-                lengths[row] = matching.mean_lengths(self.done[ref].rows)
-                rows[row] = matching.matched_targets(student, lengths[row])
+                lengths[row] = matched_length.mean_lengths(self.done[ref].rows)
+                rows[row] = matched_length.matched_targets(student, lengths[row])
         if "student@top" in wanted:
             rows[f"{name}@top"] = systems.top_targets(student, self.items.tasks)
         if "student@open" in wanted:
@@ -212,17 +212,17 @@ class Session:
                 self.notes.append(f"There is no row {row}: the student cannot be commanded so.")
                 continue
             settling = ["settled"] if row in lengths else []
-            key = self._key(entrant.key, _engine(student), self.suite.samples, targets, *settling)
-            self._block(row, key, partial(self._write_row, entrant, row, targets, lengths.get(row), key))
+            key = self._key(entry.key, _engine(student), self.suite.samples, targets, *settling)
+            self._block(row, key, partial(self._write_row, entry, row, targets, lengths.get(row), key))
 
     def _write_row(
-        self, entrant: Entrant, row: str, targets: systems.Targets, lengths: Mapping[str, float] | None, key: str
+        self, entry: StudentEntry, row: str, targets: systems.Targets, lengths: Mapping[str, float] | None, key: str
     ) -> Block:
         items = [item for item in self.items.items if item.task in targets]
         if lengths is not None:
-            targets = matching.settled_targets(entrant.student, items, lengths, seed=self.seed)
+            targets = matched_length.settled_targets(entry.student, items, lengths, seed=self.seed)
         return systems.student_block(
-            entrant.student,
+            entry.student,
             items,
             targets,
             name=row,
@@ -243,22 +243,22 @@ class Session:
             key = self._key("shuffled", leading.key, [row.completion for row in leading.rows])
             make = partial(baselines.shuffled_block, leading.rows, key=key, seed=self.seed)
             self._block("shuffled", key, make)
-        if "nearest" in wanted and self.data.pool:
-            pool = hash_hex(*sorted(episode.episode_id for episode in self.data.pool))
+        if "nearest" in wanted and self.data.train:
+            pool = hash_hex(*sorted(episode.episode_id for episode in self.data.train))
             key = self._key("nearest", self.suite.encoder, pool)
             self._block("nearest", key, partial(self._nearest, key))
 
     def _nearest(self, key: str) -> Block:
         # Finding neighbours needs no exact arithmetic, and the cache of training's precision has most inputs.
         encoder = load_encoder(self.suite.encoder, cache=self.cache)
-        return baselines.nearest_block(self.items.items, self.data.pool, encoder, key=key)
+        return baselines.nearest_block(self.items.items, self.data.train, encoder, key=key)
 
-    def _sweep(self, entrant: Entrant, name: str, wishes: Sequence[Completion]) -> None:
-        student = entrant.student
+    def _sweep(self, entry: StudentEntry, name: str, wishes: Sequence[Completion]) -> None:
+        student = entry.student
         content = [(w.task, w.input_id, w.input, w.seed, w.level, dict(w.targets)) for w in wishes]
         calibrated = wishes[0].part != "uncalibrated"
-        key = block_key(entrant.key, _engine(student), content, *([] if calibrated else ["uncalibrated"]))
-        facts = SystemFacts(entrant.name, "student", student.parameters, student=entrant.name)
+        key = block_key(entry.key, _engine(student), content, *([] if calibrated else ["uncalibrated"]))
+        facts = SystemFacts(entry.name, "student", student.parameters, student=entry.name)
 
         def make() -> Block:
             return Block(name, key, facts, tuple(systems.answer(student, wishes, calibrated=calibrated, bar=self.bar)))
@@ -291,32 +291,32 @@ def _engine(student: Student) -> tuple[str, str]:
 
 
 def planned_rows(
-    suite: Suite, entrants: Sequence[Entrant], items: Items, contestants: Sequence[Contestant], seed: int
+    suite: Suite, entries: Sequence[StudentEntry], items: Items, contestants: Sequence[Contestant], seed: int
 ) -> int:
     """Return how many completions there are to write, what exists already and baselines left out."""
     rows = len(items.items) * suite.samples
-    asked = sum(isinstance(one, Asked) for one in contestants)
+    asked = sum(isinstance(one, LiveRow) for one in contestants)
     compared = sum(one.compared for one in contestants)
     matched = max(compared - 1, 0) if "student@matched" in suite.systems else 0
     each = matched + sum(name.startswith(f"{STUDENT}@") for name in suite.systems)
-    sweeps = sum(len(wishes) for one in entrants for _, wishes in planned_sweeps(suite, one, items, seed))
-    return rows * (asked + each * len(entrants)) + sweeps
+    sweeps = sum(len(wishes) for one in entries for _, wishes in planned_sweeps(suite, one, items, seed))
+    return rows * (asked + each * len(entries)) + sweeps
 
 
-def planned_sweeps(suite: Suite, entrant: Entrant, items: Items, seed: int) -> list[tuple[str, list[Completion]]]:
+def planned_sweeps(suite: Suite, entry: StudentEntry, items: Items, seed: int) -> list[tuple[str, list[Completion]]]:
     """Return the sweeps of command following: (name of the block, what is to be written)."""
     sweep = suite.following
     if sweep is None:
         return []
     found = []
-    for attribute in (name for name in entrant.swept if name in (sweep.attributes or entrant.swept)):
+    for attribute in (name for name in entry.swept if name in (sweep.attributes or entry.swept)):
         for part, wishes in following.SWEEPS.items():
-            if part == "uncalibrated" and not systems.is_calibrated(entrant.student):
+            if part == "uncalibrated" and not systems.is_calibrated(entry.student):
                 continue
-            block = f"{entrant.name}#{part}.{attribute}"
-            known = entrant.computed.get(attribute)
+            block = f"{entry.name}#{part}.{attribute}"
+            known = entry.computed.get(attribute)
             own = [item for item in items.items if covered(known, [item.input])[0]]
-            rows = wishes(entrant.student, own, attribute, sweep, block=block, system=entrant.name, seed=seed)
+            rows = wishes(entry.student, own, attribute, sweep, block=block, system=entry.name, seed=seed)
             if rows:
                 found.append((block, rows))
     return found

@@ -18,7 +18,7 @@ from udrl.errors import RunError, StudentError
 from udrl.eval.completions import Completion, SystemFacts
 from udrl.eval.figures import DIVERSITY, System, items_of, systems_of
 from udrl.eval.following import first_items, sweep_wishes
-from udrl.eval.matching import mean_lengths, settled_targets
+from udrl.eval.matched_length import mean_lengths, settled_targets
 from udrl.eval.scores import Scores, score
 from udrl.eval.suites import Item, Sweep
 from udrl.eval.systems import RELEVANCE, answer, wish

@@ -19,7 +19,7 @@ from udrl.eval.pages.benchmark_parity import parity_section, pictures_section
 from udrl.eval.pages.benchmark_systems import how_section, judge_section, systems_section, tasks_section
 from udrl.eval.pages.environment import page_of
 from udrl.eval.pages.example_browser import browser_of, examples_of
-from udrl.eval.verdict import verdicts
+from udrl.eval.report_sentences import report_sentences
 from udrl.files import atomic_write
 
 FILE = "report.html"
@@ -89,7 +89,7 @@ def render(figures: Mapping[str, Any], rows: Sequence[Row], about: Mapping[str, 
         "benchmark.html",
         title=about["title"],
         description=about["description"],
-        verdict=verdicts(figures),
+        verdict=report_sentences(figures),
         nav={place: name for place, name in NAV.items() if sections[place]},
         **sections,
     )

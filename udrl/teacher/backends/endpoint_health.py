@@ -46,7 +46,7 @@ class Ended:
         return self.reply.started + self.reply.seconds
 
 
-class Verdict:
+class EndpointHealth:
     """Watches what requests come to, holds back failures that may be the server's own, and gives the server up where
     asking on makes no sense."""
 

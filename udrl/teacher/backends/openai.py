@@ -26,7 +26,7 @@ from udrl.errors import TeacherError, UsageError
 from udrl.teacher import mixes
 from udrl.teacher.backends.addresses import endpoint_address, proxy_for
 from udrl.teacher.backends.congestion import Congestion
-from udrl.teacher.backends.endpoint_health import Ended, Verdict, plus
+from udrl.teacher.backends.endpoint_health import Ended, EndpointHealth, plus
 from udrl.teacher.backends.openai_response import Answer, Problem, read_answer, read_refusal
 from udrl.teacher.cards import Card, backend_settings
 from udrl.teacher.protocol import Reply, Request
@@ -101,26 +101,26 @@ class OpenAITeacher:
         congestion = Congestion(most=self._most, longest=self._max_wait)
         worker = _Worker(self, congestion)
         self._running.add(worker)
-        verdict = Verdict(self.base_url)
+        health = EndpointHealth(self.base_url)
         with closing(worker):
             try:
                 todo = iter(requests)
                 waiting, more = 0, True
-                while more or waiting or verdict.is_open:
-                    asked = verdict.again()
+                while more or waiting or health.is_open:
+                    asked = health.again()
                     room = congestion.wanted - waiting - len(asked)
                     if more and room > 0:
                         new = list(islice(todo, room))
                         more = len(new) == room
                         asked += new
-                    if verdict.is_open and not (more or waiting or asked):
-                        asked.append(verdict.probe())
+                    if health.is_open and not (more or waiting or asked):
+                        asked.append(health.probe())
                     worker.ask(asked)
                     waiting += len(asked)
                     for ended in worker.take() if waiting else ():
                         waiting -= 1
-                        yield from verdict.passed(ended)
-                    verdict.check()
+                        yield from health.passed(ended)
+                    health.check()
             finally:
                 self._running.discard(worker)
 

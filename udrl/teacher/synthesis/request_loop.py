@@ -29,7 +29,7 @@ SAVE_SECONDS = 30.0
 """How often what was spent is recorded: this much of it a kill can lose."""
 
 
-class Session:
+class RequestLoop:
     """One start of a synthesis. stopped: what ended it early (INTERRUPTED, or the limit that was reached)."""
 
     def __init__(self, account: Account, budget: Budget, *, save: Callable[[], None]) -> None:
@@ -155,14 +155,14 @@ def ledger_record(request: Request, reply: Reply, writer: Teacher) -> LedgerReco
 
 
 @contextmanager
-def _drained(session: Session) -> Iterator[None]:
+def _drained(loop: RequestLoop) -> Iterator[None]:
     """Make the first Ctrl-C stop the session, so that what is in flight is finished; the second one interrupts."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals reach the main thread only
         return
 
     def first(_signal: int, _frame: FrameType | None) -> None:
-        session.stopped = INTERRUPTED
+        loop.stopped = INTERRUPTED
         signal.signal(signal.SIGINT, signal.default_int_handler)
         # Not print: a handler may run in the middle of another print.
         os.write(2, b"\nfinishing the requests in flight; press Ctrl-C again to stop at once\n")

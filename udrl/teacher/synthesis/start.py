@@ -26,7 +26,7 @@ from udrl.teacher.synthesis import invention
 from udrl.teacher.synthesis.account import Account, Tally
 from udrl.teacher.synthesis.budget import Budget
 from udrl.teacher.synthesis.outcome import NothingLeft, SynthInterrupted, SynthReport, TooManyFailed
-from udrl.teacher.synthesis.request_loop import INTERRUPTED, Session
+from udrl.teacher.synthesis.request_loop import INTERRUPTED, RequestLoop
 
 
 class Start:
@@ -59,19 +59,19 @@ class Start:
             usage=self.known.usage,
             inventing=survey(Ledger(run.ledger / invention.FOLDER)).usage,
         )
-        self._session = Session(self.account, budget, save=self.save)
+        self._loop = RequestLoop(self.account, budget, save=self.save)
 
     @property
     def stopped(self) -> str | None:
         """What ended this start early, if anything did."""
-        return self._session.stopped
+        return self._loop.stopped
 
     def ask(
         self, writer: Teacher, requests: Iterable[Request], *, bar: Bar, backend: str, tasks: Mapping[str, Task]
     ) -> None:
-        """Put completions for ``requests`` into the run's ledger; see ``Session.ask``."""
+        """Put completions for ``requests`` into the run's ledger; see ``RequestLoop.ask``."""
         with Ledger(self._run.ledger) as ledger:
-            self._session.ask(writer, requests, tally=self._tally, ledger=ledger, bar=bar, backend=backend, tasks=tasks)
+            self._loop.ask(writer, requests, tally=self._tally, ledger=ledger, bar=bar, backend=backend, tasks=tasks)
 
     def inventor(
         self, writer: Teacher, engine: Mapping[str, float], *, backend: str, retry: bool
@@ -80,7 +80,7 @@ class Start:
 
         def ask(ledger: Ledger, requests: Sequence[Request], seen: Callable[[LedgerRecord], None]) -> None:
             with closing(track("inventing inputs", total=len(requests), unit="requests")) as bar:
-                self._session.ask(
+                self._loop.ask(
                     writer,
                     requests,
                     tally=self._inventing,
@@ -108,7 +108,7 @@ class Start:
             with suppress(Stopped):
                 yield
         except KeyboardInterrupt:
-            self._session.stopped = INTERRUPTED
+            self._loop.stopped = INTERRUPTED
         except BaseException:
             with suppress(RunError):  # the first failure counts, a full disk most of all
                 self.save()

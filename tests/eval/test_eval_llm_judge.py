@@ -12,7 +12,7 @@ from fault_server import FaultServer
 
 from udrl.errors import RunError, UsageError
 from udrl.eval.bench import bench
-from udrl.eval.judge import FILE, _lines, read_points
+from udrl.eval.llm_judge import FILE, _lines, read_points
 
 CARD = """
 schema: 1
@@ -68,7 +68,7 @@ def test_judge_is_asked_twice_with_places_swapped_and_paid_once(tmp_path: Path) 
     assert bad["agreement"] == 1.0, "what is about nothing of the kind is less relevant, too"
     assert (same["win_rate"], same["consistency"], same["first_position"]) == (0.5, 0.0, 1.0)
     assert same["agreement"] is None, "a preference that does not survive the swap is none"
-    told = {verdict.sentence: verdict for verdict in found.verdicts}
+    told = {one.sentence: one for one in found.sentences}
     assert told["judge prefers bad to good in 0 % of the inputs [0, 0]."].passed is False
     inconsistent = told["judge prefers same to good in 50 % of the inputs [50, 50]."]
     assert inconsistent.against == ("only 0 % of the judgements are the same when the two texts change places",)

@@ -93,7 +93,7 @@ def _request(row: Completion, asked: str, texts: tuple[str, ...], model: str) ->
     return Request(key, row.task, row.input_id, row.input, messages, dict(SAMPLING), seed, 0)
 
 
-def judge(folder: Path, writer: Teacher, pairs: Sequence[Pair], *, bar: Bar | None = None) -> int:
+def ask_judge(folder: Path, writer: Teacher, pairs: Sequence[Pair], *, bar: Bar | None = None) -> int:
     """Ask for the judgements that are not there yet, keep each as it comes, and return how many were asked for.
 
     Raises TeacherError where the judge cannot be asked, RunError where ``judgements.jsonl`` cannot be written.

@@ -6,24 +6,24 @@ from collections.abc import Sequence
 
 from udrl.eval import following
 from udrl.eval.completions import Block
-from udrl.eval.students import Entrant
+from udrl.eval.students import StudentEntry
 from udrl.eval.suites import Items, Suite
-from udrl.eval.teachers import Asked, Contestant
+from udrl.eval.teachers import Contestant, LiveRow
 from udrl.eval.writer import RunData
 from udrl.teacher.backends.builtin.phrases import content_words
 
 
-def notes_of(suite: Suite, items: Items, data: RunData, entrants: Sequence[Entrant]) -> list[str]:
+def notes_of(suite: Suite, items: Items, data: RunData, entries: Sequence[StudentEntry]) -> list[str]:
     """Return the notes on inputs and sweeps."""
     counts = {task: len(items.of(task)) for task in items.tasks}
     listed = ", ".join(f"{task} {count}" for task, count in counts.items())
     notes = [f"Inputs: {listed}. Up to {suite.samples} completions each."]
-    if data.pool:
+    if data.train:
         notes.append(_unseen(items, data))
     if items.seen:
         notes.append(f"{items.seen} inputs of the suite were left out because training had seen them.")
     sweep = suite.following
-    if sweep is None or not any(one.swept for one in entrants):
+    if sweep is None or not any(one.swept for one in entries):
         return notes
     notes.append(
         f"Command following: the first {sweep.inputs} inputs a task, nine levels, {sweep.seeds} seeds. "
@@ -41,7 +41,7 @@ def notes_of(suite: Suite, items: Items, data: RunData, entrants: Sequence[Entra
 
 def backend_notes(contestants: Sequence[Contestant]) -> list[str]:
     """Return a note where live systems were asked through different backends, which may differ by themselves."""
-    backends = {one.card.backend for one in contestants if isinstance(one, Asked)} - {"builtin"}
+    backends = {one.card.backend for one in contestants if isinstance(one, LiveRow)} - {"builtin"}
     if len(backends) < 2:
         return []
     return [
@@ -62,7 +62,7 @@ def empty_notes(blocks: Sequence[Block]) -> list[str]:
 
 
 def _unseen(items: Items, data: RunData) -> str:
-    known = {word.casefold() for text in {e.input for e in data.pool} for word in content_words(text)}
+    known = {word.casefold() for text in {e.input for e in data.train} for word in content_words(text)}
     used = [word.casefold() for item in items.items for word in content_words(item.input)]
     unseen = sum(word not in known for word in used) / max(1, len(used))
     return f"{100 * unseen:.0f} % of the content words of the inputs occur in no training input."

@@ -9,7 +9,7 @@ from eval_fakes import FakeStudent, Written, items
 
 from udrl.commands import Attribute, Command, CommandSpace
 from udrl.eval import systems
-from udrl.eval.matching import PILOT, TRIES, matched_targets, mean_lengths, settled_targets
+from udrl.eval.matched_length import PILOT, TRIES, matched_targets, mean_lengths, settled_targets
 
 ITEMS = items("alpha", [f"subject {n}" for n in range(PILOT + 6)])
 

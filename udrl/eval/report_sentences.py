@@ -18,7 +18,7 @@ CONSISTENT = 0.7
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ReportSentence:
     """One finding: a ``sentence``, and what it means in ``detail``.
 
     passed: None where it is neither good nor bad. against: what a sceptic would say, one sentence each. tasks: the same
@@ -29,10 +29,10 @@ class Verdict:
     detail: str
     passed: bool | None
     against: tuple[str, ...] = ()
-    tasks: tuple[Verdict, ...] = ()
+    tasks: tuple[ReportSentence, ...] = ()
 
 
-def verdicts(summary: Mapping[str, Any]) -> list[Verdict]:
+def report_sentences(summary: Mapping[str, Any]) -> list[ReportSentence]:
     """Return parity with each reference, then what a judge prefers, obedience to each attribute, and speed."""
     return [*_parity(summary), *_preference(summary), *_obedience(summary), *_speed(summary)]
 
@@ -42,7 +42,7 @@ def headline_systems(summary: Mapping[str, Any]) -> dict[str, str]:
     return {ref: rows[0] for ref, rows in summary["headline"].items() if rows}
 
 
-def _parity(summary: Mapping[str, Any]) -> list[Verdict]:
+def _parity(summary: Mapping[str, Any]) -> list[ReportSentence]:
     """Every student beside each reference; without a student, every other system beside the leading one."""
     found = []
     for ref, rows in summary["headline"].items():
@@ -55,21 +55,21 @@ def _parity(summary: Mapping[str, Any]) -> list[Verdict]:
     return [_one_parity(summary, name, leading, several=True) for name in others]
 
 
-def _one_parity(summary: Mapping[str, Any], name: str, ref: str, *, several: bool) -> Verdict:
+def _one_parity(summary: Mapping[str, Any], name: str, ref: str, *, several: bool) -> ReportSentence:
     entry = summary["parity"][name][ref]
     caveats = tuple(entry["caveats"])
     who = f"{name}: parity" if several else "Parity"
     if entry["ratio"] is None:
-        return Verdict(f"{who} with {ref}: cannot be told.", "", None, caveats)
+        return ReportSentence(f"{who} with {ref}: cannot be told.", "", None, caveats)
     sentence, passed = _said(f"{who} with {ref}", name, entry)
     tasks = entry["per_task"] if len(entry["per_task"]) > 1 else {}
     parts = []
     for task, part in tasks.items():
         if part["ratio"] is None:
-            parts.append(Verdict(f"{task}: cannot be told.", "", None, tuple(part["caveats"])))
+            parts.append(ReportSentence(f"{task}: cannot be told.", "", None, tuple(part["caveats"])))
         else:
-            parts.append(Verdict(*_detailed(_said(task, "", part)), tuple(part["caveats"])))
-    return Verdict(
+            parts.append(ReportSentence(*_detailed(_said(task, "", part)), tuple(part["caveats"])))
+    return ReportSentence(
         sentence,
         f"{name} reaches {100 * entry['ratio']:.0f} % of the relevance of {ref} (95 % interval in brackets).",
         passed,
@@ -93,7 +93,7 @@ def _detailed(said: tuple[str, bool]) -> tuple[str, str, bool]:
     return said[0], "", said[1]
 
 
-def _preference(summary: Mapping[str, Any]) -> list[Verdict]:
+def _preference(summary: Mapping[str, Any]) -> list[ReportSentence]:
     if summary["judge"] is None:
         return []
     judge = summary["judge"]["name"]
@@ -103,7 +103,7 @@ def _preference(summary: Mapping[str, Any]) -> list[Verdict]:
             against = [f"{entry['failed']} of the inputs have no judgement that can be read"] if entry["failed"] else []
             if entry["win_rate"] is None:
                 found.append(
-                    Verdict(f"What {judge} prefers, {name} or {ref}: cannot be told.", "", None, tuple(against))
+                    ReportSentence(f"What {judge} prefers, {name} or {ref}: cannot be told.", "", None, tuple(against))
                 )
                 continue
             low, high = entry["win_rate_ci95"]
@@ -113,7 +113,7 @@ def _preference(summary: Mapping[str, Any]) -> list[Verdict]:
             if not summary["parity"][name][ref]["equal_length"]:
                 against.append("lengths differ, and judges like long answers")
             found.append(
-                Verdict(
+                ReportSentence(
                     f"{judge} prefers {name} to {ref} in {100 * entry['win_rate']:.0f} % of the inputs "
                     f"[{100 * low:.0f}, {100 * high:.0f}].",
                     "A tie counts half; each pair was shown twice, with places swapped.",
@@ -124,7 +124,7 @@ def _preference(summary: Mapping[str, Any]) -> list[Verdict]:
     return found
 
 
-def _obedience(summary: Mapping[str, Any]) -> list[Verdict]:
+def _obedience(summary: Mapping[str, Any]) -> list[ReportSentence]:
     found = []
     for student, attributes in summary["command_following"].items():
         for name, entry in attributes.items():
@@ -140,7 +140,7 @@ def _obedience(summary: Mapping[str, Any]) -> list[Verdict]:
                 share = f"{100 * entry['range']:z.0f} %"
                 against.append(f"commands move {name} over only {share} of the range of the teacher's completions")
             found.append(
-                Verdict(
+                ReportSentence(
                     f"Commands for {name} are {how} by the {student}: rank correlation {value:z.2f}.",
                     "Of commanded and achieved, within an input: at 1 every larger command gives more, at 0 commands "
                     "have no effect.",
@@ -151,13 +151,13 @@ def _obedience(summary: Mapping[str, Any]) -> list[Verdict]:
     return found
 
 
-def _speed(summary: Mapping[str, Any]) -> list[Verdict]:
+def _speed(summary: Mapping[str, Any]) -> list[ReportSentence]:
     for name, system in summary["systems"].items():
         if system["kind"] == "student" and system["latency_ms"]:
             middle, high = (_milliseconds(system["latency_ms"][key]) for key in ("p50", "p95"))
             size = f"{system['parameters'] / 1e6:.1f} million parameters; " if system["parameters"] else ""
             detail = f"{size}95 % of the requests within {high} ({name}), one at a time, on this machine."
-            return [Verdict(f"One request takes {middle}.", detail, None)]
+            return [ReportSentence(f"One request takes {middle}.", detail, None)]
     return []
 
 
