@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import copy
 from inspect import signature
-from typing import Any
+from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from udrl.architecture.packing import Batch, padded, select
+from udrl.architecture.padding import stacked
 from udrl.architecture.protocol import Architecture
 
 UNBOUNDED = 2048
@@ -88,22 +88,25 @@ def _only(places: Tensor) -> Any:
 
 
 class WholeCache:
-    """Transformers' own cache of one batch, through the model's whole forward. Rows are padded on the left."""
+    """Transformers' own cache of one batch, through the model's whole forward. Rows are padded on the left.
+
+    starts: (B,) the place of each row's first id, of the ``filled`` ones.
+    """
 
     def __init__(self, model: Any, real: Tensor, *, dtype: torch.dtype, text_size: int) -> None:
         """Begin with prompts whose real places ``real`` (B, L) says."""
         self.model, self.dtype, self.text_size = model, dtype, text_size
         self.past: Any = None
-        self.mask = real.long()
+        self.starts, self.filled = real.shape[1] - real.sum(1), 0
 
     def run(self, embeddings: Tensor, positions: Tensor) -> Tensor:
         """Read new places; return the logits behind the last."""
-        if self.past is not None:
-            self.mask = F.pad(self.mask, (0, embeddings.shape[1]), value=1)
+        self.filled += embeddings.shape[1]
+        mask = torch.arange(self.filled, device=self.starts.device) >= self.starts[:, None]
         with torch.autocast(embeddings.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             out = self.model(
                 inputs_embeds=embeddings,
-                attention_mask=self.mask,
+                attention_mask=mask.long(),
                 past_key_values=self.past,
                 use_cache=True,
                 logits_to_keep=1,
@@ -114,9 +117,39 @@ class WholeCache:
         return logits
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
-        self.mask = self.mask[rows]
-        self.past.batch_select_indices(rows)
+        """Go on with these rows only, and without the places that none of them fills."""
+        self.past.reorder_cache(rows)
+        self.starts = self.starts[rows]
+        if self.joins:
+            self._move(-int(self.starts.min()))
+
+    @property
+    def joins(self) -> bool:
+        """Say whether all that it holds are keys and values, of all places or of the last ones."""
+        from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+        return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in self.past.layers)
+
+    def join(self, other: Self) -> None:
+        """Take in the rows of ``other`` behind the own ones."""
+        filled = max(self.filled, other.filled)
+        for one in (self, other):
+            one._move(filled - one.filled)
+        for mine, new in zip(self._layers(), other._layers(), strict=True):
+            mine.keys, mine.values = stacked([mine.keys, new.keys]), stacked([mine.values, new.values])
+        self.starts = torch.cat([self.starts, other.starts])
+
+    def _move(self, places: int) -> None:
+        """Count so many more places before all rows, or fewer."""
+        self.starts, self.filled = self.starts + places, self.filled + places
+        for layer in self._layers():
+            if layer.is_sliding:
+                layer.cumulative_length = self.filled
+            layer.keys, layer.values = layer.keys[..., -self.filled :, :], layer.values[..., -self.filled :, :]
+
+    def _layers(self) -> list[Any]:
+        """Return the layers of the cache that hold something: others share the keys and values of these."""
+        return [layer for layer in self.past.layers if layer.is_initialized]
 
 
 class AnyCausalModel:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,20 @@ class Cache(Protocol):
         ...
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows (n,) only, in this order."""
+        """Go on with these rows (n,) only, in this order; what the others alone took up is given back."""
+        ...
+
+    @property
+    def joins(self) -> bool:
+        """Whether it can `join` once it has read its prompts; else new rows wait until those under way have ended."""
+        ...
+
+    def join(self, other: Self) -> None:
+        """Take in the rows of ``other``, of the same model, behind the own ones; ``other`` is of no use after that.
+
+        Each row then gets what it would get alone. `udrl.architecture.padding.PaddedCache` does this for caches of keys
+        and values.
+        """
         ...
 
 

@@ -6,7 +6,7 @@ Guidance, required and banned words, streaming, best-of-N and calibration work o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
@@ -27,7 +27,16 @@ class Session(Protocol):
         ...
 
     def keep(self, rows: Array) -> None:
-        """Go on with these rows (n,) of the batch only, in this order."""
+        """Go on with these rows (n,) of the batch only, in this order; the memory of the others is given back."""
+        ...
+
+    @property
+    def joins(self) -> bool:
+        """Whether it can `join`; else the loop lets new rows wait until those under way have ended."""
+        ...
+
+    def join(self, other: Self) -> None:
+        """Take in the rows of ``other`` behind the own ones; ``other``, of the same engine, is of no use after that."""
         ...
 
 

@@ -38,10 +38,12 @@ class Request:
         return self.sampling.guidance != 1
 
     @property
-    def opened(self) -> Sequence[int]:
-        """The prompt with every attribute open, of one that is guided."""
+    def prompts(self) -> Sequence[Sequence[int]]:
+        """What a session reads for it: the prompt, and behind it the one with every attribute open if it guides."""
+        if not self.is_guided:
+            return [self.prompt]
         assert self.unasked is not None
-        return self.unasked
+        return [self.prompt, self.unasked]
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,10 @@ class Step:
 
 
 class Decoder:
-    """Continues requests together, an id each a step; those that come while others write follow behind them."""
+    """Continues requests together, an id each a step; a request joins those that write already, whenever it comes.
+
+    What a request gets does not depend on its company, up to the rounding of the engine's number format.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -81,11 +86,16 @@ class Decoder:
         return bool(self.waiting or self.batch)
 
     def step(self) -> list[Step]:
-        """Draw the next id of every request that is not at its end."""
-        if self.batch is None:
-            self.batch, self.waiting = _Batch(self.engine, self.waiting), []
-        else:
+        """Draw the next id of every request that is not at its end; those that wait are read before."""
+        if self.batch is not None:
             self.batch.advance()
+        if self.waiting and (self.batch is None or self.batch.session.joins):
+            new, self.waiting = _Batch(self.engine, self.waiting), []
+            if self.batch is None:
+                self.batch = new
+            else:
+                self.batch.join(new)
+        assert self.batch is not None, "nothing is to be written"
         steps = self.batch.draw()
         if not self.batch.is_alive:
             self.batch = None
@@ -177,7 +187,7 @@ class _Row:
         self.ids: list[int] = [] if request.writer is None else request.writer.ids
         self.runs = Runs(request.sampling.no_repeat)
         self.numbers = np.random.default_rng(request.seed) if request.sampling.temperature > 0 else None
-        self.places = max(len(request.prompt), len(request.unasked or ()))
+        self.places = max(map(len, request.prompts))
         self.alive = True
         self.drawn = 0
         self.next = 0
@@ -208,15 +218,10 @@ class _Row:
         """Return what gives the logits after some more ids; in a session of its own, since a cache only grows."""
 
         def logits(ids: list[int]) -> Array:
-            more, request = [*self.ids, *ids], self.request
-            prompts = [[*request.prompt, *more]]
-            if request.is_guided:
-                prompts.append([*request.opened, *more])
-            found = self.engine.start(prompts)[1]
-            mixed: Array = (
-                guided(found[:1], found[1:], np.float32(request.sampling.guidance)) if request.is_guided else found
-            )[0]
-            return mixed
+            found = self.engine.start([[*prompt, *self.ids, *ids] for prompt in self.request.prompts])[1]
+            if not self.request.is_guided:
+                return found[0]
+            return guided(found[0], found[1], np.float32(self.request.sampling.guidance))
 
         return logits
 
@@ -234,20 +239,21 @@ class _Row:
 
 
 class _Batch:
-    """Requests under way in one session: first each under its command, then the open ones of those that are guided."""
+    """Requests under way in one session, which has a row for each, and behind it the open one of those that guide."""
 
     def __init__(self, engine: Engine, rows: Sequence[_Row]) -> None:
         self.engine = engine
         self._seat(rows)
-        prompts = [row.request.prompt for row in rows]
         self.session: Session
-        self.session, self.logits = engine.start([*prompts, *(row.request.opened for row in self.guided)])
+        self.session, self.logits = engine.start([prompt for row in rows for prompt in row.request.prompts])
 
     def _seat(self, rows: Sequence[_Row]) -> None:
         self.rows = list(rows)
-        self.guided = [row for row in rows if row.request.is_guided]
-        self.commanded = np.array([place for place, row in enumerate(rows) if row.request.is_guided], dtype=np.int64)
-        self.weights = np.array([[row.request.sampling.guidance] for row in self.guided], dtype=np.float32)
+        guided = np.array([row.request.is_guided for row in rows])
+        self.places = np.cumsum(1 + guided) - 1 - guided
+        """The row of each request in the session."""
+        self.guided = np.flatnonzero(guided)
+        self.weights = np.array([[rows[row].request.sampling.guidance] for row in self.guided], dtype=np.float32)
         self.sampler = Sampler([row.request.sampling for row in rows])
         self.worded = all(row.request.writer is not None for row in rows)
 
@@ -275,22 +281,30 @@ class _Batch:
         return steps
 
     def _mixed(self) -> Array:
-        if not self.guided:
+        if not len(self.guided):
             return self.logits
-        logits = self.logits[: len(self.rows)]
-        logits[self.commanded] = guided(logits[self.commanded], self.logits[len(self.rows) :], self.weights)
+        logits: Array = self.logits[self.places]
+        logits[self.guided] = guided(logits[self.guided], self.logits[self.places[self.guided] + 1], self.weights)
         return logits
 
     def advance(self) -> None:
         """Let the session read the ids that were drawn; what has ended is dropped where that is worth it."""
         # what has ended still takes up places, of which a context has only so many
         full = any(not row.alive and row.places >= self.engine.context for row in self.rows)
-        alive = [place for place, row in enumerate(self.rows) if row.alive]
-        if full or len(alive) <= COMPACT * len(self.rows):
-            open_ = [len(self.rows) + place for place, row in enumerate(self.guided) if row.alive]
-            self.session.keep(np.array([*alive, *open_], dtype=np.int64))
-            self._seat([self.rows[place] for place in alive])
+        if full or sum(row.alive for row in self.rows) <= COMPACT * len(self.rows):
+            self._drop()
+        ids = [row.next for row in self.rows for _ in row.request.prompts]
         for row in self.rows:
             row.places += 1
-        ids = [row.next for row in (*self.rows, *self.guided)]
         self.logits = self.session.step(np.array(ids, dtype=np.int64))
+
+    def _drop(self) -> None:
+        alive = [row.alive for row in self.rows for _ in row.request.prompts]
+        self.session.keep(np.flatnonzero(alive))
+        self._seat([row for row in self.rows if row.alive])
+
+    def join(self, new: _Batch) -> None:
+        """Take in the requests of ``new``, which have not drawn yet."""
+        self.session.join(new.session)
+        self.logits = np.concatenate([self.logits, new.logits])
+        self._seat([*self.rows, *new.rows])

@@ -1,4 +1,4 @@
-"""GPT-2's cached forward pass, for answering: one cache, which grows as the completions do."""
+"""GPT-2's cached forward pass, for answering."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from udrl.architecture.gpt2.forward import norm
+from udrl.architecture.padding import PaddedCache
 from udrl.architecture.protocol import CacheShape
-
-GROWTH = 32
-"""Places that the cache grows by when it is full: most completions end long before their limit."""
 
 
 def cache_shape(config: Any) -> CacheShape:
@@ -20,41 +18,18 @@ def cache_shape(config: Any) -> CacheShape:
     return CacheShape(config.n_layer, config.n_head, config.n_embd // config.n_head)
 
 
-class Gpt2Cache:
-    """Keys and values (layers, 2, B, heads, capacity, size), of which ``filled`` places of each row are read."""
+class Gpt2Cache(PaddedCache):
+    """GPT-2's `Cache`."""
 
     def __init__(self, model: Any, real: Tensor, *, dtype: torch.dtype, text_size: int) -> None:
-        """Make room for prompts whose real places ``real`` (B, L) says, and a little more."""
-        shape, (rows, longest) = cache_shape(model.config), real.shape
-        self.model, self.filled = model, 0
-        places = (shape.layers, 2, rows, shape.heads, longest + GROWTH, shape.size)
-        self.content = torch.empty(places, dtype=dtype, device=real.device)
-        self.visible = F.pad(real, (0, GROWTH), value=True)
-        self.weights = cast_weights(model, dtype, text_size)
+        """Begin with prompts whose real places ``real`` (B, L) says."""
+        super().__init__(cache_shape(model.config), real, dtype)
+        self.model, self.weights = model, cast_weights(model, dtype, text_size)
 
     def run(self, embeddings: Tensor, positions: Tensor) -> Tensor:
         """Read new places; return the logits behind the last."""
-        end = self.filled + embeddings.shape[1]
-        if end > self.content.shape[4]:
-            self.content = _room(self.content, self.filled, end - self.filled + GROWTH - 1)
-            self.visible = F.pad(self.visible, (0, self.content.shape[4] - self.visible.shape[1]), value=True)
-        logits = cached_logits(self.model, self.weights, embeddings, positions, self.content, self.visible, self.filled)
-        self.filled = end
-        return logits
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
-        spare = self.content.shape[4] - self.filled
-        self.content = _room(self.content[:, :, rows, :, : self.filled], self.filled, spare)
-        self.visible = self.visible[rows]
-
-
-def _room(content: Tensor, filled: int, spare: int) -> Tensor:
-    """Return the ``filled`` places of ``content`` with ``spare`` more behind them, whose content is undefined."""
-    layers, two, rows, heads, _, size = content.shape
-    larger = content.new_empty((layers, two, rows, heads, filled + spare, size))
-    larger[..., :filled, :] = content[..., :filled, :]
-    return larger
+        mask = self.extend(embeddings.shape[1])
+        return cached_logits(self.model, self.weights, embeddings, positions, self.content, mask)
 
 
 def cast_weights(model: Any, dtype: torch.dtype, text_size: int) -> list[Tensor]:
@@ -75,29 +50,24 @@ def cached_logits(
     embeddings: Tensor,
     positions: Tensor,
     cache: Tensor,
-    visible: Tensor,
-    filled: int,
+    mask: Tensor,
 ) -> Tensor:
-    """Run (B, L) new places against a cache that holds ``filled`` places; return logits (B, text_size) of the last.
+    """Run the last L of the places that ``mask`` (B, 1, L, places) sees; return logits (B, text_size) of the last.
 
-    cache: (layers, 2, B, heads, capacity, size), extended in place; visible: (B, capacity) false for left padding;
+    embeddings: (B, L, width); cache: (layers, 2, B, heads, capacity, size), in which the new places are written;
     positions: (B, L) counted from each row's first real id.
     """
     transformer, heads = model.transformer, model.config.n_head
     dtype = cache.dtype
     hidden = embeddings + F.embedding(positions, transformer.wpe.weight)
     rows, length, width = hidden.shape
-    end = filled + length
-    mask = visible[:, None, None, :end]
-    if length > 1:  # causal among the new places
-        order = torch.arange(end, device=hidden.device)
-        mask = mask & (order[None, :] <= order[filled:end, None])[None, None]
-        mask = mask | (order[None, :] == order[filled:end, None])[None, None]  # padding sees itself: no empty softmax
+    end = mask.shape[-1]
+    start = end - length
     for index, block in enumerate(transformer.h):
         w = weights[8 * index : 8 * index + 8]
         qkv = _affine(norm(block.ln_1, hidden), w[0], w[1], dtype).view(rows, length, 3, heads, width // heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        cache[index, 0, :, :, filled:end], cache[index, 1, :, :, filled:end] = k, v
+        cache[index, 0, :, :, start:end], cache[index, 1, :, :, start:end] = k, v
         mixed = F.scaled_dot_product_attention(
             q, cache[index, 0, :, :, :end], cache[index, 1, :, :, :end], attn_mask=mask
         )

@@ -7,7 +7,7 @@ belong and nothing is copied. Rows are padded at their end; each has its own len
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -74,10 +74,23 @@ class OnnxEngine:
 class _Session:
     """One batch. lengths: ids that each row has in the cache, (layers, k and v, B, heads, places, size)."""
 
+    joins = True
+
     def __init__(self, engine: OnnxEngine, lengths: Array) -> None:
         self.engine, self.lengths = engine, lengths.astype(np.int64)
-        rows, places = len(lengths), int(lengths.max()) + GROWTH
-        self._bind(np.zeros((engine.layers, 2, rows, engine.heads, places, engine.size), dtype=np.float32))
+        self._hold(np.zeros((engine.layers, 2, len(lengths), engine.heads, 0, engine.size), dtype=np.float32))
+
+    def _hold(self, *parts: Array) -> None:
+        """Make the cache of rows that hold ``lengths`` ids, and room for more, out of ``parts`` with some rows each."""
+        layers, two, _, heads, _, size = parts[0].shape
+        places = int(self.lengths.max()) + GROWTH
+        cache = np.zeros((layers, two, len(self.lengths), heads, places, size), dtype=np.float32)
+        first = 0
+        for part in parts:
+            held = part[..., :places, :]
+            cache[:, :, first : first + part.shape[2], :, : held.shape[4]] = held
+            first += part.shape[2]
+        self._bind(cache)
 
     def _bind(self, cache: Array) -> None:
         """Make ``cache`` the place where keys and values are read and written."""
@@ -111,17 +124,15 @@ class _Session:
         positions = self.lengths
         self.lengths = self.lengths + 1
         if self.lengths.max() > self.cache.shape[4]:
-            self._bind(_with_room(self.cache, GROWTH))
+            self._hold(self.cache)
         return self.run(ids.astype(np.int64)[:, None], positions[:, None], last=np.zeros_like(positions))
 
     def keep(self, rows: Array) -> None:
         """Go on with these rows (n,) only."""
         self.lengths = self.lengths[rows]
-        self._bind(self.cache.take(rows, axis=2))
+        self._hold(self.cache.take(rows, axis=2))
 
-
-def _with_room(cache: Array, spare: int) -> Array:
-    """Return ``cache`` with ``spare`` more places, which are zero."""
-    larger = np.zeros((*cache.shape[:4], cache.shape[4] + spare, cache.shape[5]), dtype=np.float32)
-    larger[:, :, :, :, : cache.shape[4]] = cache
-    return larger
+    def join(self, other: Self) -> None:
+        """Take in the rows of ``other`` behind the own ones."""
+        self.lengths = np.concatenate([self.lengths, other.lengths])
+        self._hold(self.cache, other.cache)

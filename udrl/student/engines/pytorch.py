@@ -5,6 +5,7 @@ first id, so that a prompt's result does not depend on what else is in its batch
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -91,6 +92,17 @@ class _Session:
         places = torch.from_numpy(rows).to(self.lengths.device)
         self.lengths = self.lengths[places]
         self.cache.keep(places)
+
+    @property
+    def joins(self) -> bool:
+        """Say what the cache says."""
+        return self.cache.joins
+
+    @torch.inference_mode()
+    def join(self, other: Self) -> None:
+        """Take in the rows of ``other`` behind the own ones."""
+        self.lengths = torch.cat([self.lengths, other.lengths])
+        self.cache.join(other.cache)
 
 
 def pick_device(device: str) -> torch.device:
