@@ -67,8 +67,10 @@ def stacked(parts: list[Tensor], *, spare: int = 0) -> Tensor:
     *outer, _, heads, _, size = parts[0].shape
     filled = max(part.shape[-2] for part in parts)
     made = parts[0].new_empty((*outer, sum(part.shape[-4] for part in parts), heads, filled + spare, size))
-    for rows, part in zip(made.split([part.shape[-4] for part in parts], -4), parts, strict=True):
-        unused = filled - part.shape[-2]
+    first = 0
+    for part in parts:
+        rows, unused = made.narrow(-4, first, part.shape[-4]), filled - part.shape[-2]
         rows[..., :unused, :] = 0
         rows[..., unused:filled, :] = part
+        first += part.shape[-4]
     return made

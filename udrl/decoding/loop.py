@@ -219,9 +219,9 @@ class _Row:
 
         def logits(ids: list[int]) -> Array:
             found = self.engine.start([[*prompt, *self.ids, *ids] for prompt in self.request.prompts])[1]
-            if not self.request.is_guided:
-                return found[0]
-            return guided(found[0], found[1], np.float32(self.request.sampling.guidance))
+            weight = np.float32(self.request.sampling.guidance)
+            mixed: Array = guided(found[0], found[1], weight) if self.request.is_guided else found[0]
+            return mixed
 
         return logits
 
@@ -253,7 +253,9 @@ class _Batch:
         self.places = np.cumsum(1 + guided) - 1 - guided
         """The row of each request in the session."""
         self.guided = np.flatnonzero(guided)
-        self.weights = np.array([[rows[row].request.sampling.guidance] for row in self.guided], dtype=np.float32)
+        self.weights = np.array(
+            [[row.request.sampling.guidance] for row in rows if row.request.is_guided], dtype=np.float32
+        )
         self.sampler = Sampler([row.request.sampling for row in rows])
         self.worded = all(row.request.writer is not None for row in rows)
 
