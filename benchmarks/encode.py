@@ -26,7 +26,7 @@ from udrl import resources
 from udrl.data.decontamination import SIMILAR
 from udrl.data.inputs import read_inputs
 from udrl.encoder.loading import MINILM, ONNX, choose_arithmetic, find, open_model
-from udrl.eval.measurement import describe_hardware
+from udrl.hardware import describe_in_line
 
 REFERENCE = "sentence-transformers fp32"
 
@@ -46,7 +46,7 @@ def main() -> None:
     texts = shipped_texts(options.texts)
     ways = open_ways()
     chosen = choose_arithmetic("auto", "cpu", find(MINILM))
-    print(f"{describe_hardware()}; {torch.get_num_threads()} threads; {len(texts)} texts, auto is {chosen}")
+    print(f"{describe_in_line()}; {torch.get_num_threads()} threads; {len(texts)} texts, auto is {chosen}")
     for encode in ways.values():
         encode(texts[: options.few])
     seconds, few = measure(ways, texts, rounds=options.rounds, few=options.few)

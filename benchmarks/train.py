@@ -30,7 +30,7 @@ import torch
 
 from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.commands import Attribute, CommandSpace
-from udrl.student.engines.pytorch import pick_dtype
+from udrl.hardware import torch_dtype
 from udrl.student.network import StudentModel
 from udrl.text_commands import TextCommands
 from udrl.tokenizer import train_tokenizer
@@ -92,7 +92,7 @@ def of_udrl(student: StudentModel, examples: Examples, options: LoopOptions) -> 
         losses.append(figures["loss"])
 
     device = student.rows.weight.device
-    run_loop(student, examples, options, dtype=pick_dtype("auto", device), log=log)
+    run_loop(student, examples, options, dtype=torch_dtype("auto", device), log=log)
     return times, losses
 
 
@@ -130,7 +130,7 @@ def of_trainer(
     given = {"model": model, "train_dataset": Dataset.from_list(rows), "callbacks": [Clock()]}
     if side == "trainer":
         collator = DataCollatorForSeq2Seq(tokenizer)
-        bf16 = pick_dtype("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu")) == torch.bfloat16
+        bf16 = torch_dtype("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu")) == torch.bfloat16
         trainer = Trainer(args=TrainingArguments(**same, bf16=bf16), data_collator=collator, **given)
     else:
         from trl import SFTConfig, SFTTrainer

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from udrl.errors import is_installed
+from udrl.hardware import choose_precision
 
 State = Literal["ok", "limited", "missing"]
 
@@ -125,8 +126,6 @@ def _accelerator(_: Path) -> Iterator[Check]:
 
 
 def _bf16(device: str) -> Check:
-    from udrl.encoder.loading import choose_precision
-
     if choose_precision("auto", device) == "bf16":
         return Check("bf16", "ok", f"native on {device}")
     return Check("bf16", "limited", f"not native on {device}: encoding and training take fp32, more slowly")

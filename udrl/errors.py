@@ -62,6 +62,10 @@ class StudentError(UdrlError):
     """A student that cannot be trained, loaded or run."""
 
 
+class HardwareError(UdrlError):
+    """A device that was asked for and cannot be used on this machine."""
+
+
 class Diverged(StudentError):
     """A training whose loss is not finite any more: in a study of learning rates that is a result."""
 

@@ -10,7 +10,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from udrl.errors import StudentError
@@ -19,7 +18,6 @@ _home = os.getpid()
 """The process whose threads there are: the one that imported this, until `settle` is called in another."""
 
 _forked = False
-"""Whether `settle` found this process forked, so that it computes with one thread."""
 
 
 def settle(device: str = "cpu") -> None:
@@ -48,30 +46,9 @@ def settle(device: str = "cpu") -> None:
     )
 
 
-def threads() -> int:
-    """Return how many threads a session of ONNX Runtime takes, which would take every core by itself.
-
-    As many as torch has, where it is loaded; else what OMP_NUM_THREADS says, as torch would; else one a core that this
-    process may use.
-    """
-    if _forked:
-        return 1
-    if "torch" in sys.modules:
-        import torch
-
-        return torch.get_num_threads()
-    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    if said.isdecimal() and int(said):
-        return int(said)
-    if not hasattr(os, "sched_getaffinity"):  # macOS
-        return os.cpu_count() or 1
-    return len({_core(cpu) for cpu in os.sched_getaffinity(0)})
-
-
-def _core(cpu: int) -> str:
-    """Return what tells the core of a processor: two of one core share its units."""
-    siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-    return siblings.read_text() if siblings.exists() else str(cpu)
+def was_forked() -> bool:
+    """Say whether `settle` found this process forked, so that it computes with one thread."""
+    return _forked
 
 
 class OfProcess:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from udrl.encoder import MINILM, LsaEncoder, SentenceEncoder, load_encoder
 from udrl.encoder.bert import is_supported
-from udrl.encoder.loading import choose_device, choose_precision, find
+from udrl.encoder.loading import find
 from udrl.encoder.store import FileStore, MemoryStore, Store
 from udrl.errors import MissingDependency, UdrlError, UsageError
 from udrl.rewards import compute_known
@@ -258,25 +258,6 @@ def test_load_encoder_without_the_package_says_what_to_install(monkeypatch: pyte
 def test_load_encoder_folder_without_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="safetensors"):
         load_encoder(str(tmp_path))
-
-
-def test_choose_precision_is_bf16_only_where_the_processor_has_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("udrl.hardware.PROCESSORS", tmp_path / "none")  # a system that lists nothing: torch is asked
-    for capabilities, expected in (({"avx512_bf16": True}, "bf16"), ({"avx512_f": True}, "fp32")):
-        monkeypatch.setattr("torch.cpu.get_capabilities", lambda found=capabilities: found)
-        assert choose_precision("auto", "cpu") == expected
-        assert choose_precision("fp32", "cpu") == "fp32"
-    with pytest.raises(UsageError, match="fp16"):
-        choose_precision("fp16", "cpu")
-
-
-def test_choose_device_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert choose_device("auto") == "cpu"
-    with pytest.raises(UsageError, match="no GPU"):
-        choose_device("cuda:0")
 
 
 CORPUS = [f"a {colour} {thing} in the {place}" for colour in ("red", "blue", "green")

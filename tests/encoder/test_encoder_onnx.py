@@ -13,8 +13,8 @@ import pytest
 
 from udrl.encoder import MINILM, SentenceEncoder, load_encoder
 from udrl.encoder.loading import ONNX, choose_arithmetic, find
-from udrl.encoder.onnx import is_worthwhile
 from udrl.errors import MissingDependency, UsageError
+from udrl.hardware import onnx_is_worthwhile
 
 TEXTS = [
     "A red fox crosses a snowy field at dawn.",
@@ -60,12 +60,12 @@ def test_auto_is_onnx_only_without_bf16_units_and_where_it_was_measured(monkeypa
     folder = find(MINILM)
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     for bf16, expected in ((True, "bf16"), (False, ONNX)):
-        monkeypatch.setattr("udrl.encoder.loading.multiplies_bf16", lambda found=bf16: found)
+        monkeypatch.setattr("udrl.hardware._multiplies_bf16", lambda found=bf16: found)
         assert choose_arithmetic("auto", "cpu", folder) == expected
         assert choose_arithmetic("fp32", "cpu", folder) == "fp32", "what is asked for is what comes"
     monkeypatch.setattr("platform.machine", lambda: "arm64")
     assert choose_arithmetic("auto", "cpu", folder) == "fp32"
-    assert not is_worthwhile()
+    assert not onnx_is_worthwhile()
 
 
 def test_onnx_is_not_for_gpus_and_not_for_every_model(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_onnx_that_is_not_installed_says_what_to_install(monkeypatch: pytest.Mon
 
 
 def test_onnx_runtime_leaves_nothing_in_the_home_folder(tmp_path: Path) -> None:
-    code = "from udrl.encoder.onnx import runtime; runtime()"
+    code = "from udrl.hardware import onnx_runtime; onnx_runtime()"
     environment = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
     environment.pop("ORT_DISABLE_TELEMETRY", None)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300, env=environment)

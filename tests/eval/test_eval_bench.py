@@ -23,7 +23,6 @@ from udrl.data.run import Run
 from udrl.data.tasks import load_tasks, seeds, store_tasks
 from udrl.encoder import load_encoder
 from udrl.errors import RunError, TaskError, UsageError
-from udrl.eval import bench as bench_module
 from udrl.eval.bench import BenchReport, bench, bench_student
 from udrl.eval.pages.benchmark import report
 from udrl.eval.students import folder_key
@@ -372,8 +371,3 @@ def test_bench_student_key_changes_with_the_weights_only(tmp_path: Path) -> None
     assert folder_key(tmp_path) == key
     (tmp_path / "model.safetensors").write_bytes(b"other")
     assert folder_key(tmp_path) != key
-
-
-def test_bench_hardware_is_one_line() -> None:
-    assert "cores" in bench_module.describe_hardware()
-    assert "\n" not in bench_module.describe_hardware()

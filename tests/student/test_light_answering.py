@@ -14,9 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import udrl
-from udrl import hardware
 from udrl.commands import Command
-from udrl.encoder.loading import choose_device, choose_precision
 from udrl.student.student import Student
 from udrl.tokenizer import LightTokenizer, decode, encode, student_tokenizer
 
@@ -89,17 +87,3 @@ def test_light_tokenizer_reads_and_writes_as_transformers_does(
     assert light.eos_token_id not in ids
     shuffled = np.random.default_rng(len(ids)).permutation([*ids, light.eos_token_id]).tolist()
     assert decode(light, shuffled) == decode(whole, shuffled)  # half characters too
-
-
-def test_hardware_is_asked_without_torch_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    processors = tmp_path / "cpuinfo"
-    monkeypatch.setattr(hardware, "PROCESSORS", processors)
-    for line, precision in (
-        ("flags : fpu avx512f", "fp32"),
-        ("flags : fpu amx_bf16", "bf16"),
-        ("Features : bf16", "bf16"),
-    ):
-        processors.write_text(f"processor : 0\n{line}\n")
-        assert choose_precision("auto", "cpu") == precision
-    monkeypatch.setattr(hardware, "GPU_FILES", (str(tmp_path / "none"),))
-    assert choose_device("auto") == "cpu"

@@ -17,7 +17,7 @@ import torch
 import udrl
 from udrl.commands import LENGTH, Command
 from udrl.data.episodes import read_episodes
-from udrl.errors import RunError, StudentError, UdrlError, UsageError
+from udrl.errors import HardwareError, RunError, StudentError, UdrlError, UsageError
 from udrl.student.student import Student
 from udrl.teacher.synthesis.synth import synth
 from udrl.training.examples import draw_open, make_examples, training_order
@@ -208,7 +208,7 @@ def test_training_misses_a_reward_before_it_begins(run: Path, tmp_path: Path, mo
         ({"student": "gpt2-mini", "init": "pretrained"}, UsageError, "no pretrained weights"),
         ({"student": "some/model", "init": "random"}, UsageError, "needs a preset"),
         ({"student": "gpt2-mini", "attributes": ("clicks",)}, UsageError, "known: relevance, length"),
-        ({"student": "gpt2-mini", "device": "cuda:9"}, StudentError, "cannot be used"),
+        ({"student": "gpt2-mini", "device": "cuda:9"}, HardwareError, "cannot be used"),
     ],
 )
 def test_training_wrong_usage_is_one_sentence(

@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from udrl import __version__
+from udrl import __version__, hardware
 from udrl.data.facts import RunFacts, StageFacts, read_facts, written
 from udrl.errors import RunError
 from udrl.files import atomic_write, disk_errors, finish_replacing, partial_of, replace_folder
@@ -140,7 +139,7 @@ class Run:
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             **facts,
             "versions": versions(),
-            "hardware": hardware(),
+            "hardware": hardware.describe(),
         }
         self._write(data)
 
@@ -237,17 +236,3 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def hardware() -> dict[str, Any]:
-    """Return what this machine is: system, processor, cores, and GPUs where torch is already loaded."""
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-        processor = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), processor)
-    gpus: list[str] = []
-    torch = sys.modules.get("torch")  # importing it only for this would cost seconds
-    if torch is not None and torch.cuda.is_available():
-        gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return {"system": platform.platform(), "processor": processor, "cores": os.cpu_count(), "gpus": gpus}

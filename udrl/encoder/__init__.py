@@ -15,6 +15,7 @@ from udrl.encoder.bert import MINILM
 from udrl.encoder.lsa import LsaEncoder
 from udrl.encoder.store import FileStore, MemoryStore, Store
 from udrl.forks import settle
+from udrl.hardware import choose_device
 
 __all__ = ["MINILM", "Encoder", "LsaEncoder", "SentenceEncoder", "load_encoder"]
 
@@ -152,7 +153,7 @@ def load_encoder(
     Raises UsageError (unknown name, precision or device), MissingDependency (says what to install).
     """
 
-    device = loading.choose_device(device)
+    device = choose_device(device)
     folder = loading.find(name)
     precision = loading.choose_arithmetic(precision, device, folder)
     revision = loading.revision_of(folder)

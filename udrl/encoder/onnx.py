@@ -7,10 +7,7 @@ here, node by node, over the same weights: nothing is exported or kept on disk.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,38 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from udrl.encoder.bert import Reader, Rows, read_weights
-from udrl.errors import MissingDependency
-from udrl.forks import OfProcess, threads
+from udrl.hardware import onnx_session
 from udrl.onnx_graph import Graph, tensor
 
 TOKENS_PER_BATCH = 64
 """128 is up to 6 % faster on full batches and loses as much on the last one of each length."""
 
 
-def is_worthwhile() -> bool:
-    """Say whether ONNX Runtime is here and expected to beat torch: it was measured on x86-64 only."""
-    found = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
-    return found and platform.machine() in ("x86_64", "AMD64")
-
-
-def runtime() -> Any:
-    """Import onnxruntime, without the file that it otherwise keeps for telemetry in the user's cache folder.
-
-    Raises MissingDependency where it is not installed.
-    """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read while it is imported: its function comes too late
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependency(f"this needs ONNX Runtime ({error}): pip install 'udrl[onnx]'") from None
-    return onnxruntime
-
-
 class OnnxBert:
     """The weights and tokenizer of one model in a session of ONNX Runtime; calls like ``Bert``, on the CPU."""
 
     def __init__(self, folder: Path) -> None:
-        ort = runtime()
         config = json.loads((folder / "config.json").read_text())
         self.dimensions = int(config["hidden_size"])
         self._reader = Reader(folder)
@@ -62,17 +38,7 @@ class OnnxBert:
             outputs=[tensor("vectors", "FLOAT", "rows", self.dimensions)],
         )
 
-        def session() -> Any:
-            options = ort.SessionOptions()
-            # else it takes every core, whatever OMP_NUM_THREADS says
-            options.intra_op_num_threads = threads()
-            options.log_severity_level = 3
-            options.add_external_initializers(
-                list(graph.weights), [ort.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
-            )
-            return ort.InferenceSession(network, options, ["CPUExecutionProvider"])
-
-        self._session = OfProcess(session)
+        self._session = onnx_session(network, graph.weights)
 
     def __call__(self, texts: Sequence[str]) -> tuple[Rows, npt.NDArray[np.bool_]]:
         """Encode ``texts``; see Bert."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from udrl import hardware
 from udrl.arguments import checked
 from udrl.data.episodes import has_episodes
 from udrl.data.facts import BenchFacts
@@ -24,7 +25,7 @@ from udrl.eval import measurement
 from udrl.eval.caveat_notes import backend_notes, empty_notes, notes_of
 from udrl.eval.completions import FILE, Block, read_blocks
 from udrl.eval.llm_judge import ask_judge
-from udrl.eval.measurement import Judge, ScoringSetting, describe_hardware, load_setting, measure, store
+from udrl.eval.measurement import Judge, ScoringSetting, load_setting, measure, store
 from udrl.eval.pages.benchmark import report
 from udrl.eval.participants import (
     RECORDED,
@@ -272,7 +273,7 @@ def _bench(
             seed=seed,
             encoder=suite.encoder,
             second_encoder=suite.second_encoder,
-            hardware=describe_hardware(),
+            hardware=hardware.describe_in_line(),
             references=tuple(references),
             rewards={
                 **{name: source for one in entries for name, source in one.rewards.items()},

@@ -15,7 +15,6 @@ from typing import Any
 
 from udrl.data.hashing import hash_int
 from udrl.data.known_answers import read_answers
-from udrl.data.run import hardware
 from udrl.encoder import Encoder, LsaEncoder, load_encoder
 from udrl.errors import RunError
 from udrl.eval import following, llm_judge
@@ -141,13 +140,6 @@ def encoder_cache() -> Path:
             f"{folder} cannot be written ({error.strerror}): set UDRL_CACHE to a folder for encoded texts"
         ) from error
     return folder
-
-
-def describe_hardware() -> str:
-    """Return this machine in one line: processor, cores, GPUs, system."""
-    facts = hardware()
-    gpus = ", ".join(facts["gpus"]) or "no GPU"
-    return f"{facts['processor']}, {facts['cores']} cores, {gpus}, {facts['system']}"
 
 
 def priced(block: Block, machine_usd: float | None) -> SystemFacts:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from udrl import __version__
+from udrl import __version__, hardware
 from udrl.data.run import Run
 from udrl.data.tasks import NAME
 from udrl.errors import UsageError
@@ -97,10 +97,10 @@ def publish(
     table: header first. bars: draws the picture on a matplotlib figure. findings: what follows from the cells, for
     programs. Cells come as they are, without the values of single inputs (``items``), which their result.json has.
     """
-    from udrl.eval.measurement import describe_hardware
 
     means = {name: {key: value for key, value in cell.items() if key != "items"} for name, cell in cells.items()}
-    data = {"schema": SCHEMA, "udrl": __version__, "study": place.name, "title": title, "hardware": describe_hardware(),
+    machine = hardware.describe_in_line()
+    data = {"schema": SCHEMA, "udrl": __version__, "study": place.name, "title": title, "hardware": machine,
             "settings": settings, "findings": findings or {}, "notes": list(notes), "cells": means}  # fmt: skip
     text = [f"# {title}", "", _markdown(table), "", *(f"- {line}" for line in notes)]
     atomic_write(folder / TABLE, "\n".join(text).rstrip() + "\n")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from udrl.data.run import Run
 from udrl.files import partial_of
+from udrl.hardware import torch_device, torch_dtype
 from udrl.training.checkpoint import STATE, end, fingerprint
 from udrl.training.material import Material, gather
 from udrl.training.options import decisive
@@ -67,15 +68,14 @@ def prepare(run: Run, recipe: Recipe, group: Rank) -> Prepared:
     The first process of ``group`` fills the folder, the others read there what it has written. Raises StudentError
     where there is nothing to learn from, UsageError for options that do not fit the run.
     """
-    from udrl.student.engines.pytorch import pick_device, pick_dtype
     from udrl.training.distributed import from_first, own_device
     from udrl.training.lora import add_lora
 
     options, origin = recipe.options, recipe.origin
     material = gather(run, recipe.method, origin, selection=options.selection, replay=options.replay, seed=options.seed)
     pool, facts, folder = material.pool, material.facts, partial_of(run.student)
-    device = own_device(pick_device(options.device), group)
-    dtype = pick_dtype(options.precision, device)
+    device = own_device(torch_device(options.device), group)
+    dtype = torch_dtype(options.precision, device)
     plan = recipe.plan(pool.size)
     mark = _fingerprint(recipe, material, plan, dtype)
     if group.first:

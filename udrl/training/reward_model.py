@@ -18,6 +18,7 @@ from udrl.data.facts import PreferFacts
 from udrl.data.run import Run
 from udrl.errors import MissingDependency, StudentError, is_installed
 from udrl.files import atomic_write, partial_of, remove_folder
+from udrl.hardware import choose_device
 from udrl.metrics import mean_interval
 from udrl.rewards.preference import FILE, SCHEMA, load_scorer, logits_of, pair_ids
 from udrl.tokenizer import load_tokenizer
@@ -171,7 +172,6 @@ def _train(
     from trl import RewardConfig, RewardTrainer
 
     from udrl.architecture import architecture_of, kind_of
-    from udrl.student.engines.pytorch import pick_device
 
     torch.manual_seed(fitting_seed(options.seed))  # of the head
     tokenizer = load_tokenizer(start, local_files_only=True)
@@ -206,7 +206,7 @@ def _train(
                 warmup_steps=round(WARMUP * steps),
                 lr_scheduler_type="cosine",
                 max_length=None,
-                use_cpu=pick_device(options.device).type == "cpu",
+                use_cpu=choose_device(options.device) == "cpu",
                 bf16=False,
                 gradient_checkpointing=False,
                 disable_dropout=True,

@@ -10,7 +10,7 @@ from typing import Any
 from udrl.commands import CommandSpace
 from udrl.decoding.engine import ENGINES, Engine
 from udrl.errors import MissingDependency, StudentError, UsageError, unknown
-from udrl.hardware import may_have_gpu
+from udrl.hardware import choose_device, torch_device, torch_dtype
 from udrl.student.engines.exports import Export, find_export
 from udrl.student.engines.onnx import OnnxEngine, missing_packages
 
@@ -35,24 +35,15 @@ def load_engine(
         raise unknown("engine", engine, ENGINES)
     if engine.startswith("onnx"):
         return OnnxEngine(_named(folder, engine, device, precision), space)
-    if engine == "auto" and precision == "auto" and _computes_on_cpu(device):
+    if engine == "auto" and precision == "auto" and choose_device(device) == "cpu":
         found = _best(folder, sampling)
         if found is not None:
             return OnnxEngine(found, space)
-    from udrl.student.engines.pytorch import TorchEngine, pick_device, pick_dtype
+    from udrl.student.engines.pytorch import TorchEngine
     from udrl.student.network import load_model
 
-    where = pick_device(device)
-    return TorchEngine(load_model(folder, space).to(where), pick_dtype(precision, where))
-
-
-def _computes_on_cpu(device: str) -> bool:
-    """Say whether ``device`` is a CPU; torch is asked only where it may be another."""
-    if device == "cpu" or (device == "auto" and not may_have_gpu()):
-        return True
-    from udrl.student.engines.pytorch import pick_device
-
-    return pick_device(device).type == "cpu"
+    where = torch_device(device)
+    return TorchEngine(load_model(folder, space).to(where), torch_dtype(precision, where))
 
 
 def _named(folder: Path, engine: str, device: str, precision: str) -> Export:

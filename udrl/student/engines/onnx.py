@@ -7,15 +7,14 @@ belong and nothing is copied. Rows are padded at their end; each has its own len
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
 from udrl.commands import CommandSpace
 from udrl.decoding.engine import Array, Session
-from udrl.encoder.onnx import runtime
-from udrl.errors import StudentError, is_installed
-from udrl.forks import OfProcess, threads
+from udrl.errors import MissingDependency, StudentError, is_installed
+from udrl.hardware import onnx_session
 from udrl.student.engines.exports import Export
 
 FILE = "model.onnx"
@@ -29,14 +28,13 @@ def missing_packages() -> str:
 
 
 class OnnxEngine:
-    """An export in ONNX Runtime; threads as `udrl.forks.threads` says."""
+    """An export in ONNX Runtime; threads as `udrl.hardware.threads` says."""
 
     name = "onnx"
     device = "cpu"
 
     def __init__(self, export: Export, space: CommandSpace) -> None:
         """Load ``export`` of the student whose command space is ``space``; StudentError where it is damaged."""
-        ort = runtime()
         facts = export.manifest
         self.space = space
         self.precision = str(facts["precision"])
@@ -45,20 +43,13 @@ class OnnxEngine:
         self.layers, self.heads = int(facts["layers"]), int(facts["heads"])
         self.size = int(facts["width"]) // self.heads
 
-        def session() -> Any:
-            options = ort.SessionOptions()
-            options.intra_op_num_threads = threads()
-            options.inter_op_num_threads = 1
-            options.log_severity_level = 3
-            try:
-                return ort.InferenceSession(str(export.folder / FILE), options, ["CPUExecutionProvider"])
-            except Exception as error:  # its exceptions have no common base but this
-                said = str(error).splitlines()[0]
-                raise StudentError(
-                    f"{export.folder} cannot be loaded ({said}): export again with udrl export"
-                ) from error
-
-        self.runs = OfProcess(session)
+        try:
+            self.runs = onnx_session(str(export.folder / FILE))
+        except MissingDependency:
+            raise
+        except Exception as error:  # its exceptions have no common base but this
+            said = str(error).splitlines()[0]
+            raise StudentError(f"{export.folder} cannot be loaded ({said}): export again with udrl export") from error
 
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Session, Array]:
         """Read the prompts; return their session and the logits (B, text ids) behind each."""

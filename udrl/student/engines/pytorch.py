@@ -13,8 +13,6 @@ from torch import Tensor
 from udrl.architecture.protocol import Cache
 from udrl.commands import CommandSpace
 from udrl.decoding.engine import Array, Session
-from udrl.encoder.loading import choose_precision
-from udrl.errors import StudentError
 from udrl.student.network import StudentModel
 
 
@@ -103,20 +101,3 @@ class _Session:
         """Take in the rows of ``other`` behind the own ones."""
         self.lengths = torch.cat([self.lengths, other.lengths])
         self.cache.join(other.cache)
-
-
-def pick_device(device: str) -> torch.device:
-    """Return the torch device that "auto", "cpu", "cuda", "cuda:1" or "mps" stands for; StudentError if absent."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise StudentError(
-            f"device '{device}' cannot be used ({str(error).splitlines()[0]}): try --device cpu"
-        ) from error
-
-
-def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the format of matrix products: "auto" is bf16 where the hardware multiplies it itself, else fp32."""
-    return torch.bfloat16 if choose_precision(precision, device.type) == "bf16" else torch.float32

@@ -23,6 +23,7 @@ from udrl.data.run import Run
 from udrl.decoding.sampling import Sampling
 from udrl.errors import Diverged, StudentError, UsageError
 from udrl.files import atomic_write
+from udrl.hardware import torch_device, torch_dtype
 from udrl.rewards import scored_rewards
 from udrl.rewards.protocol import compute
 from udrl.student.student import Student
@@ -161,7 +162,6 @@ def _options(cell: CellSettings) -> LoopOptions:
 
 
 def _read_twice(folder: Path, cell: CellSettings) -> dict[str, Any]:
-    from udrl.student.engines.pytorch import pick_device, pick_dtype
     from udrl.training.loop import batches, run_loop
 
     run = Run(cell.run)
@@ -169,8 +169,8 @@ def _read_twice(folder: Path, cell: CellSettings) -> dict[str, Any]:
     origin = None if cell.start_from is None else find_origin(cell.start_from)
     source = source_of(cell.student, cell.method, origin, seed=cell.seed)
     learner = begin(source, material.train, run.facts(), Path(cell.prepared), keep=False)
-    model, space, device = learner.model, learner.space, pick_device(cell.device)
-    dtype = pick_dtype(cell.precision, device)
+    model, space, device = learner.model, learner.space, torch_device(cell.device)
+    dtype = torch_dtype(cell.precision, device)
     model.to(device)
     train, options = learner.examples(material.train), _options(cell)
     order = batches(train, space, options)

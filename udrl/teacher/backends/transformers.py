@@ -18,6 +18,7 @@ from itertools import islice
 from typing import Any
 
 from udrl.errors import TeacherError
+from udrl.hardware import choose_device, choose_precision
 from udrl.teacher import mixes
 from udrl.teacher.backends.completion import Failure, completion_of
 from udrl.teacher.backends.conversation import TemplateError, conversation_ids, conversation_text
@@ -30,7 +31,7 @@ SETTINGS: Mapping[str, Any] = {
     "precision": "auto",
 }
 """What a card may set under ``settings: transformers``. device: auto (a GPU where there is one), or torch's name for
-one. precision: auto (bfloat16 on a GPU, else float32), float32 or bfloat16."""
+one. precision: auto (bfloat16 where the hardware multiplies it itself, else float32), float32 or bfloat16."""
 
 WINDOW = 8
 """Batches that are put in order of length at a time; also how many requests may be lost to a kill, over batch_size."""
@@ -131,12 +132,10 @@ class TransformersTeacher:
         import torch
         import transformers
 
-        device = self._device_name
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = choose_device(self._device_name)
         precision = self._precision
         if precision == "auto":
-            precision = "bfloat16" if device.startswith("cuda") else "float32"
+            precision = "bfloat16" if choose_precision("auto", device) == "bf16" else "float32"
         options: dict[str, Any] = {"revision": self.revision, "trust_remote_code": False}
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(self.model, **options)

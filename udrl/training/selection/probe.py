@@ -21,6 +21,7 @@ from udrl.data.episode import Episode
 from udrl.data.run import Run
 from udrl.errors import StudentError
 from udrl.files import atomic_write, remove_folder
+from udrl.hardware import torch_device, torch_dtype
 from udrl.progress import track
 from udrl.training.checkpoint import STATE, fingerprint
 from udrl.training.options import LoopOptions
@@ -55,12 +56,11 @@ def probed(
     restart: bool,
 ) -> tuple[Floats, int, float]:
     """Train the probe unless its values are there; return them (episodes, moments), its steps and its seconds."""
-    from udrl.student.engines.pytorch import pick_device, pick_dtype
     from udrl.training.loop import run_loop
 
     preset = preset_of(student, "auto")
-    where, batch = pick_device(device), preset.batch_size
-    dtype = pick_dtype(precision, where)
+    where, batch = torch_device(device), preset.batch_size
+    dtype = torch_dtype(precision, where)
     total = steps or max(moments, round(epochs * len(episodes) / batch))
     rate = preset.learning_rate
     options = LoopOptions(
