@@ -62,6 +62,7 @@ def test_auto_is_onnx_only_without_bf16_units_and_where_it_was_measured(monkeypa
     for bf16, expected in ((True, "bf16"), (False, ONNX)):
         monkeypatch.setattr("udrl.hardware._multiplies_bf16", lambda found=bf16: found)
         assert choose_arithmetic("auto", "cpu", folder) == expected
+        assert choose_arithmetic("light", "cpu", folder) == ONNX
         assert choose_arithmetic("fp32", "cpu", folder) == "fp32", "what is asked for is what comes"
     monkeypatch.setattr("platform.machine", lambda: "arm64")
     assert choose_arithmetic("auto", "cpu", folder) == "fp32"

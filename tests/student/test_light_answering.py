@@ -40,14 +40,16 @@ def loaded_by(first: str) -> tuple[str, list[str]]:
     return done.stdout, json.loads(done.stderr.splitlines()[-1])
 
 
-def test_generate_with_an_exported_student_loads_nothing_heavy(folder: Path) -> None:
+@pytest.mark.parametrize("scored", [[], ["--score"], ["--best-of", "2"]])
+def test_generate_with_an_exported_student_loads_nothing_heavy(folder: Path, scored: list[str]) -> None:
     arguments = ["generate", "--run", str(folder), "--length", "9", "--seed", "3", "--json", "a red fox"]
-    arguments += ["--require", "harbour", "--device", "cpu"]
+    arguments += ["--require", "harbour", "--device", "cpu", *scored]
     program = f"from udrl.cli.main import main\ntry:\n    main({arguments})\nexcept SystemExit:\n    pass"
     printed, heavy = loaded_by(program)
     assert heavy == []
     assert json.loads(printed)["engine"] == "onnx"
     assert "harbour" in json.loads(printed)["completion"]
+    assert (json.loads(printed)["achieved"] is not None) == bool(scored)
 
 
 def test_load_of_an_exported_student_loads_nothing_heavy(folder: Path) -> None:

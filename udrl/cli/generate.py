@@ -207,7 +207,7 @@ def command(
             best_of=best_of,
             closest_of=closest_of,
             seed=seed,
-            rewards=_rewards(run, student.attributes) if score or picks else None,
+            rewards=_rewards(run, student) if score or picks else None,
             sampling=sampling,
             wording=wording,
             batch_size=batch_size,
@@ -272,14 +272,20 @@ def _task(task: str | None, known: tuple[str, ...]) -> str:
     raise UsageError(f"this student knows several tasks: choose one with --task ({', '.join(known)})")
 
 
-def _rewards(run: Path, attributes: tuple[str, ...]) -> dict[str, Score]:
-    """Return what achieved values are measured with: relevance and the student's other rewards."""
+def _rewards(run: Path, student: Student) -> dict[str, Score]:
+    """Return what achieved values are measured with: relevance and the student's other rewards.
+
+    Where ONNX Runtime answers, it also encodes: torch would take longer to come than both together.
+    """
     from udrl.data.known_answers import read_answers
     from udrl.rewards import computable, scored_rewards
 
     place = _run_of(run)
-    names = dict.fromkeys(("relevance", *(name for name in attributes if name != "length")))
-    return dict(computable(names, answers=read_answers(run)) if place is None else scored_rewards(place, names))
+    names = dict.fromkeys(("relevance", *(name for name in student.attributes if name != "length")))
+    precision = "light" if student.engine == "onnx" else "auto"
+    if place is None:
+        return dict(computable(names, precision=precision, answers=read_answers(run)))
+    return dict(scored_rewards(place, names, precision=precision))
 
 
 def _inputs(words: tuple[str, ...], file: Path | None, field: str | None, run: Path, task: str) -> Iterator[str]:

@@ -146,9 +146,10 @@ def load_encoder(
 
     ``precision``: ``fp32`` (exact; the benchmark's, always), ``bf16`` (weights and products; cosines move by .0008
     on average), ``fp32-onnx`` (float32 by ONNX Runtime, within 1e-6), or ``auto``: bf16 where the hardware has it,
-    else fp32-onnx where ``udrl[onnx]`` is installed on an x86-64 CPU, else fp32. ``device``: ``cpu``, ``cuda``,
-    ``auto``. ``cache``: a folder that keeps the vectors for other processes, those of each precision apart; without
-    it they live in this encoder only.
+    else fp32-onnx where ``udrl[onnx]`` is installed on an x86-64 CPU, else fp32; or ``light``: fp32-onnx there, which
+    does without torch, else what ``auto`` is. ``device``: ``cpu``, ``cuda``, ``auto``.
+    ``cache``: a folder that keeps the vectors for other processes, those of each precision apart; without it they
+    live in this encoder only.
 
     Raises UsageError (unknown name, precision or device), MissingDependency (says what to install).
     """

@@ -118,8 +118,9 @@ def revision_of(folder: Path) -> str:
 def choose_arithmetic(precision: str, device: str, folder: Path) -> str:
     """Return ``fp32``, ``bf16`` or ``fp32-onnx`` for the model in ``folder``: what its vectors are computed with.
 
-    ``auto`` is bf16 where the hardware has it, else fp32-onnx where that is faster than torch, else fp32. Raises
-    UsageError where ONNX Runtime is asked for a GPU, or for a model that udrl has no forward pass of.
+    ``auto`` is bf16 where the hardware has it, else fp32-onnx where that is faster than torch, else fp32; ``light`` is
+    fp32-onnx wherever that can compute, else what ``auto`` is. Raises UsageError where ONNX Runtime is asked for a GPU,
+    or for a model that udrl has no forward pass of.
     """
     if precision == ONNX:
         if device != "cpu":
@@ -127,7 +128,7 @@ def choose_arithmetic(precision: str, device: str, folder: Path) -> str:
         if not is_supported(folder):
             raise UsageError(f"precision {ONNX} needs a BERT with mean pooling, and {folder} is none: use fp32")
         return precision
-    chosen = choose_precision(precision, device)
-    if precision == "auto" and (chosen, device) == ("fp32", "cpu") and is_supported(folder) and onnx_is_worthwhile():
-        return ONNX
+    chosen = choose_precision("auto" if precision == "light" else precision, device)
+    if precision in ("auto", "light") and device == "cpu" and is_supported(folder) and onnx_is_worthwhile():
+        return ONNX if precision == "light" or chosen == "fp32" else chosen
     return chosen

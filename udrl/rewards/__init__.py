@@ -142,7 +142,7 @@ def computable(
     names: Iterable[str],
     *,
     encoder: Encoder | str | None = None,
-    exact: bool = False,
+    precision: str = "auto",
     sources: Mapping[str, str] | None = None,
     answers: Answers | None = None,
 ) -> dict[str, Reward]:
@@ -150,18 +150,18 @@ def computable(
 
     Left out are the columns of a user's own data, whose values nobody can compute. sources: where each name
     was loaded from when the episodes were scored (``RewardFacts.source`` in run.json); a name without one is
-    its own source. encoder: what relevance scores with, or its name, and ``exact`` whether in fp32 (`as_scored` knows
-    of a run); answers: what accuracy compares with. Calling one raises what ``compute`` raises.
+    its own source. encoder: what relevance scores with, or its name, and then the ``precision`` to load it in
+    (`as_scored` knows both of a run); answers: what accuracy compares with. Calling one raises what ``compute`` raises.
     """
     found: dict[str, Reward] = {}
     for name in names:
         source = (sources or {}).get(name, name)
         if ":" not in source and source not in reward_names():
             continue
-        if source == "relevance" and isinstance(encoder, str):
-            from udrl.encoder import load_encoder
+        if source == "relevance" and (encoder is None or isinstance(encoder, str)):
+            from udrl.encoder import MINILM, load_encoder
 
-            encoder = load_encoder(encoder, precision="fp32" if exact else "auto")
+            encoder = load_encoder(encoder or MINILM, precision=precision)
         known = load_reward(source, encoder=None if isinstance(encoder, str) else encoder, answers=answers)
         found[name] = cast("Reward", Checked(known))
     return found
@@ -172,26 +172,29 @@ def as_scored(
     facts: RunFacts,
     *,
     encoder: str | None = None,
+    precision: str = "auto",
     answers: Answers | None = None,
 ) -> dict[str, Reward]:
     """Return those of ``names`` that are `computable`, as a run was scored with them; ``facts``: what is known of it.
 
-    encoder: another one than the run's, by name. The run's own computes in fp32 where the run was scored in fp32
-    (``udrl score --exact``).
+    encoder: another one than the run's, by name. precision: see `udrl.encoder.load_encoder`; with auto the run's own
+    computes in fp32 where the run was scored in fp32 (``udrl score --exact``).
     """
     own = facts.score.encoder
+    if precision == "auto" and encoder is None and own is not None and own.precision == "fp32":
+        precision = "fp32"
     return computable(
         names,
         encoder=encoder or (own.name if own else None),
-        exact=encoder is None and own is not None and own.precision == "fp32",
+        precision=precision,
         sources=facts.score.sources,
         answers=answers,
     )
 
 
-def scored_rewards(run: Run, names: Iterable[str]) -> dict[str, Reward]:
+def scored_rewards(run: Run, names: Iterable[str], *, precision: str = "auto") -> dict[str, Reward]:
     """Return those of ``names`` that are `computable`, as ``run`` was scored with them and with its known answers."""
-    return as_scored(names, run.facts(), answers=read_answers(run.path))
+    return as_scored(names, run.facts(), precision=precision, answers=read_answers(run.path))
 
 
 def canaries(reward: Reward, inputs: Sequence[str]) -> dict[str, float]:
