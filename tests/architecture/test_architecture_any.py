@@ -85,7 +85,10 @@ def test_family_saved_checkpoint_computes_from_plain_ids_what_was_trained(family
     torch.testing.assert_close(again.logits(batch), trained, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("family", ["gemma", "cohere", "opt", "bloom"])
+@pytest.mark.parametrize(
+    "family",
+    ["gemma", "cohere", "opt", "bloom", "llama", "llama tied", "llama biases", "mistral", "qwen2", "qwen3 tied"],
+)
 def test_family_every_weight_learns_and_padding_does_not_count(family: str) -> None:
     student = new_student(family)
     prompts, completions = sequences()
@@ -122,9 +125,13 @@ def context_of(model: Any) -> int:
 
 
 def test_family_context_is_what_the_config_says_in_whatever_words() -> None:
-    assert {family: context_of(new_model(family)) for family in ("gpt2", "llama", "opt", "bloom")} == {
+    assert {
+        family: context_of(new_model(family)) for family in ("gpt2", "llama", "mistral", "qwen2 window", "opt", "bloom")
+    } == {
         "gpt2": 128,
         "llama": 128,
+        "mistral": 64,  # ids further back are out of its sliding window
+        "qwen2 window": 48,
         "opt": 128,
         "bloom": UNBOUNDED,
     }

@@ -18,6 +18,7 @@ from udrl import architecture
 from udrl.architecture import architecture_of, kind_of
 from udrl.architecture.any import AnyCausalModel
 from udrl.architecture.gpt2 import Gpt2
+from udrl.architecture.llama import Llama
 from udrl.commands import Attribute, CommandSpace
 from udrl.errors import StudentError
 from udrl.export.parts import exporter_of
@@ -36,10 +37,10 @@ OWN = {Path("encoder/bert.py")}
 """The encoder's network, which is no student's."""
 
 
-class Llama:
+class Added:
     """A family that is added by one line of the registry; it computes as any model, and remembers what is asked."""
 
-    name = "Llama"
+    name = "Added"
 
     def __init__(self) -> None:
         self.asked: set[str] = set()
@@ -63,8 +64,8 @@ class Llama:
 
 
 @pytest.fixture
-def llama(monkeypatch: pytest.MonkeyPatch) -> Llama:
-    added = Llama()
+def llama(monkeypatch: pytest.MonkeyPatch) -> Added:
+    added = Added()
     monkeypatch.setattr(architecture, "FAMILIES", (added, *architecture.FAMILIES))
     return added
 
@@ -112,15 +113,21 @@ def test_protocol_only_architectures_name_parts_of_networks() -> None:
 
 def test_protocol_tells_families_apart() -> None:
     kinds = {family: type(architecture_of(new_model(family).config)) for family in FAMILIES}
+    relatives = {family for family in FAMILIES if family.split()[0] in ("llama", "mistral", "qwen2", "qwen3")}
     assert {family for family, kind in kinds.items() if kind is Gpt2} == {"gpt2"}
-    assert {family for family, kind in kinds.items() if kind is not Gpt2 and kind is not AnyCausalModel} == set()
+    assert {family for family, kind in kinds.items() if kind is Llama} == relatives
+    assert {kinds[family] for family in FAMILIES.keys() - relatives - {"gpt2"}} == {AnyCausalModel}
     for variant in ({"scale_attn_weights": False}, {"scale_attn_by_inverse_layer_idx": True}):
         assert type(architecture_of(new_model("gpt2", **variant).config)) is AnyCausalModel
+    longrope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4,
+                "factor": 4.0, "original_max_position_embeddings": 32}  # fmt: skip
+    for other in ({"hidden_act": "gelu"}, {"rope_parameters": longrope}):
+        assert type(architecture_of(new_model("llama", **other).config)) is AnyCausalModel
     assert kind_of(new_model("mixtral").config) == kind_of({"model_type": "mixtral"}) == "mixtral"
     assert kind_of({}) == "no model_type in its config.json"
 
 
-def test_protocol_family_added_by_one_line_trains_and_answers(llama: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_protocol_family_added_by_one_line_trains_and_answers(llama: Added, monkeypatch: pytest.MonkeyPatch) -> None:
     student, plain = new_student(), new_student()
     plain.architecture = AnyCausalModel()
     assert student.architecture is llama
@@ -131,7 +138,7 @@ def test_protocol_family_added_by_one_line_trains_and_answers(llama: Llama, monk
     assert llama.asked == {"cache", "logits"}
 
 
-def test_protocol_family_says_what_decays_what_lora_changes_and_what_is_prepared(llama: Llama, tmp_path: Path) -> None:
+def test_protocol_family_says_what_decays_what_lora_changes_and_what_is_prepared(llama: Added, tmp_path: Path) -> None:
     student = new_student()
     decayed, others = make_optimizer(student, options()).param_groups
     names = {id(parameter): name for name, parameter in student.named_parameters()}
@@ -146,11 +153,11 @@ def test_protocol_family_says_what_decays_what_lora_changes_and_what_is_prepared
     assert llama.asked == {"prepare"}
 
 
-def test_protocol_families_are_exported_where_they_say_how(llama: Llama) -> None:
+def test_protocol_families_are_exported_where_they_say_how(llama: Added) -> None:
     assert exporter_of(new_student("gpt2")) is Gpt2.exporter
     with pytest.raises(StudentError, match="this one is a llama: only GPT-2 can be exported, torch answers"):
         exporter_of(new_student(), "this one")
     llama.exporter = Gpt2.exporter
     assert exporter_of(new_student()) is Gpt2.exporter
-    with pytest.raises(StudentError, match="the student is a opt: only Llama and GPT-2 can be exported"):
+    with pytest.raises(StudentError, match="the student is a opt: only Added and GPT-2 can be exported"):
         exporter_of(new_student("opt"))

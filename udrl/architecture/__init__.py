@@ -7,9 +7,10 @@ from typing import Any
 
 from udrl.architecture.any import AnyCausalModel
 from udrl.architecture.gpt2 import Gpt2
+from udrl.architecture.llama import LLAMA, QWEN2, QWEN3
 from udrl.architecture.protocol import Architecture
 
-FAMILIES: tuple[Architecture, ...] = (Gpt2(), AnyCausalModel())
+FAMILIES: tuple[Architecture, ...] = (Gpt2(), LLAMA, QWEN2, QWEN3, AnyCausalModel())
 """A network belongs to the first that admits it; the last admits every causal language model."""
 
 

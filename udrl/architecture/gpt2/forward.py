@@ -9,7 +9,6 @@ over float32 parameters and residuals.
 from __future__ import annotations
 
 from functools import partial
-from inspect import signature
 from typing import Any
 
 import torch
@@ -17,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from udrl.architecture.packing import Batch, padded, select
+from udrl.architecture.attention import packed_attention
+from udrl.architecture.packing import Batch, select
 
 SHARDED = "packed"
 """The method that a sharded block has: calling it gathers the block's weights, and then is `run_block`."""
@@ -60,33 +60,8 @@ def run_block(
 
 
 def _attend(attn: Any, x: Tensor, batch: Batch, heads: int, dtype: torch.dtype, training: bool) -> Tensor:
-    qkv = _linear(attn.c_attn, x, dtype)
-    width = x.shape[-1]
-    dropout = attn.attn_dropout.p if training else 0.0
-    flash = _variable_length(qkv, width // heads, dropout)
-    if flash is not None:
-        q, k, v = qkv.view(-1, 3, heads, width // heads).unbind(1)
-        mixed: Tensor = flash(q, k, v, batch.starts, batch.starts, batch.longest, batch.longest, window_size=(-1, 0))
-        return mixed.reshape(-1, width)
-    parts = []
-    for group, own in zip(batch.groups, torch.split(qkv, [g.size for g in batch.groups]), strict=True):
-        block = padded(own, group).view(group.rows, group.length, 3, heads, width // heads)
-        q, k, v = block.permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
-        parts.append(select(out.transpose(1, 2).reshape(group.rows * group.length, width), group.keep))
-    return torch.cat(parts)
-
-
-def _variable_length(qkv: Tensor, size: int, dropout: float) -> Any:
-    """Return torch's attention over sequences of any length, where it can compute this; else None."""
-    if qkv.device.type != "cuda" or qkv.dtype not in (torch.bfloat16, torch.float16) or size % 8 or dropout:
-        return None
-    if torch.cuda.get_device_capability(qkv.device) < (8, 0):
-        return None
-    from torch.nn.attention.varlen import varlen_attn
-
-    causal = "window_size" in signature(varlen_attn).parameters  # its first releases said it in another way
-    return varlen_attn if causal else None
+    qkv = _linear(attn.c_attn, x, dtype).view(len(x), 3 * heads, -1)
+    return packed_attention(qkv, heads, batch, dropout=attn.attn_dropout.p if training else 0.0)
 
 
 def _linear(layer: Any, x: Tensor, dtype: torch.dtype) -> Tensor:

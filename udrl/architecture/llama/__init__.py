@@ -1,0 +1,76 @@
+"""Llama and its relatives Mistral, Qwen2 and Qwen3: forward passes, caches and exports of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from udrl.architecture.any import declared_context
+from udrl.architecture.llama.cache import LlamaCache
+from udrl.architecture.llama.forward import SHARDED, packed_logits, run_block
+from udrl.architecture.packing import Batch
+from udrl.architecture.protocol import Architecture, Exporter
+
+ROTATIONS = ("default", "linear", "dynamic", "llama3", "yarn")
+"""Scalings of the angles that do not depend on what else is computed, as long as the context is kept."""
+
+
+@dataclass(frozen=True)
+class Llama:
+    """Llama or one of its relatives as an `Architecture`. kinds: what transformers calls it."""
+
+    name: str
+    kinds: tuple[str, ...]
+    exporter: Exporter | None = None
+
+    def admits(self, config: Any) -> bool:
+        """Say whether ``config`` is of this family, gated by silu, with positions that a sequence has by itself."""
+        return bool(
+            config.model_type in self.kinds
+            and config.hidden_act == "silu"
+            and (config.rope_parameters or {}).get("rope_type", "default") in ROTATIONS
+        )
+
+    def context(self, config: Any) -> int:
+        """Return the limit that ``config`` names, or the sliding window: within it, every id sees all before it."""
+        limit, window = declared_context(config), getattr(config, "sliding_window", None)
+        assert limit is not None  # these configs name one by themselves
+        return min(limit, window or limit)
+
+    def prepare(self, model: Any) -> None:
+        """Set attention dropout to 0: attention over sequences of any length has none, on every device alike."""
+        model.config.attention_dropout = 0.0
+        for block in model.model.layers:
+            block.self_attn.attention_dropout = 0.0
+
+    def logits(self, model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.dtype, text_size: int) -> Tensor:
+        """Return `packed_logits`."""
+        return packed_logits(model, embeddings, batch, dtype=dtype, text_size=text_size)
+
+    def cache(self, model: Any, real: Tensor, *, dtype: torch.dtype, text_size: int) -> LlamaCache:
+        """Return an empty cache that grows as the completions do."""
+        return LlamaCache(model, real, dtype=dtype, text_size=text_size)
+
+    def blocks(self, model: Any) -> nn.ModuleList:
+        """Return the stack of blocks."""
+        return cast(nn.ModuleList, model.model.layers)
+
+    def block_methods(self, block: nn.Module) -> tuple[str, ...]:
+        """Give ``block`` the method `SHARDED`: `packed_logits` calls a function of a block instead of the block."""
+        setattr(block, SHARDED, MethodType(run_block, block))
+        return (SHARDED,)
+
+    def decays(self, name: str) -> bool:
+        """Say that the table of tokens and the head are not decayed."""
+        return not any(part in name for part in ("embed_tokens", "lm_head"))
+
+
+LLAMA = Llama("Llama and Mistral", ("llama", "mistral"))
+QWEN2 = Llama("Qwen2", ("qwen2",))
+QWEN3 = Llama("Qwen3", ("qwen3",))
+
+_: type[Architecture] = Llama
