@@ -35,7 +35,7 @@ SAMPLINGS = (
     Sampling(1.0, min_p=0.05, no_repeat=3),
 )
 WORDINGS = (None, None, Wording(ban=("fox", "red")), Wording(require=("tall ship",)), Wording(max_words=4))
-ENGINES = ("gpt2", "llama", "mistral", "bloom", "opt", "onnx")
+ENGINES = ("gpt2", "llama", "starcoder2", "bloom", "opt", "onnx")
 """Families in torch: by its own cache, by transformers' of all places or of a window, with positions told or counted by
 the mask; and ONNX Runtime, whose rows are padded at their end."""
 

@@ -56,7 +56,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         {**_WIDE, "ffn_dim": 48, "max_position_embeddings": 128, "word_embed_proj_dim": 16, "pad_token_id": 1},
     ),
     "gpt-j": ("GPTJConfig", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "rotary_dim": 8}),
-    "mistral": ("MistralConfig", {**_LLAMA, "sliding_window": 12}),
+    "starcoder2": ("Starcoder2Config", {**_LLAMA, "sliding_window": 12}),
     "mixtral": ("MixtralConfig", {**_LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}),
 }
 
