@@ -21,7 +21,7 @@ def packed_attention(qkv: Tensor, heads: int, batch: Batch, *, dropout: float = 
     kept, size = (qkv.shape[1] - heads) // 2, qkv.shape[2]
     flash = variable_length(qkv, size, dropout)
     if flash is not None:
-        q, k, v = qkv.split([heads, kept, kept], 1)
+        q, k, v = torch.split(qkv, [heads, kept, kept], 1)
         if heads > kept:
             k, v = k.repeat_interleave(heads // kept, 1), v.repeat_interleave(heads // kept, 1)
         mixed: Tensor = flash(q, k, v, batch.starts, batch.starts, batch.longest, batch.longest, window_size=(-1, 0))
@@ -29,7 +29,7 @@ def packed_attention(qkv: Tensor, heads: int, batch: Batch, *, dropout: float = 
     parts = []
     for group, own in zip(batch.groups, torch.split(qkv, [g.size for g in batch.groups]), strict=True):
         block = padded(own, group).view(group.rows, group.length, -1, size).transpose(1, 2)
-        q, k, v = block.split([heads, kept, kept], 1)
+        q, k, v = torch.split(block, [heads, kept, kept], 1)
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout, enable_gqa=heads > kept)
         parts.append(select(out.transpose(1, 2).reshape(group.rows * group.length, heads * size), group.keep))
     return torch.cat(parts)

@@ -78,14 +78,14 @@ class LlamaCache(PaddedCache):
         """Keep keys and values of the new places, (B, L, heads * size) each; return what their queries mix."""
         kept, size = self.content.shape[3], self.content.shape[5]
         heads = qkv.view(*qkv.shape[:2], -1, size)
-        q, k, v = heads.split([heads.shape[2] - 2 * kept, kept, kept], 2)
+        q, k, v = torch.split(heads, [heads.shape[2] - 2 * kept, kept, kept], 2)
         if hasattr(attn, "q_norm"):
             q, k = norm(attn.q_norm, q).to(self.dtype), norm(attn.k_norm, k).to(self.dtype)
         q, k = turned(q, *angles), turned(k, *angles)
         keys, values = self.content[index, :, :, :, : self.filled]
         new = slice(self.filled - qkv.shape[1], self.filled)
         keys[:, :, new], values[:, :, new] = k.transpose(1, 2), v.transpose(1, 2)
-        mixed = F.scaled_dot_product_attention(
+        mixed: Tensor = F.scaled_dot_product_attention(
             q.transpose(1, 2), keys, values, attn_mask=mask, enable_gqa=q.shape[2] > kept
         )
         return mixed.transpose(1, 2).flatten(2)
