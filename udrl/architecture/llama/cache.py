@@ -61,7 +61,7 @@ class LlamaCache(PaddedCache):
             )
             for block in model.model.layers
         ]
-        self.head = model.lm_head.weight.detach()[:text_size].to(dtype).T
+        self.head: Tensor = model.lm_head.weight.detach()[:text_size].to(dtype).T
 
     def run(self, embeddings: Tensor, positions: Tensor) -> Tensor:
         """Read new places; return the logits behind the last."""
@@ -72,7 +72,8 @@ class LlamaCache(PaddedCache):
             hidden = hidden + out(mixed)
             gate, up = gate_up(norm(block.post_attention_layernorm, hidden)).chunk(2, -1)
             hidden = hidden + down(F.silu(gate) * up)
-        return (norm(self.model.model.norm, hidden[:, -1]).to(self.dtype) @ self.head).float()
+        logits = norm(self.model.model.norm, hidden[:, -1]).to(self.dtype) @ self.head
+        return logits.float()
 
     def _attend(self, index: int, attn: Any, qkv: Tensor, mask: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
         """Keep keys and values of the new places, (B, L, heads * size) each; return what their queries mix."""
