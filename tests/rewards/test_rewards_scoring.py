@@ -130,7 +130,7 @@ class Silent:
 
 
 def test_score_leaves_rejected_episodes_unscored() -> None:
-    scorer = scoring._Scorer((load_reward("novelty"),), ())
+    scorer = scoring._Scorer({"novelty": load_reward("novelty")}, (), None)
     given = [episode("a fox", "one"), episode("a fox", "two", rejected_by="loop"), episode("a fox", "a fox")]
     labelled = list(scorer.label(given, Silent()))
     assert [one.completion for one in labelled] == ["one", "two", "a fox"], "in their order"
@@ -272,7 +272,7 @@ def test_score_holds_one_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Non
             taken += 1
             yield episode(f"input {n}", "some completion")
 
-    scorer = scoring._Scorer((load_reward("novelty"),), ())
+    scorer = scoring._Scorer({"novelty": load_reward("novelty")}, (), None)
     for given, one in enumerate(scorer.label(stream(), Silent()), start=1):
         assert one.returns == {"novelty": 1.0}
         assert taken - given <= 10

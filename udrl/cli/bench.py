@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -86,29 +87,7 @@ if TYPE_CHECKING:
 @engine_option
 @common_options()
 def command(
-    *,
-    run: Path,
-    seed: int,
-    suite: str | None,
-    name: str | None,
-    students: tuple[str, ...],
-    reference: tuple[str, ...],
-    recorded: tuple[Path, ...],
-    base_url: str | None,
-    teacher: str | None,
-    judge: str | None,
-    rewards: tuple[str, ...],
-    encoder: str | None,
-    second_encoder: str | None,
-    rescore: bool,
-    floors: tuple[str, ...],
-    ceilings: tuple[str, ...],
-    machine_usd: float | None,
-    limit: int | None,
-    device: str,
-    precision: str,
-    engine: str,
-    as_json: bool,
+    *, run: Path, rescore: bool, floors: tuple[str, ...], ceilings: tuple[str, ...], as_json: bool, **given: Any
 ) -> None:
     """Measure on held-out inputs how close students come to teachers, and whether they obey commands.
 
@@ -118,48 +97,29 @@ def command(
     Writes completions, scores, summary.json and a self-contained report.html. With --json, standard output is
     summary.json's contents.
     """
-    from udrl.errors import UsageError
     from udrl.eval import bench as benchmark
     from udrl.eval.thresholds import missed, parse
 
     limits = [*(parse(text, above=False) for text in floors), *(parse(text, above=True) for text in ceilings)]
     with only_results_on_stdout():
-        if rescore:
-            given = {
-                "--suite": suite, "--student": students, "--reference": reference, "--recorded": recorded,
-                "--judge": judge,
-            }  # fmt: skip
-            for option, value in given.items():
-                if value:
-                    raise UsageError(f"--rescore scores what is stored and asks nobody: leave {option} out")
-            report = benchmark.rescore(run, name=name, encoder=encoder, second_encoder=second_encoder, rewards=rewards)
-        else:
-            report = benchmark.bench(
-                run,
-                suite=suite,
-                name=name,
-                students=students,
-                reference=reference,
-                recorded=recorded,
-                base_url=base_url,
-                teacher=teacher,
-                judge=judge,
-                rewards=rewards,
-                encoder=encoder,
-                second_encoder=second_encoder,
-                machine_usd=machine_usd,
-                seed=seed,
-                limit=limit,
-                device=device,
-                precision=precision,
-                engine=engine,
-            )
+        report = benchmark.rescore(run, **_of_rescoring(given)) if rescore else benchmark.bench(run, **given)
         failed = missed(report.summary, limits)
     emit(report.summary, as_json=as_json, text=describe(report, failed))
     if failed:
         for one in failed:
             click.echo(f"error: {one.sentence}", err=True)
         click.get_current_context().exit(1)
+
+
+def _of_rescoring(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what scoring again takes of the options; raises UsageError for those that ask somebody."""
+    from udrl.errors import UsageError
+
+    for name in ("suite", "students", "reference", "recorded", "judge"):
+        if given[name]:
+            option = f"--{name.removesuffix('s')}"
+            raise UsageError(f"--rescore scores what is stored and asks nobody: leave {option} out")
+    return {name: given[name] for name in ("name", "encoder", "second_encoder", "rewards")}
 
 
 def describe(report: BenchReport, failed: list[Missed]) -> str:

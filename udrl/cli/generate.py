@@ -129,24 +129,16 @@ def command(
     task: str | None,
     input_file: Path | None,
     input_field: str | None,
-    num: int,
-    best_of: int,
-    closest_of: int,
     score: bool,
-    temperature: float | None,
-    top_p: float | None,
-    max_tokens: int | None,
     max_words: int | None,
-    no_repeat: int | None,
-    guidance: float | None,
     require: tuple[str, ...],
     ban: tuple[str, ...],
     stream: bool,
-    batch_size: int,
     device: str,
     precision: str,
     engine: str,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Write completions for TEXT that obey a command.
 
@@ -161,63 +153,67 @@ def command(
     (what computed it), together (completions computed at once with it; --batch-size 1 makes it 1).
     """
     commanded = _merge(targets, {"relevance": target_relevance, "length": length})
-    if words and input_file is not None:
-        raise UsageError("both TEXT and --input-file are given: leave one of them out")
-    if input_field is not None and input_file is None:
-        raise UsageError("--input-field names a column of --input-file: give the file, too")
-    if stream and (best_of > 1 or closest_of > 1 or score or as_json):
-        raise UsageError(
-            "--stream prints words before the rest is known: leave --best-of, --closest-of, --score and --json out"
-        )
-
+    counts: dict[str, int] = {name: given.pop(name) for name in ("num", "best_of", "closest_of", "batch_size")}
+    scored = score or max(counts["best_of"], counts["closest_of"]) > 1
+    _check_together(words, input_file, input_field, stream=stream, told=scored or as_json)
     with only_results_on_stdout():
         from udrl.decoding.wording import Wording
         from udrl.student import load
-        from udrl.student.answers import answer
 
         wording = Wording(require, ban, max_words)
         student = load(run, device=device, precision=precision, engine=engine)
         wanted = student.commanded(_task(task, student.tasks), commanded)
-        settings: dict[str, Any] = {
-            "temperature": temperature,
-            "top_p": top_p,
-            "max_tokens": max_tokens,
-            "no_repeat": no_repeat,
-            "guidance": guidance,
-        }
-        sampling = replace(student.sampling, **{n: v for n, v in settings.items() if v is not None})
+        sampling = replace(student.sampling, **{name: value for name, value in given.items() if value is not None})
         if sampling.guidance != 1:
             _check_guidable(run)
         inputs = _inputs(words, input_file, input_field, run, wanted.task)
     shows_inputs = not words and input_file is None and sys.stdin.isatty()
+    how: dict[str, Any] = {"seed": seed, "sampling": sampling, "wording": wording}
     if stream:
         for text in inputs:
-            if shows_inputs:
-                click.echo(f"input: {text}")
-            for k in range(num):
-                _stream(student, text, wanted, seed=seed + k, sampling=sampling, wording=wording)
+            _stream_all(student, text, wanted, counts["num"], shows_input=shows_inputs, **how)
         return
-    picks = max(best_of, closest_of) > 1
-    with only_results_on_stdout():
-        answers = answer(
-            student,
-            inputs,
-            wanted,
-            num=num,
-            best_of=best_of,
-            closest_of=closest_of,
-            seed=seed,
-            rewards=_rewards(run, student) if score or picks else None,
-            sampling=sampling,
-            wording=wording,
-            batch_size=batch_size,
+    rewards = _rewards(run, student) if scored else None
+    for one in _answers(student, inputs, wanted, **how, **counts, rewards=rewards):
+        click.echo(json.dumps(plain(one), ensure_ascii=False) if as_json else _text(one, shows_inputs))
+
+
+def _check_together(
+    words: tuple[str, ...], input_file: Path | None, input_field: str | None, *, stream: bool, told: bool
+) -> None:
+    """Raise UsageError for options that exclude each other; ``told``: more than the words is to be printed."""
+    if words and input_file is not None:
+        raise UsageError("both TEXT and --input-file are given: leave one of them out")
+    if input_field is not None and input_file is None:
+        raise UsageError("--input-field names a column of --input-file: give the file, too")
+    if stream and told:
+        raise UsageError(
+            "--stream prints words before the rest is known: leave --best-of, --closest-of, --score and --json out"
         )
+
+
+def _answers(student: Student, inputs: Iterator[str], wanted: Command, **how: Any) -> Iterator[Answer]:
+    """Yield the answers; what is computed between two of them prints nothing to standard output."""
+    from udrl.student.answers import answer
+
+    with only_results_on_stdout():
+        answers = answer(student, inputs, wanted, **how)
     while True:
         with only_results_on_stdout():
             one = next(answers, None)
         if one is None:
             return
-        click.echo(json.dumps(plain(one), ensure_ascii=False) if as_json else _text(one, shows_inputs))
+        yield one
+
+
+def _stream_all(
+    student: Student, text: str, wanted: Command, num: int, *, shows_input: bool, seed: int, **how: Any
+) -> None:
+    """Print ``num`` completions of an input as they come."""
+    if shows_input:
+        click.echo(f"input: {text}")
+    for k in range(num):
+        _stream(student, text, wanted, seed=seed + k, **how)
 
 
 def _stream(student: Student, text: str, wanted: Command, *, seed: int, sampling: Sampling, wording: Wording) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -149,37 +149,17 @@ COUNT = Whole(min=1)
 def command(
     *,
     run: Path,
-    seed: int,
     rounds: int | None,
     keep: int | None,
     inputs: Path | None,
     input_field: str | None,
     tasks: tuple[str, ...],
-    reward: str,
-    num_inputs: int,
-    samples: int,
-    best: float,
-    best_bin: float,
-    random: float,
-    temperature: float,
-    per_input: int,
-    per_task: int,
-    original: float,
-    diversity_floor: float,
-    patience: int,
-    epochs: float,
-    steps: int | None,
-    batch_size: int | None,
-    learning_rate: float | None,
     keep_bins: bool,
-    validation_inputs: int,
-    sweep_inputs: int,
-    calibration_inputs: int,
-    encoder: str | None,
     device: str,
     precision: str,
     restart: bool,
     as_json: bool,
+    **decided: Any,
 ) -> None:
     """Improve the run's student on inputs alone; no teacher is asked.
 
@@ -194,30 +174,7 @@ def command(
         _check_alone(click.get_current_context())
         report = improve.keep(run, keep)
     else:
-        options = RoundOptions(
-            reward=reward,
-            num_inputs=num_inputs,
-            samples=samples,
-            best=best,
-            best_bin=best_bin,
-            random=random,
-            temperature=temperature,
-            per_input=per_input,
-            per_task=per_task,
-            original=original,
-            diversity_floor=diversity_floor,
-            patience=patience,
-            epochs=epochs,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            refit=not keep_bins,
-            validation_inputs=validation_inputs,
-            sweep_inputs=sweep_inputs,
-            calibration_inputs=calibration_inputs,
-            encoder=encoder,
-            seed=seed,
-        )
+        options = RoundOptions(refit=not keep_bins, **decided)
         with only_results_on_stdout():
             report = improve.improve(
                 run,

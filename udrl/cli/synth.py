@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -132,31 +132,18 @@ def command(
     context: click.Context,
     *,
     run: Path,
-    seed: int,
     teachers: tuple[str, ...],
-    base_url: str | None,
-    backend: str | None,
     engine_args: tuple[str, ...],
-    tasks: tuple[str, ...],
-    inputs: Path | None,
-    input_field: str | None,
     num_inputs: int,
     samples: int,
-    invent: bool | None,
-    keep_near_duplicates: bool,
     rewards: tuple[str, ...],
     score: bool,
-    retry_failed: bool,
-    dry_run: bool,
-    max_tokens: int | None,
-    max_usd: float | None,
-    max_minutes: float | None,
-    max_failure_rate: float,
     show_rejected: str | None,
     suites: tuple[str, ...],
     no_decontaminate: bool,
     pii: PiiMode | None,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Have teachers write completions for many inputs, and make scored episodes of them.
 
@@ -168,56 +155,47 @@ def command(
 
         show(run, show_rejected, as_json=as_json)
         return
-    from udrl.teacher.backends.recorded import PREFIX
     from udrl.teacher.backends.vllm.arguments import read_arguments
-    from udrl.teacher.synthesis.plan import read_teachers
     from udrl.teacher.synthesis.synth import NothingLeft, SynthInterrupted, TooManyFailed, synth
 
-    source, given = click.core.ParameterSource, context.get_parameter_source
-    if not score and given("score") is source.COMMANDLINE and given("rewards") is source.DEFAULT_MAP:
+    source, from_where = click.core.ParameterSource, context.get_parameter_source
+    if not score and from_where("score") is source.COMMANDLINE and from_where("rewards") is source.DEFAULT_MAP:
         rewards = ()  # the configuration file's: what the command line says wins
-    paid = False
-    if not any(teacher.startswith(PREFIX) for teacher in teachers):
-        for card, _ in read_teachers(teachers):
-            if card.backend != "builtin":
-                paid = True
-                click.echo(f"{card.title}: licence {card.licence.name}: {card.licence.outputs}", err=True)
-
-    def announce(report: SynthReport) -> None:
-        if paid and report.estimates:
-            click.echo("\n".join(_expected(report)), err=True)
-
     try:
         with only_results_on_stdout():
             report = synth(
                 run,
                 teacher=teachers,
-                base_url=base_url,
-                backend=backend,
                 engine_arguments=read_arguments(engine_args),
-                tasks=tasks,
-                inputs=inputs,
-                input_field=input_field,
-                num_inputs=None if given("num_inputs") is source.DEFAULT else num_inputs,
-                samples=None if given("samples") is source.DEFAULT else samples,
-                seed=seed,
-                invent=invent,
-                keep_near_duplicates=keep_near_duplicates,
+                num_inputs=None if from_where("num_inputs") is source.DEFAULT else num_inputs,
+                samples=None if from_where("samples") is source.DEFAULT else samples,
                 score=score,
                 rewards=rewards or None,
-                retry_failed=retry_failed,
-                dry_run=dry_run,
-                max_tokens=max_tokens,
-                max_usd=max_usd,
-                max_minutes=max_minutes,
-                max_failure_rate=max_failure_rate,
                 hygiene=hygiene(suites, no_decontaminate, pii),
-                announce=announce,
+                announce=_announcement(teachers),
+                **given,
             )
     except (NothingLeft, SynthInterrupted, TooManyFailed) as ended:
         emit(ended.report, as_json=as_json, text=describe(ended.report))
         raise
     emit(report, as_json=as_json, text=describe(report))
+
+
+def _announcement(teachers: Sequence[str]) -> Callable[[SynthReport], None]:
+    """Tell the licences of the teachers that are paid for; return what tells the expected cost before they are."""
+    from udrl.teacher.backends.recorded import PREFIX
+    from udrl.teacher.synthesis.plan import read_teachers
+
+    recorded = any(teacher.startswith(PREFIX) for teacher in teachers)
+    paid = [] if recorded else [card for card, _ in read_teachers(teachers) if card.backend != "builtin"]
+    for card in paid:
+        click.echo(f"{card.title}: licence {card.licence.name}: {card.licence.outputs}", err=True)
+
+    def announce(report: SynthReport) -> None:
+        if paid and report.estimates:
+            click.echo("\n".join(_expected(report)), err=True)
+
+    return announce
 
 
 def describe(report: SynthReport) -> str:

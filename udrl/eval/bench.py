@@ -26,7 +26,7 @@ from udrl.eval.caveat_notes import backend_notes, empty_notes, notes_of
 from udrl.eval.completions import FILE, Block, read_blocks
 from udrl.eval.llm_judge import ask_judge
 from udrl.eval.measurement import Judge, ScoringSetting, load_setting, measure, store
-from udrl.eval.pages.benchmark import report
+from udrl.eval.pages.benchmark import report as write_report
 from udrl.eval.participants import (
     RECORDED,
     card_or_name,
@@ -41,7 +41,7 @@ from udrl.eval.students import STUDENT, StudentEntry, student_entries, student_e
 from udrl.eval.suites import Items, Suite, load_suite
 from udrl.eval.systems import Student
 from udrl.eval.teachers import check_base_url, check_tasks, is_builtin
-from udrl.eval.writer import BlockWriter, planned_rows, read_data
+from udrl.eval.writer import BlockWriter, RunData, planned_rows, read_data
 from udrl.progress import track
 from udrl.teacher import cards
 from udrl.teacher.backends import choice
@@ -217,13 +217,8 @@ def rescore(
     with run.writing():
         blocks = list(read_blocks(folder).values())
         store(folder, blocks, setting, about={key: about[key] for key in ("title", "description", "notes")})
-        summary = measure(folder)
-        page = report(folder)
-    reused = sum(len(block.rows) for block in blocks)
-    seconds = round(time.monotonic() - started, 3)
-    return BenchReport(
-        folder, page, summary, tuple(report_sentences(summary)), tuple(about["notes"]), 0, reused, seconds
-    )
+        reused = sum(len(block.rows) for block in blocks)
+        return _measured(folder, about["notes"], started=started, written=0, reused=reused)
 
 
 def _bench(
@@ -241,8 +236,6 @@ def _bench(
     machine_usd: float | None = None,
 ) -> BenchReport:
     started = time.monotonic()
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit must be at least 1, found {limit}")
     seed = seed or suite.seed or 0
     folder = run.bench(name or suite.name)
     data = read_data(run)
@@ -255,43 +248,27 @@ def _bench(
         check_base_url(contestants, base_url)
     with run.writing():
         folder.mkdir(parents=True, exist_ok=True)
-        asked = {item.input_id for item in items.items}
-        store_answers(folder, {key: answer for key, answer in answers.items() if key in asked})
+        store_answers(
+            folder, {item.input_id: answers[item.input_id] for item in items.items if item.input_id in answers}
+        )
         total = planned_rows(suite, entries, items, contestants, seed)
         with closing(track(f"bench {suite.name}: writing", total=total, unit="completions")) as bar:
             writer = BlockWriter(folder, suite, items, tasks, data, entries, seed, run.path / "cache", bar, notes=notes)
             blocks = writer.write(contestants)
-        told = (
+        told = [
             *writer.notes,
             *notes_of(suite, items, data, entries),
             *backend_notes(contestants),
             *empty_notes(blocks),
-        )
+        ]
         references = writer.references(contestants)
-        setting = ScoringSetting(
-            suite=suite.name,
-            seed=seed,
-            encoder=suite.encoder,
-            second_encoder=suite.second_encoder,
-            hardware=hardware.describe_in_line(),
-            references=tuple(references),
-            rewards={
-                **{name: source for one in entries for name, source in one.rewards.items()},
-                **measurement.named_rewards(suite.rewards),
-            },
-            bounds={
-                one.name: measurement.bounds_of(one.student, one.swept, items.tasks, data.spread) for one in entries
-            },
-            machine_usd=machine_usd,
-        )
-        about = {"title": suite.title, "description": suite.description, "notes": list(told)}
+        setting = _scoring_setting(suite, entries, items, data, references, seed=seed, machine_usd=machine_usd)
+        about = {"title": suite.title, "description": suite.description, "notes": told}
         store(folder, blocks, setting, about=about)
         if judge is not None:
             setting = replace(setting, judge=_judged(folder, judge, base_url, blocks, references, tasks, items))
             store(folder, blocks, setting, about=about)
-        summary = measure(folder)
-        page = report(folder)
-        seconds = round(time.monotonic() - started, 3)
+        report = _measured(folder, told, started=started, written=writer.written, reused=writer.reused)
         run.record(
             BenchFacts(
                 name=folder.name,
@@ -300,11 +277,50 @@ def _bench(
                 limit=limit,
                 inputs=len(items.items),
                 completions={"written": writer.written, "reused": writer.reused},
-                seconds=seconds,
+                seconds=report.seconds,
             )
         )
-    found = tuple(report_sentences(summary))
-    return BenchReport(folder, page, summary, found, told, writer.written, writer.reused, seconds)
+    return report
+
+
+def _scoring_setting(
+    suite: Suite,
+    entries: Sequence[StudentEntry],
+    items: Items,
+    data: RunData,
+    references: Sequence[str],
+    *,
+    seed: int,
+    machine_usd: float | None,
+) -> ScoringSetting:
+    """Return what scoring has to know beside the completions."""
+    of_students = {name: source for one in entries for name, source in one.rewards.items()}
+    return ScoringSetting(
+        suite=suite.name,
+        seed=seed,
+        encoder=suite.encoder,
+        second_encoder=suite.second_encoder,
+        hardware=hardware.describe_in_line(),
+        references=tuple(references),
+        rewards={**of_students, **measurement.named_rewards(suite.rewards)},
+        bounds={one.name: measurement.bounds_of(one.student, one.swept, items.tasks, data.spread) for one in entries},
+        machine_usd=machine_usd,
+    )
+
+
+def _measured(folder: Path, notes: Sequence[str], *, started: float, written: int, reused: int) -> BenchReport:
+    """Score what is stored in ``folder``, write summary and report, and return what was found."""
+    summary = measure(folder)
+    return BenchReport(
+        folder=folder,
+        report=write_report(folder),
+        summary=summary,
+        sentences=tuple(report_sentences(summary)),
+        notes=tuple(notes),
+        written=written,
+        reused=reused,
+        seconds=round(time.monotonic() - started, 3),
+    )
 
 
 def _usual_suite(run: Run, students: Sequence[str | Path]) -> str:

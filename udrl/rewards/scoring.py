@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from udrl.arguments import checked
@@ -29,7 +29,7 @@ from udrl.errors import RewardError, RunError, UsageError
 from udrl.files import disk_errors
 from udrl.progress import Bar, track
 from udrl.rewards import BUILT_IN, canaries, default_rewards, load_reward
-from udrl.rewards.columns import Column, columns_of_file, columns_of_ledger, parse_field
+from udrl.rewards.columns import Column, Field, columns_of_file, columns_of_ledger, parse_field
 from udrl.rewards.protocol import Reward, compute_known, known_inputs
 from udrl.rewards.spread import Spread, SpreadMeter, advice
 
@@ -109,11 +109,7 @@ def score(
     run = run if isinstance(run, Run) else Run(run)
     started = time.monotonic()
     run.check()
-    fields = [parse_field(text) for text in reward_fields]
-    if rewards is not None and not rewards and not fields:
-        raise UsageError("nothing to score with: name a reward or a reward field")
-    if reward_file is not None and not fields:
-        raise UsageError(f"which columns of {reward_file} are rewards? Name each with --reward-field")
+    fields = _fields_of(rewards, reward_fields, reward_file)
     with run.writing(), Ledger(run.ledger) as ledger:
         responses = len(LedgerIndex(ledger))
         if not responses:
@@ -121,15 +117,8 @@ def score(
         if seed is None:
             seed = run.facts().synth.seed
         tasks = stored_tasks(run)
-        rewards = default_rewards(tasks) if rewards is None else rewards
-        rewards = [_lasting_reward(source) for source in rewards]
-        if encoder is not None and "relevance" not in rewards:
-            found = ", ".join([*rewards, *(one.name for one in fields)])
-            raise UsageError(
-                f"the encoder '{encoder}' computes relevance, which is not among the rewards ({found}): leave "
-                "--encoder out or add --reward relevance"
-            )
-        wanted = hygiene or Hygiene()
+        sources = [_lasting_reward(source) for source in (default_rewards(tasks) if rewards is None else rewards)]
+        _check_encoder_is_used(encoder, sources, fields)
         if answers is not None:
             store_answers(run.path, answers_of_file(answers, needed=True))
         columns = (
@@ -138,84 +127,104 @@ def score(
             else columns_of_file(Path(reward_file), fields, ledger)
         )
         eye = None
-        if "relevance" in rewards:
+        if "relevance" in sources:
             eye = load_encoder(
                 _lasting(encoder or MINILM), precision=precision, device=device, cache=run.path / "cache"
             )
+        wanted = hygiene or Hygiene()
         hygienic.store_masked_answers(run, ledger, wanted)
         known = read_answers(run.path)
-        functions = {source: load_reward(source, encoder=eye, answers=known) for source in rewards}
-        facts = _facts(functions, columns)
-        scorer = _Scorer(tuple(functions.values()), columns)
-        own = [reward for source, reward in functions.items() if source not in BUILT_IN]
+        scorer = _Scorer({source: load_reward(source, encoder=eye, answers=known) for source in sources}, columns, eye)
         screen = hygienic.screen(run, ledger, wanted, encoder=eye)
-        card = {**run_facts(run), **screen.card_facts()}
         built = build_episodes(ledger, tasks, seed=seed, mismatched=mismatched, truncated=truncated, screen=screen)
-
-        cut = strange = 0
-        paid: dict[str, dict[str, float]] = {}
-
-        def labelled() -> Iterator[Episode]:
-            nonlocal cut, strange
-            with closing(track("score", total=expected, unit="episodes")) as bar:
-                yield from scorer.label(_tried(built, own), bar)
-            scorer.check_known()
-            card.update(_card_facts(facts, eye))  # the card is written after the last episode
-            strange = 0 if eye is None else eye.unknown
-            cut = 0 if eye is None else eye.truncated  # of the episodes: the canaries are texts of our own
-            tested = [text for texts in scorer.inputs.values() for text in texts]
-            if tested:  # before the old episodes are replaced: a reward may fail on these
-                paid.update({reward.name: _canaries(reward, tested) for reward in functions.values()})
-
-        expected = int(responses * (1 + mismatched + truncated))
-        with disk_errors(run.path):
-            counts = write_episodes(
-                run.episodes, labelled(), reward_names=[fact.name for fact in facts], card_facts=card
-            )
-        report = ScoreReport(
-            run=run.path,
-            rewards=tuple(facts),
-            episodes=dict(counts),
-            means=scorer.means(),
-            within_inputs=scorer.spread.spreads(),
-            unscored={fact.name: scorer.unscored[fact.name] for fact in facts},
-            canaries=paid,
-            hygiene=screen.facts(),
-            encoder=_identity(eye),
-            truncated=cut,
-            unknown=strange,
-            seed=seed,
-            seconds=time.monotonic() - started,
-        )
+        counts = _write(run, scorer, built, int(responses * (1 + mismatched + truncated)), screen.card_facts())
+        report = scorer.report(run, counts, screen.facts(), seed=seed, seconds=time.monotonic() - started)
         run.record(report.hygiene)
         run.record(_score_facts(report, {"mismatched": mismatched, "truncated": truncated}))
     check_kept(run.path, counts, report.unscored)
-    if strange:
-        warnings.warn(
-            f"{strange:,} texts are in a script that the encoder {_shown(eye.name) if eye else ''} does not know: "
-            "episodes of them have no relevance; name an encoder that knows it with --encoder",
-            stacklevel=2,
-        )
-    for warning in advice(report.within_inputs):
+    for warning in _warnings(report):
         warnings.warn(warning, stacklevel=2)
     return report
+
+
+def _fields_of(
+    rewards: Sequence[str] | None, reward_fields: Sequence[str], reward_file: Path | str | None
+) -> list[Field]:
+    """Return the columns that are rewards; raises UsageError where nothing is asked for, or a file and no column."""
+    fields = [parse_field(text) for text in reward_fields]
+    if rewards is not None and not rewards and not fields:
+        raise UsageError("nothing to score with: name a reward or a reward field")
+    if reward_file is not None and not fields:
+        raise UsageError(f"which columns of {reward_file} are rewards? Name each with --reward-field")
+    return fields
+
+
+def _check_encoder_is_used(encoder: str | None, rewards: Sequence[str], fields: Sequence[Field]) -> None:
+    if encoder is not None and "relevance" not in rewards:
+        named = ", ".join([*rewards, *(one.name for one in fields)])
+        raise UsageError(
+            f"the encoder '{encoder}' computes relevance, which is not among the rewards ({named}): leave "
+            "--encoder out or add --reward relevance"
+        )
+
+
+def _write(
+    run: Run, scorer: _Scorer, built: Iterable[Episode], expected: int, card: Mapping[str, object]
+) -> Mapping[str, int]:
+    """Write ``built`` with returns into the run; return their counts. expected: roughly how many they are."""
+    told = {**run_facts(run), **card}
+
+    def labelled() -> Iterator[Episode]:
+        with closing(track("score", total=expected, unit="episodes")) as bar:
+            yield from scorer.label(built, bar)
+        scorer.finish()  # before the old episodes are replaced
+        told.update(scorer.card_facts())  # the card is written after the last episode
+
+    with disk_errors(run.path):
+        names = [fact.name for fact in scorer.facts]
+        return write_episodes(run.episodes, labelled(), reward_names=names, card_facts=told)
+
+
+def _warnings(report: ScoreReport) -> list[str]:
+    """Return what a user must know of the returns before training on them."""
+    known = []
+    if report.unknown:
+        name = _shown(report.encoder.name) if report.encoder else ""
+        known.append(
+            f"{report.unknown:,} texts are in a script that the encoder {name} does not know: "
+            "episodes of them have no relevance; name an encoder that knows it with --encoder"
+        )
+    return [*known, *advice(report.within_inputs)]
 
 
 class _Scorer:
     """Labels a stream of episodes in chunks, and keeps what the report says of it."""
 
-    def __init__(self, rewards: Sequence[Reward], columns: Sequence[Column]) -> None:
-        self._rewards = rewards
+    def __init__(self, rewards: Mapping[str, Reward], columns: Sequence[Column], eye: SentenceEncoder | None) -> None:
+        """rewards: by their sources. eye: the encoder that they use. Raises UsageError where two have one name."""
+        self.facts = _facts(rewards, columns)
+        self.canaries: dict[str, dict[str, float]] = {}
+        self.truncated = self.unknown = 0
+        self._rewards = tuple(rewards.values())
+        self._own = [reward for source, reward in rewards.items() if source not in BUILT_IN]
         self._columns = columns
+        self._eye = eye
         self._sums: dict[tuple[str, str], tuple[float, int]] = {}
-        self.unscored: Counter[str] = Counter()
+        self._unscored: Counter[str] = Counter()
         self._example = ""
-        self.spread = SpreadMeter()
-        self.inputs: dict[str, dict[str, None]] = {}  # the first few of each task, for the canaries
+        self._spread = SpreadMeter()
+        self._inputs: dict[str, dict[str, None]] = {}  # the first few of each task, for the canaries
 
     def label(self, episodes: Iterable[Episode], bar: Bar) -> Iterator[Episode]:
-        """Yield ``episodes`` in their order with returns; rejected ones without."""
+        """Yield ``episodes`` in their order with returns; rejected ones without.
+
+        A reward of the user's own is tried on canaries of the first input before, so that what fails there fails early.
+        """
         stream = iter(episodes)
+        for first in islice(stream, 1):
+            for reward in self._own:
+                _canaries(reward, [first.input])
+            stream = chain([first], stream)
         while chunk := list(islice(stream, CHUNK)):
             kept = [episode for episode in chunk if episode.rejected_by is None]
             returns = self._returns(kept)
@@ -226,18 +235,63 @@ class _Scorer:
                 yield episode if episode.rejected_by is not None else replace(episode, returns=next(labels))
             bar.update(len(chunk))
 
-    def check_known(self) -> None:
+    def finish(self) -> None:
+        """Check that every reward knew something, and test them with canaries, after the last episode.
+
+        Raises RewardError for a reward that knew no input, and where one fails on a canary.
+        """
+        self._check_known()
+        if self._eye is not None:  # of the episodes: the canaries are texts of our own
+            self.truncated, self.unknown = self._eye.truncated, self._eye.unknown
+        tested = [text for texts in self._inputs.values() for text in texts]
+        if tested:
+            self.canaries = {reward.name: _canaries(reward, tested) for reward in self._rewards}
+
+    def card_facts(self) -> dict[str, object]:
+        """Return what the dataset card says of the returns."""
+        card: dict[str, object] = {
+            f"reward {fact.name}": f"{_shown(fact.source)}, in [{fact.low:g}, {fact.high:g}] {fact.unit}".strip()
+            for fact in self.facts
+        }
+        if self._eye is not None:
+            card["encoder"] = f"{_shown(self._eye.name)}, weights {self._eye.revision}, {self._eye.precision}"
+            card["texts truncated by the encoder"] = self.truncated
+            card["texts in a script unknown to the encoder"] = self.unknown
+        return card
+
+    def report(
+        self, run: Run, counts: Mapping[str, int], hygiene: HygieneFacts, *, seed: int, seconds: float
+    ) -> ScoreReport:
+        """Return what was found, once all is written; counts: those of ``write_episodes``."""
+        eye = self._eye
+        return ScoreReport(
+            run=run.path,
+            rewards=tuple(self.facts),
+            episodes=dict(counts),
+            means=self.means(),
+            within_inputs=self._spread.spreads(),
+            unscored={fact.name: self._unscored[fact.name] for fact in self.facts},
+            canaries=self.canaries,
+            hygiene=hygiene,
+            encoder=None if eye is None else EncoderFacts(eye.name, eye.revision, eye.precision),
+            truncated=self.truncated,
+            unknown=self.unknown,
+            seed=seed,
+            seconds=seconds,
+        )
+
+    def _check_known(self) -> None:
         """Raise RewardError for a reward that knew no input of the episodes, and a file that holds none of them."""
         valued = {name for name, _ in self._sums}
         for reward in self._rewards:
-            if self.unscored[reward.name] and reward.name not in valued:
+            if self._unscored[reward.name] and reward.name not in valued:
                 raise RewardError(
                     f"reward '{reward.name}' cannot be computed for any input of the run, such as {self._example!r}: "
                     f"{getattr(reward, 'needs', 'it knows none of them')}; the episodes stay as they were"
                 )
         for column in self._columns:
             name = column.facts.name
-            if not self.unscored[name] or name in valued:
+            if not self._unscored[name] or name in valued:
                 continue
             if column.by_text is None:
                 raise RewardError(
@@ -268,27 +322,17 @@ class _Scorer:
         return [{name: values[i] for name, values in by_name.items()} for i in range(len(kept))]
 
     def _count(self, episode: Episode, values: Mapping[str, float | None]) -> None:
-        self.spread.add(episode, values)
-        of_task = self.inputs.setdefault(episode.task, {})
+        self._spread.add(episode, values)
+        of_task = self._inputs.setdefault(episode.task, {})
         if len(of_task) < CANARY_INPUTS:
             of_task[episode.input] = None
         for name, value in values.items():
             if value is None:
-                self.unscored[name] += 1
+                self._unscored[name] += 1
                 self._example = self._example or episode.input[:60]
             else:
                 total, count = self._sums.get((name, episode.origin), (0.0, 0))
                 self._sums[name, episode.origin] = total + value, count + 1
-
-
-def _tried(episodes: Iterable[Episode], rewards: Sequence[Reward]) -> Iterator[Episode]:
-    """Yield ``episodes``; the canaries of the first one's input come before, so that what fails there fails early."""
-    stream = iter(episodes)
-    for first in islice(stream, 1):
-        for reward in rewards:
-            _canaries(reward, [first.input])
-        yield first
-    yield from stream
 
 
 def _canaries(reward: Reward, inputs: Sequence[str]) -> dict[str, float]:
@@ -307,10 +351,6 @@ def _facts(functions: Mapping[str, Reward], columns: Sequence[Column]) -> list[R
         if count > 1:
             raise UsageError(f"{count} rewards have the name '{name}': rename or leave out all but one")
     return facts
-
-
-def _identity(eye: SentenceEncoder | None) -> EncoderFacts | None:
-    return None if eye is None else EncoderFacts(eye.name, eye.revision, eye.precision)
 
 
 def _score_facts(report: ScoreReport, shares: Mapping[str, float]) -> ScoreFacts:
@@ -334,16 +374,3 @@ def _shown(name: str) -> str:
     """Return the name of an encoder or reward as cards, which are published, show it: of an absolute path, its end."""
     kind, colon, path = name.rpartition(":")
     return f"{kind}{colon}{Path(path).name}" if Path(path).is_absolute() else name
-
-
-def _card_facts(facts: Sequence[RewardFacts], eye: SentenceEncoder | None) -> dict[str, object]:
-    """Return what the dataset card says of the returns."""
-    card: dict[str, object] = {
-        f"reward {fact.name}": f"{_shown(fact.source)}, in [{fact.low:g}, {fact.high:g}] {fact.unit}".strip()
-        for fact in facts
-    }
-    if eye is not None:
-        card["encoder"] = f"{_shown(eye.name)}, weights {eye.revision}, {eye.precision}"
-        card["texts truncated by the encoder"] = eye.truncated
-        card["texts in a script unknown to the encoder"] = eye.unknown
-    return card

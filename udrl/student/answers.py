@@ -18,7 +18,7 @@ from udrl.words import count_words
 if TYPE_CHECKING:
     from udrl.decoding.sampling import Sampling
     from udrl.decoding.wording import Wording
-    from udrl.student.student import Student
+    from udrl.student.student import Generation, Student
     from udrl.student.targets import Clamped
 
 Score = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
@@ -81,13 +81,7 @@ def answer(
     student.space.check(command)
     _check(command, num, best_of, closest_of, rewards)
     drawn = max(best_of, closest_of)
-    spans = {name: student.reachable(command.task, name) for name in command.targets}
-
-    def rank(row: int) -> tuple[float, ...]:
-        of_row = _measured(values, row)
-        far = distance(command, of_row, spans) if closest_of > 1 else 0.0
-        return len(written[row].unmet), far, -of_row.get("relevance", 0.0)
-
+    spans = {name: student.reachable(command.task, name) for name in command.targets} if closest_of > 1 else {}
     candidates = num * drawn
     for texts in _batches(inputs, max(1, batch_size // candidates)):
         flat = [text for text in texts for _ in range(candidates)]
@@ -96,13 +90,9 @@ def answer(
             flat, [command] * len(flat), seeds=seeds, sampling=sampling, wording=wording, batch_size=batch_size
         )
         values = {} if rewards is None else achieved(flat, [one.completion for one in written], rewards)
-        for name in command.targets.keys() & values.keys():
-            for text, value in dict(zip(flat, values[name], strict=True)).items():
-                if value is None:
-                    needs = getattr((rewards or {}).get(name), "needs", "it does not know this input")
-                    warnings.warn(f"{name} is not scored for '{text[:40]}': {needs}", stacklevel=2)
+        _warn_unscored(command, flat, values, rewards or {})
         for start in range(0, len(flat), drawn):
-            best = min(range(start, start + drawn), key=rank)
+            best = min(range(start, start + drawn), key=lambda row: _rank(command, written[row], values, row, spans))
             if written[best].unmet:
                 warn_unmet(flat[best], written[best].unmet)
             yield Answer(
@@ -121,6 +111,36 @@ def answer(
                 precision=student.precision,
                 together=written[best].together,
             )
+
+
+def _rank(
+    command: Command,
+    written: Generation,
+    values: Mapping[str, Sequence[float | None]],
+    row: int,
+    spans: Mapping[str, tuple[float, float]],
+) -> tuple[float, ...]:
+    """Return what the best candidate has least of: words that it lacks, distance to the command, irrelevance.
+
+    spans: see `distance`; none where the distance does not count.
+    """
+    of_row = _measured(values, row)
+    far = distance(command, of_row, spans) if spans else 0.0
+    return len(written.unmet), far, -of_row.get("relevance", 0.0)
+
+
+def _warn_unscored(
+    command: Command,
+    inputs: Sequence[str],
+    values: Mapping[str, Sequence[float | None]],
+    rewards: Mapping[str, Score],
+) -> None:
+    """Warn of commanded attributes that cannot be measured for an input, once for each."""
+    for name in command.targets.keys() & values.keys():
+        for text, value in dict(zip(inputs, values[name], strict=True)).items():
+            if value is None:
+                needs = getattr(rewards.get(name), "needs", "it does not know this input")
+                warnings.warn(f"{name} is not scored for '{text[:40]}': {needs}", stacklevel=3)
 
 
 def _check(command: Command, num: int, best_of: int, closest_of: int, rewards: Mapping[str, Score] | None) -> None:

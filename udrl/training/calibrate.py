@@ -95,14 +95,17 @@ def recalibrate(
                 f"{place.episodes} holds no validation episodes to calibrate on: synthesize more inputs "
                 "(udrl synth --num-inputs)"
             )
-        found = Calibration.load(place.student)
-        assert found is not None
-        reachable = {
-            task: {name: curves[0].reachable for name, curves in of.items()} for task, of in found.curves.items()
-        }
-        report = CalibrateReport(place.student, found.inputs, found.sampling, reachable)
+        report = _report(place.student)
         place.record(CalibrateFacts(**{**asdict(report), "folder": str(place.student)}, seed=seed))
         return report
+
+
+def _report(folder: Path) -> CalibrateReport:
+    """Return what stands in the calibration of the student in ``folder``."""
+    saved = Calibration.load(folder)
+    assert saved is not None
+    reachable = {task: {name: curves[0].reachable for name, curves in of.items()} for task, of in saved.curves.items()}
+    return CalibrateReport(folder, saved.inputs, saved.sampling, reachable)
 
 
 def _validation_of(place: Run) -> tuple[list[Episode], RunFacts, Answers]:

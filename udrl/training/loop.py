@@ -70,11 +70,7 @@ def run_loop(
     """
     if validation is not None and not len(validation):
         validation = None
-    if (options.keep == "best" or options.patience) and (validation is None or state_file is None):
-        raise UsageError(
-            "the best step and patience need validation episodes, and there are none: synthesize more inputs "
-            "(udrl synth --num-inputs), or keep the last step's weights"
-        )
+    _check_best(options, validation, state_file)
     check_share(options.batch_size, group, shard)
     if not group.first:
         log = signs = None
@@ -111,23 +107,12 @@ def run_loop(
         last = last or ended
         if validation is not None and ((step + 1) % options.validate_every == 0 or last):
             with replica.whole(), memory(step, options, examples, chosen, group):
-                found = _validation(student, validation, step + 1, options, dtype, spent, log, signs, group)
-                if best is not None and group.first and found.loss < _best_loss(best, fingerprint):
-                    weights = {"fingerprint": fingerprint, "step": found.step, "loss": found.loss}
-                    save_state(best, {**weights, "student": student.state_dict()})
-            validations.append(from_first(found, group))
+                measured = _validation(student, validation, step + 1, options, dtype, spent, log, signs, group)
+                if best is not None and group.first:
+                    _keep_best(best, fingerprint, measured, student)
+            validations.append(from_first(measured, group))
         if state_file is not None and ((step + 1) % options.save_every == 0 or last):
-            replica.collect()
-            state = {
-                "fingerprint": fingerprint,
-                "step": step + 1,
-                "student": student.state_dict(),
-                "optimizer": replica.optimizer_state(optimizer),
-                "validations": [(v.step, v.loss, v.shuffled) for v in validations],
-                "ended": ended,
-            }
-            if group.first:
-                save_state(state_file, state)
+            _save(state_file, replica, optimizer, fingerprint, step + 1, validations, ended=ended)
     replica.collect()
     student.to(device)
     if options.checkpointing:
@@ -136,6 +121,45 @@ def run_loop(
         student.load_state_dict(torch.load(best, map_location=device, weights_only=True)["student"])
     student.eval()
     return validations
+
+
+def _check_best(options: LoopOptions, validation: Examples | None, state_file: Path | None) -> None:
+    if (options.keep == "best" or options.patience) and (validation is None or state_file is None):
+        raise UsageError(
+            "the best step and patience need validation episodes, and there are none: synthesize more inputs "
+            "(udrl synth --num-inputs), or keep the last step's weights"
+        )
+
+
+def _keep_best(best: Path, fingerprint: str, measured: Validation, student: StudentModel) -> None:
+    """Save the weights where no validation of this training had a lower loss."""
+    if measured.loss < _best_loss(best, fingerprint):
+        weights = {"fingerprint": fingerprint, "step": measured.step, "loss": measured.loss}
+        save_state(best, {**weights, "student": student.state_dict()})
+
+
+def _save(
+    state_file: Path,
+    replica: Replica,
+    optimizer: torch.optim.Optimizer,
+    fingerprint: str,
+    step: int,
+    validations: list[Validation],
+    *,
+    ended: bool,
+) -> None:
+    """Collect the training's state, which all processes take part in, and save it in the first one."""
+    replica.collect()
+    state = {
+        "fingerprint": fingerprint,
+        "step": step,
+        "student": replica.student.state_dict(),
+        "optimizer": replica.optimizer_state(optimizer),
+        "validations": [(v.step, v.loss, v.shuffled) for v in validations],
+        "ended": ended,
+    }
+    if replica.rank.first:
+        save_state(state_file, state)
 
 
 def _step(

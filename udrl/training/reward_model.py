@@ -168,25 +168,14 @@ def _train(
     import torch
     from datasets import Dataset
     from transformers import PrinterCallback
-    from transformers.utils import logging
     from trl import RewardConfig, RewardTrainer
 
-    from udrl.architecture import architecture_of, kind_of
+    from udrl.architecture import architecture_of
 
     torch.manual_seed(fitting_seed(options.seed))  # of the head
     tokenizer = load_tokenizer(start, local_files_only=True)
     tokenizer.pad_token = tokenizer.eos_token
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # that the head is new is no news
-    try:
-        model = load_scorer(start)
-    except ValueError as error:  # families that write only
-        kind = kind_of(json.loads((start / "config.json").read_text(encoding="utf-8")))
-        raise StudentError(
-            f"the student in {start} is a {kind}, of which transformers makes no reward model: start from another one"
-        ) from error
-    finally:
-        logging.set_verbosity(verbosity)
+    model = _scorer(start)
     model.config.pad_token_id = tokenizer.eos_token_id
     context = architecture_of(model.config).context(model.config)
     inputs = [pair.chosen.input for pair in pairs]
@@ -221,6 +210,25 @@ def _train(
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     return model.eval(), tokenizer
+
+
+def _scorer(start: Path) -> Any:
+    """Return the student's model with a new head of one number; raises StudentError for families that write only."""
+    from transformers.utils import logging
+
+    from udrl.architecture import kind_of
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # that the head is new is no news
+    try:
+        return load_scorer(start)
+    except ValueError as error:
+        kind = kind_of(json.loads((start / "config.json").read_text(encoding="utf-8")))
+        raise StudentError(
+            f"the student in {start} is a {kind}, of which transformers makes no reward model: start from another one"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _logits(model: Any, tokenizer: Any, pairs: Sequence[Pair], context: int) -> list[float]:

@@ -99,9 +99,7 @@ def _write_induction(model: Any) -> None:
     gather = torch.randn(content, size, generator=generator) / math.sqrt(content)
     sharp = math.sqrt(PREVIOUS * math.sqrt(size)) / unit_place
     for head, (part, back) in enumerate(((before, 1), (earlier, 2))):
-        cosine, sine = torch.diag(torch.cos(back * angles)), torch.diag(torch.sin(back * angles))
-        turn = torch.cat([torch.cat([cosine, -sine], 1), torch.cat([sine, cosine], 1)], 0)  # position - back
-        _head(first, "q", head, size, width)[place, : 2 * frequencies] = turn * sharp
+        _head(first, "q", head, size, width)[place, : 2 * frequencies] = _turned(back, angles) * sharp
         _head(first, "k", head, size, width)[place, : 2 * frequencies] = torch.eye(2 * frequencies) * sharp
         count = part.stop - part.start
         _head(first, "v", head, size, width)[token, :count] = gather[:, :count]
@@ -121,6 +119,12 @@ def _write_induction(model: Any) -> None:
         _head(second, "v", head, size, width)[token, :] = spread
         rows = slice(head * size, (head + 1) * size)
         second.c_proj.weight[rows, token] = spread.T * GAIN * strength
+
+
+def _turned(back: int, angles: torch.Tensor) -> torch.Tensor:
+    """Return the rotation that turns the encoding of a position into that of the one ``back`` places before."""
+    cosine, sine = torch.diag(torch.cos(back * angles)), torch.diag(torch.sin(back * angles))
+    return torch.cat([torch.cat([cosine, -sine], 1), torch.cat([sine, cosine], 1)], 0)
 
 
 def _head(attn: Any, part: str, head: int, size: int, width: int) -> torch.Tensor:

@@ -130,10 +130,7 @@ def study_lr_batch(
             device=device,
             precision=precision,
         )
-        cells = {
-            (rate, batch, k): replace(common, learning_rate=rate, batch_size=batch, seed=k)
-            for k, rate, batch in product(range(seed, seed + wanted.seeds), wanted.learning_rates, wanted.batch_sizes)
-        }
+        cells = _grid(wanted, common, seed=seed)
         found = run_cells(folder, [_cell(settings) for settings in cells.values()], jobs=jobs, ray=ray)
         results = _results(wanted, rewards, {key: found[cell.name] for key, cell in cells.items()})
         return publish(
@@ -187,6 +184,15 @@ def _common(options: LrBatchOptions, rewards: Mapping[str, str], sequences: int)
         limit=options.limit,
         start_from=None if options.start_from is None else str(options.start_from),
     )
+
+
+def _grid(options: LrBatchOptions, common: CellSettings, *, seed: int) -> dict[tuple[float, int, int], CellSettings]:
+    """Return the cells by learning rate, batch size and seed."""
+    seeds = range(seed, seed + options.seeds)
+    return {
+        (rate, batch, k): replace(common, learning_rate=rate, batch_size=batch, seed=k)
+        for k, rate, batch in product(seeds, options.learning_rates, options.batch_sizes)
+    }
 
 
 def _results(

@@ -15,19 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from udrl.arguments import checked
-from udrl.data.facts import SynthFacts, TeacherFacts
+from udrl.data.facts import SynthFacts
 from udrl.data.hygiene import Hygiene
 from udrl.data.inputs import read_inputs, read_references
 from udrl.data.known_answers import answers_of_file, store_answers
 from udrl.data.ledger import Ledger
 from udrl.data.run import Run
-from udrl.data.survey import KeySet, survey
+from udrl.data.survey import survey
 from udrl.data.tasks import Task, load_tasks, store_tasks
 from udrl.errors import UsageError
 from udrl.progress import track
 from udrl.rewards import BUILT_IN, load_reward
 from udrl.teacher import cards
-from udrl.teacher.backends import choice, recorded
+from udrl.teacher.backends import choice
+from udrl.teacher.backends.recorded import PREFIX
+from udrl.teacher.cards import Card
 from udrl.teacher.mixes import check_references
 from udrl.teacher.synthesis.account import Account
 from udrl.teacher.synthesis.budget import Budget, Limits, check_limits, estimates
@@ -35,6 +37,7 @@ from udrl.teacher.synthesis.input_choice import Chosen, choose_inputs
 from udrl.teacher.synthesis.invention import Inventor
 from udrl.teacher.synthesis.outcome import NothingLeft, SynthInterrupted, SynthReport, TooManyFailed
 from udrl.teacher.synthesis.plan import Outlook, Plan, Share, read_teachers
+from udrl.teacher.synthesis.recorded_start import recorded_file, take_recorded
 from udrl.teacher.synthesis.start import Start
 
 __all__ = ["NothingLeft", "SynthInterrupted", "SynthReport", "TooManyFailed", "synth"]
@@ -102,21 +105,12 @@ def synth(
     """
     run = run if isinstance(run, Run) else Run(run)
     started = time.monotonic()
-    for name, value in (("num_inputs", num_inputs), ("samples", samples)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} must be at least 1, found {value}")
-    if not 0 <= max_failure_rate <= 1:
-        raise UsageError(f"max_failure_rate must be within [0, 1], found {max_failure_rate}")
+    _check_numbers(num_inputs, samples, max_failure_rate)
     limits = Limits(max_tokens, max_usd, max_minutes)
+    scored = _rewards_of(rewards, score)
     named = [teacher] if isinstance(teacher, str | Path) else list(teacher)
-    if rewards and not score:
-        raise UsageError(f"{', '.join(rewards)}: nothing is scored with --no-score: leave it or --reward out")
-    scored = rewards if score else ()
-    for source in scored or ():
-        if source not in BUILT_IN:
-            load_reward(source)  # a wrong name is better found before the teacher is paid than after
-    if any(str(entry).startswith(recorded.PREFIX) for entry in named):
-        own = {
+    if any(str(entry).startswith(PREFIX) for entry in named):
+        of_asking = {
             "inputs": inputs,
             "base_url": base_url,
             "backend": backend,
@@ -128,59 +122,18 @@ def synth(
             "samples": samples,
             "retry_failed": retry_failed,  # what is not good in the ledger is always taken
         }
-        for option, given in own.items():
-            if given:
-                raise UsageError(f"{named[0]} brings its own inputs and completions: leave {option} out")
-        if len(named) > 1:
-            raise UsageError(f"recorded outputs are taken by a start of their own: name {named[0]} alone")
-        file = Path(str(named[0]).removeprefix(recorded.PREFIX))
-        return _take_recorded(
-            run,
-            file,
-            tasks,
-            field=input_field,
-            seed=seed,
-            rewards=scored,
-            dry_run=dry_run,
-            started=started,
-            hygiene=hygiene,
-        )
-    if input_field is not None and inputs is None:
-        raise UsageError(f"input_field '{input_field}' is a column of --inputs, which is not given: name its file")
-    samples = SAMPLES if samples is None else samples
-    weighted = read_teachers(named)
-    if base_url is not None and backend is not None:
-        raise UsageError(f"an endpoint is asked by the backend 'openai', not '{backend}': leave one of the two out")
-    if base_url is not None:
-        weighted = [(cards.at_endpoint(card, base_url), weight) for card, weight in weighted]
-    weighted = [
-        (cards.adjusted(card, backend=backend, engine_arguments=engine_arguments), weight) for card, weight in weighted
-    ]
+        return take_recorded(
+            run, recorded_file(named, of_asking), tasks, field=input_field, seed=seed, rewards=scored,
+            dry_run=dry_run, started=started, hygiene=hygiene,
+        )  # fmt: skip
+    weighted = _teachers_of(named, base_url=base_url, backend=backend, engine_arguments=engine_arguments)
     check_limits(limits, [card for card, _ in weighted])
-    counts: Counter[str] = Counter()
-    texts = None if inputs is None else list(read_inputs(inputs, field=input_field, counts=counts))
-    wanted = _Wanted(
-        tasks=load_tasks(tasks),
-        texts=texts,
-        num_inputs=num_inputs or max(len(texts or ()), NUM_INPUTS),
-        samples=samples,
-        seed=seed,
-        invent=inputs is None if invent is None else invent,
-        near=keep_near_duplicates,
-        retry_failed=retry_failed,
-        references={} if inputs is None else read_references(inputs, field=input_field),
-    )
-    for card, _ in weighted:
-        if not wanted.references:
-            check_references(card.mix[:samples], wanted.tasks, where=str(card.path))
-    report = SynthReport(
-        run=run.path,
-        teacher=", ".join(card.name for card, _ in weighted),
-        given=None if texts is None else len(texts),
-        blank=counts["blank"],
-        cut=counts["cut"],
-        dry_run=dry_run,
-    )
+    wanted = _wanted(
+        tasks, inputs, input_field, num_inputs=num_inputs, samples=samples or SAMPLES, seed=seed, invent=invent,
+        near=keep_near_duplicates, retry_failed=retry_failed,
+    )  # fmt: skip
+    wanted.check_references([card for card, _ in weighted])
+    report = wanted.report(run, [card.name for card, _ in weighted], dry_run=dry_run)
     with ExitStack() as stack:
         shares = [
             Share(card, weight, stack.enter_context(closing(choice.start(card, tasks=wanted.tasks))))
@@ -199,7 +152,7 @@ def synth(
                 prices={share.writer.name: share.card.prices for share in shares},
                 budget=Budget(limits, started=started),
                 seed=seed,
-                samples=samples,
+                samples=wanted.samples,
                 started=started,
             )
             with start.recording():
@@ -207,9 +160,48 @@ def synth(
             return start.finish(rewards=scored, max_failure_rate=max_failure_rate, hygiene=hygiene)
 
 
+def _check_numbers(num_inputs: int | None, samples: int | None, max_failure_rate: float) -> None:
+    for name, value in (("num_inputs", num_inputs), ("samples", samples)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} must be at least 1, found {value}")
+    if not 0 <= max_failure_rate <= 1:
+        raise UsageError(f"max_failure_rate must be within [0, 1], found {max_failure_rate}")
+
+
+def _rewards_of(rewards: Sequence[str] | None, score: bool) -> Sequence[str] | None:
+    """Return what the episodes are scored with: () is nothing, None what their tasks name.
+
+    A wrong name is better found before the teacher is paid than after.
+    """
+    if rewards and not score:
+        raise UsageError(f"{', '.join(rewards)}: nothing is scored with --no-score: leave it or --reward out")
+    for source in rewards or ():
+        if source not in BUILT_IN:
+            load_reward(source)
+    return rewards if score else ()
+
+
+def _teachers_of(
+    named: Sequence[str | Path],
+    *,
+    base_url: str | None,
+    backend: str | None,
+    engine_arguments: Mapping[str, Any] | None,
+) -> list[tuple[Card, float]]:
+    """Return the cards, each behind the endpoint or backend that is asked for, with their weights."""
+    weighted = read_teachers(named)
+    if base_url is not None and backend is not None:
+        raise UsageError(f"an endpoint is asked by the backend 'openai', not '{backend}': leave one of the two out")
+    if base_url is not None:
+        weighted = [(cards.at_endpoint(card, base_url), weight) for card, weight in weighted]
+    return [
+        (cards.adjusted(card, backend=backend, engine_arguments=engine_arguments), weight) for card, weight in weighted
+    ]
+
+
 @dataclass(frozen=True)
 class _Wanted:
-    """What is to be written; see ``synth``."""
+    """What is to be written; see ``synth``. counts: what was found in the user's file, by ``read_inputs``."""
 
     tasks: tuple[Task, ...]
     texts: Sequence[str] | None
@@ -220,6 +212,24 @@ class _Wanted:
     near: bool
     retry_failed: bool
     references: Mapping[str, str]
+    counts: Mapping[str, int]
+
+    def check_references(self, teachers: Sequence[Card]) -> None:
+        """Raise TaskError where a setting of ``teachers`` shows a reference, and the user's inputs have none."""
+        for card in teachers:
+            if not self.references:
+                check_references(card.mix[: self.samples], self.tasks, where=str(card.path))
+
+    def report(self, run: Run, teachers: Sequence[str], *, dry_run: bool) -> SynthReport:
+        """Return the report of a start that has done nothing yet."""
+        return SynthReport(
+            run=run.path,
+            teacher=", ".join(teachers),
+            given=None if self.texts is None else len(self.texts),
+            blank=self.counts["blank"],
+            cut=self.counts["cut"],
+            dry_run=dry_run,
+        )
 
     def choose(self, run: Run, inventor: Inventor | None, *, store: bool) -> list[Chosen]:
         """Choose the inputs of all tasks."""
@@ -238,6 +248,37 @@ class _Wanted:
     def plan(self, shares: Sequence[Share], chosen: Sequence[Chosen]) -> Plan:
         """Plan the completions of the chosen inputs."""
         return Plan(shares, chosen, samples=self.samples, seed=self.seed, references=self.references)
+
+
+def _wanted(
+    tasks: Sequence[str | Path],
+    inputs: Path | str | None,
+    field: str | None,
+    *,
+    num_inputs: int | None,
+    samples: int,
+    seed: int,
+    invent: bool | None,
+    near: bool,
+    retry_failed: bool,
+) -> _Wanted:
+    """Read the tasks and the user's inputs."""
+    if field is not None and inputs is None:
+        raise UsageError(f"input_field '{field}' is a column of --inputs, which is not given: name its file")
+    counts: Counter[str] = Counter()
+    texts = None if inputs is None else list(read_inputs(inputs, field=field, counts=counts))
+    return _Wanted(
+        tasks=load_tasks(tasks),
+        texts=texts,
+        num_inputs=num_inputs or max(len(texts or ()), NUM_INPUTS),
+        samples=samples,
+        seed=seed,
+        invent=inputs is None if invent is None else invent,
+        near=near,
+        retry_failed=retry_failed,
+        references={} if inputs is None else read_references(inputs, field=field),
+        counts=counts,
+    )
 
 
 def _look_ahead(run: Run, report: SynthReport, wanted: _Wanted, shares: Sequence[Share]) -> SynthReport:
@@ -300,65 +341,3 @@ def _count(report: SynthReport, chosen: Sequence[Chosen], outlook: Outlook, acco
 def _walked(item: Chosen) -> int:
     """Return how many inputs of its source were taken or dropped as duplicates."""
     return len(item.inputs) - item.invented + item.exact + item.near
-
-
-def _take_recorded(
-    run: Run,
-    file: Path,
-    tasks: Sequence[str | Path],
-    *,
-    field: str | None,
-    seed: int,
-    rewards: Sequence[str] | None,
-    dry_run: bool,
-    started: float,
-    hygiene: Hygiene | None,
-) -> SynthReport:
-    """Put the completions of a file into the ledger, and make scored episodes of them."""
-    files = [entry for entry in tasks if str(entry).endswith((".yaml", ".yml")) or "/" in str(entry)]
-    defined = load_tasks(files) if files else ()
-    names = [*(task.name for task in defined), *(str(entry) for entry in tasks if entry not in files)]
-    with closing(recorded.RecordedTeacher(file, tasks=names, input_field=field)) as writer:
-        found = writer.survey()
-        report = SynthReport(
-            run=run.path,
-            teacher=", ".join(sorted(found.licences)),
-            inputs=found.inputs,
-            blank=found.blank,
-            cut=found.cut,
-            given=found.rows,
-            requests=found.rows,
-            dry_run=dry_run,
-        )
-        if dry_run:
-            return replace(report, already=_held(writer, recorded.taken(Ledger(run.ledger))))
-        described = {
-            model: TeacherFacts(
-                model=model,
-                licence=", ".join(sorted(licences)) or "not stated",
-                outputs=f"recorded in {file.name}",
-                backend="recorded",
-            )
-            for model, licences in sorted(found.licences.items())
-        }
-        with run.writing():
-            defined = recorded.define_tasks(run, found, given=defined, source=file)
-            store_tasks(run, defined)
-            store_answers(run.path, answers_of_file(file, field=field))
-            start = Start(
-                run, report, teachers=described, prices={}, budget=Budget(), seed=seed, samples=None, started=started
-            )
-            known = recorded.taken(Ledger(run.ledger))
-            start.report = replace(report, already=_held(writer, known))
-            with (
-                start.recording(),
-                closing(track("synth", total=report.requests, initial=start.report.already, unit="completions")) as bar,
-            ):
-                wanted = (request for request in writer.requests() if request.key not in known)
-                start.ask(writer, wanted, bar=bar, backend="recorded", tasks={task.name: task for task in defined})
-            return start.finish(rewards=rewards, max_failure_rate=1.0, hygiene=hygiene)
-
-
-def _held(writer: recorded.RecordedTeacher, keys: KeySet) -> int:
-    """Return how many of the file's completions the ledger has already."""
-    return sum(request.key in keys for request in writer.requests()) if len(keys) else 0

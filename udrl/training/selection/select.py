@@ -110,29 +110,15 @@ def select(
         episodes = read_episodes(place.episodes, splits=("train",))
         if not episodes:
             raise StudentError(f"{place.episodes} holds no training episodes that were kept: run udrl synth first")
-        tasks = [e.task for e in episodes]
         values, steps, seconds = np.full((len(episodes), 0), np.nan), 0, 0.0
-        if by == "random":
-            scores = np.full(len(episodes), np.nan)
-            keys = np.random.default_rng(seed).random(len(episodes))
-        else:
+        if by != "random":
             values, steps, seconds = probed(
                 place, episodes, student=student, epochs=probe_epochs, steps=probe_steps, moments=moments, seed=seed,
                 device=device, precision=precision, restart=restart,
             )  # fmt: skip
-            scores = alignment(tasks, values)
-            keys = scores if by == "limr" else -scores
-        kept = best_share(tasks, cells_of(episodes, bins), keys, share)
-        if not kept.any():
-            raise StudentError(
-                f"nothing would be kept: all {len(episodes):,} training episodes are too long for the probe {student}: "
-                "name one with a longer context (--student), or choose --by random"
-            )
-        facts = {
-            "by": by, "share": share, "bins": bins, "seed": seed, "student": student, "probe_steps": steps,
-            "episodes": fingerprint(episodes),
-        }  # fmt: skip
-        write_selection(file, Selection(facts, [e.episode_id for e in episodes], tasks, scores, kept, values))
+        selection = _selection(episodes, values, by=by, share=share, bins=bins, seed=seed, student=student, steps=steps)
+        write_selection(file, selection)
+        scores, kept = selection.scores, selection.kept
         report = SelectReport(
             name=name,
             file=file,
@@ -143,10 +129,37 @@ def select(
             unscored=0 if by == "random" else int(np.isnan(scores).sum()),
             probe_steps=steps,
             seconds=round(seconds, 1),
-            tasks={task: _choice(task, episodes, values, scores, kept) for task in sorted(set(tasks))},
+            tasks={task: _choice(task, episodes, values, scores, kept) for task in sorted(set(selection.tasks))},
         )
         place.record(SelectFacts(**{**asdict(report), "file": str(file)}, bins=bins, student=student, seed=seed))
     return report
+
+
+def _selection(
+    episodes: Sequence[Episode], values: Floats, *, by: By, share: float, bins: int, seed: int, student: str, steps: int
+) -> Selection:
+    """Choose among ``episodes`` by what the probe found, ``values`` of (episodes, moments); "random" needs none.
+
+    Raises StudentError where nothing would be kept.
+    """
+    tasks = [e.task for e in episodes]
+    if by == "random":
+        scores = np.full(len(episodes), np.nan)
+        keys = np.random.default_rng(seed).random(len(episodes))
+    else:
+        scores = alignment(tasks, values)
+        keys = scores if by == "limr" else -scores
+    kept = best_share(tasks, cells_of(episodes, bins), keys, share)
+    if not kept.any():
+        raise StudentError(
+            f"nothing would be kept: all {len(episodes):,} training episodes are too long for the probe {student}: "
+            "name one with a longer context (--student), or choose --by random"
+        )
+    facts = {
+        "by": by, "share": share, "bins": bins, "seed": seed, "student": student, "probe_steps": steps,
+        "episodes": fingerprint(episodes),
+    }  # fmt: skip
+    return Selection(facts, [e.episode_id for e in episodes], tasks, scores, kept, values)
 
 
 def _choice(
