@@ -130,6 +130,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     *,
     run: Path,
     teachers: tuple[str, ...],
