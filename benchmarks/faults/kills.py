@@ -17,6 +17,7 @@ import sys
 import time
 import traceback
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ from udrl.files import atomic_write
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree", "shutil.copytree")
 PATIENCE = 600.0
 CONCURRENCY = 8
+WARM = (
+    "datasets", "onnxruntime", "transformers", "udrl.eval.bench", "udrl.rewards.scoring", "udrl.rounds.improve",
+    "udrl.study.lr_batch.study", "udrl.teacher.backends.openai", "udrl.teacher.synthesis.synth",
+    "udrl.training.calibrate", "udrl.training.train",
+)  # fmt: skip
 COUNTED = ("lost", "doubled", "torn", "differing", "failed", "asked_again")
 
 
@@ -62,10 +68,10 @@ def run(folder: Path, *, scale: float, seed: int) -> dict[str, Any]:
 
 def _warm() -> None:
     """Import what the stages need, once, and keep torch to one thread: a forked process has no others."""
-    import datasets  # noqa: F401
     import torch
-    import transformers  # noqa: F401
 
+    for name in WARM:
+        import_module(name)
     torch.set_num_threads(1)
     os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
 

@@ -81,14 +81,15 @@ def write_materials(folder: Path, port: int) -> None:
 SMALL: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
 
 
-def _synth(run: Path, home: Path, **more: Any) -> None:
+def _synth(run: Path, home: Path, *, screened: bool = False, **more: Any) -> None:
+    from udrl.data.hygiene import Hygiene
     from udrl.teacher.synthesis.synth import synth
 
-    synth(run, seed=1, **more)
+    synth(run, seed=1, hygiene=None if screened else Hygiene(suites=()), **more)
 
 
 def _recorded(run: Path, home: Path) -> None:
-    _synth(run, home, teacher=f"recorded:{home / 'outputs.jsonl'}", tasks=(TASK,))
+    _synth(run, home, teacher=f"recorded:{home / 'outputs.jsonl'}", tasks=(TASK,), screened=True)
 
 
 def _endpoint(run: Path, home: Path) -> None:
@@ -151,7 +152,7 @@ def _improve(run: Path, home: Path) -> None:
 def _study(run: Path, home: Path) -> None:
     from udrl.study.lr_batch.study import LrBatchOptions, study_lr_batch
 
-    grid: dict[str, Any] = {"learning_rates": (1e-3, 3e-3), "batch_sizes": (4, 8), "seeds": 1, "steps": 4, "limit": 2}
+    grid: dict[str, Any] = {"learning_rates": (1e-3, 3e-3), "batch_sizes": (8,), "seeds": 1, "steps": 4, "limit": 2}
     study_lr_batch(run, LrBatchOptions(student=str(home / "tiny"), micro_batch=8, **grid))
 
 
