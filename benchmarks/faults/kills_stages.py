@@ -152,7 +152,7 @@ def _improve(run: Path, home: Path) -> None:
 def _study(run: Path, home: Path) -> None:
     from udrl.study.lr_batch.study import LrBatchOptions, study_lr_batch
 
-    grid: dict[str, Any] = {"learning_rates": (1e-3, 3e-3), "batch_sizes": (8,), "seeds": 1, "steps": 4, "limit": 2}
+    grid: dict[str, Any] = {"learning_rates": (1e-3, 3e-3), "batch_sizes": (4, 8), "seeds": 1, "steps": 4, "limit": 2}
     study_lr_batch(run, LrBatchOptions(student=str(home / "tiny"), micro_batch=8, **grid))
 
 
