@@ -39,7 +39,7 @@ def run(folder: Path, *, scale: float, seed: int) -> dict[str, Any]:
     """Kill each stage as often as its share says, and count what differs from the undisturbed run."""
     _warm()
     folder = folder.absolute()
-    endpoint = Endpoint()
+    endpoint = Endpoint(folder / "port")
     write_materials(folder, endpoint.server.server_port)
     log = folder / "trials.jsonl"
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []

@@ -214,9 +214,12 @@ def ledger_of(run: Path) -> tuple[int, int]:
 
 
 class Endpoint:
-    """A chat endpoint on loopback that answers by `prose`, and counts how often it was asked for what."""
+    """A chat endpoint on loopback that answers by `prose`, and counts how often it was asked for what.
 
-    def __init__(self) -> None:
+    kept: the file that holds its port, which is the same when the benchmark goes on: a run says whom it asked.
+    """
+
+    def __init__(self, kept: Path) -> None:
         self.asked: dict[str, int] = {}
         endpoint = self
 
@@ -247,6 +250,8 @@ class Endpoint:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        port = int(kept.read_text()) if kept.exists() else 0
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        kept.write_text(str(self.server.server_port))
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
