@@ -14,7 +14,7 @@ from udrl.config import Key, load_config
 from udrl.data.tasks import load_task
 from udrl.errors import TaskError
 from udrl.teacher.cards import backend_settings, load_card, shipped_cards
-from udrl.yamlfile import Switch, read_mapping, read_value, switched, written
+from udrl.yamlfile import Switch, read_mapping, read_value, switched, whole_at, written
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,31 @@ def test_yaml_pipes_are_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.yaml")
     with pytest.raises(TaskError, match="is a pipe"):
         read_mapping(tmp_path / "a.yaml", kind="task")
+
+
+def test_yaml_files_without_end_and_paths_that_are_none_are_refused(tmp_path: Path) -> None:
+    for path in (Path("/dev/zero"), tmp_path / "large.yaml"):
+        if path.name == "large.yaml":
+            path.write_text("# a comment\n" * 100_000)
+        with pytest.raises(TaskError, match=f"{path}: is longer than 1,048,576 bytes, which no task file is"):
+            read_mapping(path, kind="task")
+    with pytest.raises(TaskError, match=r"is no path \(embedded null byte\)"):
+        read_mapping(Path("a\0.yaml"), kind="task")
+
+
+def test_yaml_numbers_beyond_every_measure_are_texts_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    hexadecimal = "0x" + "f" * 5000
+    path.write_text(f"a: {hexadecimal}\nb: {'9' * 5000}\nc: 0x10\n")
+    assert read_mapping(path, kind="task", versioned=False) == {"a": hexadecimal, "b": "9" * 5000, "c": 16}
+    path.write_text(f"schema: {hexadecimal}\n")
+    with pytest.raises(TaskError, match="key 'schema' must be the integer 1, found '0xfff"):
+        read_mapping(path, kind="task")
+    for value, found in ((2**31, "2147483648"), (1e300, "1000000000000000052"), (int("9" * 900), "9" * 20)):
+        with pytest.raises(TaskError, match=f"key 'n' must be at most 2147483647, found {found}"):
+            whole_at({"n": value}, "n", where="a.yaml")
+    assert whole_at({"n": 1e3}, "n", where="a.yaml") == 1000
+    assert whole_at({"n": 2**80}, "n", where="a.yaml", high=None) == 2**80
 
 
 def test_yaml_tasks_and_cards_take_words_and_name_the_key_of_what_is_no_text(tmp_path: Path) -> None:

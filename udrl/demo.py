@@ -114,11 +114,12 @@ def _train(place: Run, *, fresh: bool, steps: int, seed: int) -> None:
     """Train and calibrate, unless the run has the student of exactly this training and nothing new to learn from."""
     from udrl.student.calibration import Calibration
     from udrl.training.calibrate import recalibrate
+    from udrl.training.checkpoint import is_trained
     from udrl.training.train import train
 
-    earlier = place.facts().train
+    trained, earlier = is_trained(place), place.facts().train
     same = (earlier.student, earlier.steps, earlier.seed) == (STUDENT, steps, seed)
-    if fresh or not place.student.is_dir() or not same:
+    if fresh or not trained or not same:
         train(place.path, student=STUDENT, init="random", steps=steps, seed=seed, calibration_inputs=1,
               restart=fresh)  # fmt: skip
     calibration = Calibration.load(place.student)

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from udrl.arguments import LARGEST
 from udrl.errors import TaskError, suggestion
 
 SCHEMA = 1
@@ -22,6 +23,13 @@ SCHEMA = 1
 
 MAX_VALUES = 100_000
 """How many values a file may hold."""
+
+MAX_BYTES = 1 << 20
+"""How long a file may be: PyYAML takes 10 seconds for so much, and a device such as /dev/zero never ends."""
+
+
+MAX_DIGITS = 1000
+"""A longer number is a text: Python neither reads nor writes one of over 4,300 digits."""
 
 
 class Plain(str):
@@ -52,7 +60,9 @@ def resolved(text: str) -> Any:
         return _TRUTHS[text]
     if text.lower() in _SWITCHES:
         return Switch(text)
-    with suppress(ValueError):  # a number of more digits than Python reads
+    if len(text) > MAX_DIGITS:
+        return text
+    with suppress(ValueError):
         if _WHOLE.fullmatch(text):
             return int(text, {"x": 16, "o": 8}.get(text[1:2], 10))
         if _REAL.fullmatch(text):
@@ -73,19 +83,25 @@ def read_mapping(path: Path, *, kind: str, versioned: bool = True, spelled: bool
 
     kind: what the file is, for messages ("task", "teacher card").
     versioned: whether the file must say which schema it has. spelled: leave scalars as ``Plain``.
-    Raises TaskError where the file is missing, is a folder or a pipe, is not UTF-8, is not YAML, holds a key twice, is
-    no mapping, or has no schema or a newer one.
+    Raises TaskError where the file is missing, is a folder or a pipe, is longer than MAX_BYTES, is not UTF-8, is not
+    YAML, holds a key twice, is no mapping, or has no schema or a newer one.
     """
     try:
         if path.is_fifo() and not str(path).startswith("/dev/"):  # what a shell's <(...) gives has a writer
             raise TaskError(f"{path}: is a pipe, which may never end: write the {kind} into a file first")
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise TaskError(f"{path}: is longer than {MAX_BYTES:,} bytes, which no {kind} file is: check the path")
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise TaskError(f"there is no {kind} file {path}: check the path") from None
     except UnicodeDecodeError as error:
         raise TaskError(f"{path}: not UTF-8 text (byte {error.start}): save the {kind} file as UTF-8") from error
     except OSError as error:
         raise TaskError(f"{path}: cannot be read ({error.strerror}): check the path") from error
+    except ValueError as error:  # a NUL in the path
+        raise TaskError(f"{str(path)!r}: is no path ({error}): check it") from None
     try:
         data = _load(text, spelled=spelled)
     except yaml.YAMLError as error:
@@ -134,13 +150,15 @@ def text_at(data: Mapping[str, Any], key: str, *, where: str) -> str:
     return str(value)
 
 
-def whole_at(data: Mapping[str, Any], key: str, *, where: str, low: int = 1) -> int:
-    """Return the integer at ``key``, at least ``low``; raises TaskError for anything else."""
+def whole_at(data: Mapping[str, Any], key: str, *, where: str, low: int = 1, high: int | None = LARGEST) -> int:
+    """Return the integer at ``key``, from ``low`` to ``high`` (None: however large); raises TaskError for others."""
     value = data[key]
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # 1e3
     if type(value) is not int or value < low:
         raise TaskError(f"{where}: key '{key}' must be an integer of at least {low}, found {value!r}")
+    if high is not None and value > high:
+        raise TaskError(f"{where}: key '{key}' must be at most {high}, found {str(value)[:20]}")
     return value
 
 

@@ -81,6 +81,14 @@ REJECTED = {
         f'"{GOOD}"\n\nIn this prompt the fox is red and the tree is old, as you asked.',
     ],
     "fenced": [f"```\n{GOOD}", f"{GOOD}\n```"],
+    "structured": [
+        json.dumps({"prompt": GOOD, "negative_prompt": "people"}),
+        json.dumps([GOOD, GOOD]),
+        f'{{"completion": "{GOOD}',
+        f"{{'output': '{GOOD}'}}",
+        f"<answer>{GOOD}",
+        f"<prompt>{GOOD}</prompt>\n<prompt>{GOOD}</prompt>",
+    ],
     "echo": [
         "Keep every person, animal, object, place, number and colour that the idea names, and keep their relations, "
         "a red fox under a tree"
@@ -129,6 +137,9 @@ def test_cleaning_rules_all_have_a_test_here_or_with_episode_building() -> None:
         "a sushi bar named 寿司 with a red fox asleep under an old apple tree by the door, soft evening light",
         "the Krønstaal of Vörlund and der Zwerg Grimbold under an apple tree, woodcut in black, red fox asleep",
         "Ein Prosit! beer hall with a red fox asleep under the apple tree at the door, lanterns, warm evening",
+        "{{masterpiece}}, [red fox] asleep under an old apple tree, loose watercolour, low sun, quiet mood {soft}",
+        "<b>FOX</b> in bold letters on an old poster, a red fox asleep below it under an apple tree, low sun",
+        '{"role": "painter", "subject": "a red fox asleep under an old apple tree, low sun, quiet mood, soft light"}',
         "a fox, a fox, a fox and then the tree: counting rhyme on a painted wall, apple red and leaf green",
     ],
 )
@@ -150,6 +161,12 @@ def test_cleaning_keeps_what_only_looks_alike(text: str) -> None:
         (f"{GOOD}\n\n(Word count: 19)", ("preamble",)),
         (f'"{GOOD}"', ("quoted",)),
         (f"```text\n{GOOD}\n```", ("fenced",)),
+        (json.dumps({"completion": GOOD}), ("structured",)),
+        (json.dumps({"prompt": GOOD, "words": 19, "confidence": 0.9, "notes": None}), ("structured",)),
+        (json.dumps([{"output": {"text": GOOD}}]), ("structured",)),
+        (f"Here is the JSON:\n```json\n{json.dumps({'prompt': GOOD})}\n```", ("preamble", "fenced", "structured")),
+        (f"<prompt>\n{GOOD}\n</prompt>", ("structured",)),
+        (f"<Final_Answer>{GOOD}</Final_Answer>", ("structured",)),
         (f"Assistant: {GOOD}", ("role_name",)),
         (f"{GOOD}</s></s></s>", ("role_name",)),
         (f'{GOOD}"', ()),
@@ -166,6 +183,14 @@ def test_cleaning_repairs_what_stands_around_an_answer(text: str, rules: tuple[s
         assert set(str(kept.sampling["repaired"]).split(", ")) == set(rules)
     else:
         assert found == text
+
+
+def test_cleaning_takes_structure_for_right_where_nobody_knows_what_was_asked() -> None:
+    """Recorded outputs come without their instruction: a set of them may be JSON on purpose."""
+    unknown, text = replace(TASK, instruction="{input}"), json.dumps({"answer": GOOD})
+    recorded = record(text, messages=({"role": "user", "content": INPUT},))
+    assert clean(recorded, unknown) == (recorded, None)
+    assert clean(recorded, TASK)[0].completion == GOOD
 
 
 def test_cleaning_never_repairs_down_to_nothing() -> None:
@@ -334,6 +359,9 @@ def test_cleaning_of_real_answers_takes_their_wrapping_off(shared_data: Path) ->
             "```python\nprint(2 + 3)  # this adds two numbers and prints them\n```",
         ),
         ("write a Python function that adds", "This adds two numbers:\n```python\ndef add(a, b): return a + b\n```"),
+        ("a fox as JSON", json.dumps({"prompt": "a red fox under an old apple tree in the morning"})),
+        ("a fox, put into <prompt> tags", "<prompt>a red fox under an old apple tree in the morning</prompt>"),
+        ('{"animal": "fox"}', json.dumps({"prompt": "a red fox under an old apple tree in the morning"})),
         ("the motto of the house in quotes", '"A warm house is a good house for all who come in from the cold"'),
     ],
 )

@@ -425,8 +425,10 @@ def test_teacher_openai_survives_deep_json(depth: int) -> None:
     assert isinstance(read_answer(b"[" * depth + b"]" * depth), Problem)
 
 
-def test_teacher_openai_counts_only_sensible_tokens() -> None:
-    usage = {"prompt_tokens": "many", "completion_tokens": -3}
+@pytest.mark.parametrize("counts", [("many", -3), (10**30, 2**63), (True, 1.5), (None, [9])])
+def test_teacher_openai_counts_only_sensible_tokens(counts: tuple[Any, Any]) -> None:
+    """A count that the ledger cannot hold would keep the run from ever being read again."""
+    usage = dict(zip(("prompt_tokens", "completion_tokens"), counts, strict=True))
     body = {"choices": [{"message": {"content": "text"}}], "usage": usage}
     assert read_answer(json.dumps(body).encode()) == Answer("text", "stop", None, None)
 

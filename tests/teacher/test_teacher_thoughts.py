@@ -27,6 +27,12 @@ ANSWER = "The answer."
         "<think>a<think>b</think>c</think>THE",
         "<think>a</think><answer>THE</answer>",
         "THE\n<think>was it",
+        "&lt;think&gt;hm&lt;/think&gt; THE",
+        "hm&lt;/think&gt; THE",
+        "[BEGIN OF THOUGHT]hm[END OF THOUGHT] THE",
+        "<|thought_begin|>hm<|thought_end|>THE",
+        "<｜thinking_start｜>hm<｜thinking_end｜>THE",
+        "<inner_thoughts>hm</inner_thoughts>THE",
         "Thinking...\nhm\n...done thinking.\n\nTHE",
         "Here is my thought process: x\nHere is my response: THE",
         "```thinking\nx\n```\nTHE",
@@ -42,12 +48,17 @@ def test_thoughts_alone_leave_nothing(text: str) -> None:
     assert without_thoughts(text) == ""
 
 
-@pytest.mark.parametrize("text", ["Thinking about [1] < 3 ", " a <b>c</b>", "analysis of x", "Here is my plan: x"])
+@pytest.mark.parametrize(
+    "text",
+    ["Thinking about [1] < 3 ", " a <b>c</b>", "analysis of x", "Here is my plan: x", "a &lt; b &gt; c", "[BEGIN]"],
+)
 def test_thoughts_are_not_found_in_other_texts(text: str) -> None:
     assert without_thoughts(text) == text
 
 
-@pytest.mark.parametrize("unit", ["<think>", "</think>", "<|channel|>analysis", "<answer> ", " ", "<", "```thinking\n"])
+@pytest.mark.parametrize(
+    "unit", ["<think>", "</think>", "<|channel|>analysis", "<answer> ", " ", "<", "&lt;", "```thinking\n"]
+)
 def test_thoughts_take_time_in_proportion_to_the_text(unit: str) -> None:
     started = time.process_time()
     without_thoughts("<think>x</think>" + unit * (100_000 // len(unit)))

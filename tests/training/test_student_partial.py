@@ -21,7 +21,7 @@ from udrl.data.run import RECORD, Run
 from udrl.errors import StudentError
 from udrl.student.network import StudentModel
 from udrl.training import loop
-from udrl.training.checkpoint import STATE
+from udrl.training.checkpoint import STATE, is_trained
 from udrl.training.render import render
 from udrl.training.train import train
 
@@ -104,6 +104,27 @@ def test_another_training_does_not_take_the_report_of_one_that_was_killed(
     trained(run, **differing)
     assert len(steps) >= 2
     assert Run(run).facts().train.seed == differing.get("seed", 0)
+
+
+@pytest.mark.parametrize("moment", ["record", "done"])
+def test_who_never_repeats_a_training_ends_the_one_that_was_killed(
+    run: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Rounds and studies look whether there is a student, and copy it: what a kill left must not go with it."""
+    assert not is_trained(Run(run))
+
+    def killed(*_: Any, **__: Any) -> None:
+        if (run / "student" / RECORD).exists():  # not as the call ends what was before it
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, moment, killed)
+        with pytest.raises(Killed):
+            trained(run)
+    assert (run / "student" / RECORD).exists()
+    assert is_trained(Run(run))
+    assert Run(run).facts().train.steps == 2
+    assert not {path.name for path in (run / "student").iterdir()} & {"fingerprint", RECORD, STATE}
 
 
 def test_what_was_published_is_recorded_by_whoever_writes_next(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,17 @@ from dataclasses import replace
 
 from udrl.data.finish import finish_of
 from udrl.data.language import is_foreign
-from udrl.data.leakage import asked_for, echoes, has_role_name, is_fenced, is_preamble, is_quoted, is_refusal, repaired
+from udrl.data.leakage import (
+    asked_for,
+    echoes,
+    has_role_name,
+    is_fenced,
+    is_preamble,
+    is_quoted,
+    is_refusal,
+    is_structured,
+    repaired,
+)
 from udrl.data.ledger import LedgerRecord
 from udrl.data.tasks import Task
 from udrl.words import WORD, folded_words
@@ -61,6 +71,7 @@ def rejected_by(record: LedgerRecord, task: Task) -> str | None:
         ("role_name", lambda: has_role_name(text)),
         ("preamble", lambda: is_preamble(text)),
         ("fenced", lambda: is_fenced(text)),
+        ("structured", lambda: is_structured(text)),
         ("quoted", lambda: is_quoted(text)),
         ("echo", lambda: echoes(words, messages=record.messages, given=record.input)),
         ("language", lambda: is_foreign(text, words=words, request=request, given=record.input)),
@@ -72,8 +83,12 @@ def rejected_by(record: LedgerRecord, task: Task) -> str | None:
 
 
 def allowed(record: LedgerRecord, task: Task) -> frozenset[str]:
-    """Return the rules that are off for the response: the task allows what they find, or the request asks for it."""
-    return frozenset(task.allow) | asked_for(_request(record, task))
+    """Return the rules that are off for the response: the task allows what they find, or the request asks for it.
+
+    Of recorded outputs whose instruction nobody knows, JSON may be what was asked for.
+    """
+    unknown = {"structured"} if task.instruction.strip() == "{input}" else set()
+    return frozenset(task.allow) | asked_for(_request(record, task)) | unknown
 
 
 def _request(record: LedgerRecord, task: Task) -> str:

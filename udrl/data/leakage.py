@@ -10,8 +10,10 @@ Where the border between talk and answer is certain, ``repaired`` takes the talk
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 from udrl.words import WORD, folded_words
 
@@ -70,6 +72,9 @@ _INTRODUCTION = re.compile(r"[^\n]{0,200}?:(?:[*_]*)(?:[ \t]*\n+|[ \t]+)")
 _SPEAKER = re.compile(r"[*_#\s]*(?:assistant|chatbot|ai|bot|model)\s*[*_]*:[*_]*\s+", re.IGNORECASE)
 _END_TOKENS = ("</s>", "<|eot_id|>", "<|im_end|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>")
 _FENCE = re.compile(r"(?:```|~~~)[\w-]*[ \t]*\n")
+_NAMED = rf"(?:(?:final|new|rewritten|expanded)[ _-]?)?(?:{_ARTEFACT}|output|answer|response|result|text|content)"
+_TAG = re.compile(rf"<({_NAMED})>", re.IGNORECASE)
+_KEY = re.compile(rf"(?:\[\s*)?\{{\s*([\"']){_NAMED}\1\s*:|\[\s*\"", re.IGNORECASE)
 _STRUCK = re.compile(r"<s>[^<]{1,500}</s>")
 """HTML's strike-through, a pair of tags within a text; around all of it they are tokens of a chat template."""
 
@@ -80,6 +85,10 @@ _ASKED: Mapping[str, re.Pattern[str]] = {
     "fenced": re.compile(
         r"```|~~~|\b(?:code blocks?|fence[sd]?|markdown|source code|code snippets?|(?:write|fix|refactor|the|this) code"
         r"|python|javascript|typescript|sql|bash|html|css|rust|java)\b|\bc\+\+",
+        re.IGNORECASE,
+    ),
+    "structured": re.compile(
+        r"\b(?:json|ya?ml|xml|html|svg|tags?|schemas?|dictionary|key-value|data structures?)\b|\{\s*[\"']|</\w",
         re.IGNORECASE,
     ),
     "quoted": re.compile(r"\b(?:quotation marks|(?:in|with|between) (?:\w+ )?quotes)\b", re.IGNORECASE),
@@ -93,8 +102,8 @@ def repaired(text: str, *, allow: Collection[str] = ()) -> tuple[str, tuple[str,
     """Return ``text`` without what stands around the answer, and the names of the rules that would have rejected it.
 
     Taken off, as often as they follow each other: an introduction up to its colon, a label, the name of the speaker, a
-    fence or quotation marks around all of it, end tokens of a chat template, a last paragraph of courtesies. allow:
-    rules that are not to be applied. What is left always holds a word.
+    fence, quotation marks or a pair of tags around all of it, JSON that holds one text alone, end tokens of a chat
+    template, a last paragraph of courtesies. allow: rules that are not to be applied. What is left always holds a word.
     """
     done: list[str] = []
     for _ in range(_REPAIRS):
@@ -155,6 +164,15 @@ def is_fenced(text: str) -> bool:
     """Tell whether ``text`` begins or ends with a markdown fence; fences within it may be what was asked for."""
     text = text.strip()
     return text.startswith(("```", "~~~")) or (text.endswith("```") and text.count("```") == 1)
+
+
+def is_structured(text: str) -> bool:
+    """Tell whether ``text`` is wrapped as an answer: in JSON that holds one text, or behind a key or tag that names it.
+
+    JSON that says more is left alone: among system prompts that people wrote, 2 % are such.
+    """
+    text = text.strip()
+    return _TAG.match(text) is not None or _KEY.match(text) is not None or _without_structure(text) != text
 
 
 def is_quoted(text: str) -> bool:
@@ -230,6 +248,32 @@ def _without_fence(text: str) -> str:
     return text if "```" in inside else inside
 
 
+def _json(text: str) -> Any:
+    """Return the object or list that all of ``text`` is in JSON, else None."""
+    if (text[:1], text[-1:]) not in (("{", "}"), ("[", "]")):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _without_structure(text: str) -> str:
+    whole = text.strip()
+    tag = _TAG.match(whole)
+    if tag:
+        inside = whole[tag.end() :].removesuffix(f"</{tag[1]}>")
+        return text if tag[0] in inside or inside == whole[tag.end() :] or f"</{tag[1]}>" in inside else inside
+    found = _json(whole)
+    while isinstance(found, dict | list):
+        values = [*found.values()] if isinstance(found, dict) else found
+        several = [value for value in values if isinstance(value, str | dict | list)]
+        if len(several) != 1:
+            return text
+        found = several[0]
+    return text if found is None else found
+
+
 def _without_quotes(text: str) -> str:
     return text.strip()[1:-1] if is_quoted(text) else text
 
@@ -240,5 +284,6 @@ _ATTEMPTS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("preamble", _without_courtesies),
     ("preamble", _without_introduction),
     ("fenced", _without_fence),
+    ("structured", _without_structure),
     ("quoted", _without_quotes),
 )

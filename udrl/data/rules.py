@@ -11,6 +11,7 @@ RULES: Mapping[str, str] = {
     "role_name": "it begins with a speaker (Assistant:) or holds a token of a chat template",
     "preamble": "it begins or ends with words to whoever asked (Here is your prompt: ...)",
     "fenced": "it begins or ends with a markdown fence",
+    "structured": "it is wrapped in JSON, or in a tag that names it, and nobody asked for that",
     "quoted": "all of it stands in one pair of quotation marks",
     "echo": "it repeats 12 words or more of the request",
     "language": "it, or a passage of it, is in another language than the request",

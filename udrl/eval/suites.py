@@ -270,7 +270,7 @@ def _parse(path: Path) -> Suite:
         following=_sweep(mapping_at(data, "following", where=where), where) if "following" in data else None,
         latency_requests=_whole(data, "latency_requests", 24, where, low=0),
         path=path,
-        seed=whole_at(data, "seed", where=where, low=0) if "seed" in data else None,
+        seed=whole_at(data, "seed", where=where, low=0, high=None) if "seed" in data else None,
         students=tuple(_beside(path, text) for text in _texts(data, "students", where)),
         references=_texts(data, "references", where),
         recorded=tuple(path.parent / name for name in _texts(data, "recorded", where)),

@@ -29,6 +29,7 @@ from udrl.rounds.options import RoundOptions
 from udrl.rounds.quality import TOP, Measured, judged_items, measure
 from udrl.student.student import Student, load_student
 from udrl.training.calibrate import calibrate_on, rewards_of
+from udrl.training.checkpoint import is_trained
 from udrl.training.origin import find_origin
 from udrl.training.train import train
 
@@ -178,8 +179,7 @@ class Work:
 
     def _trained(self, folder: Path, parent: Path, student: Student, number: int) -> dict[str, Any]:
         """Train on from the parent's weights on the round's episodes; return what run.json says of it."""
-        facts = Run(folder).facts()
-        if TrainFacts.KEY not in facts.stages or not (folder / "student").is_dir():
+        if not is_trained(Run(folder)):
             options = self.options
             episodes = read_episodes(folder / "episodes")
             train(
@@ -199,7 +199,7 @@ class Work:
                 device=self._device,
                 precision=self._precision,
             )
-            facts = Run(folder).facts()
+        facts = Run(folder).facts()
         shown = ("steps", "episodes", "seconds", "validation_loss", "loss_gap")
         return {name: getattr(facts.train, name) for name in shown}
 

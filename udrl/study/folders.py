@@ -12,7 +12,7 @@ from typing import Any
 
 from udrl.data.episode import Episode
 from udrl.data.episodes import iterate_episodes, reward_names, write_episodes
-from udrl.data.facts import HygieneFacts, ScoreFacts, SynthFacts, TrainFacts, written
+from udrl.data.facts import HygieneFacts, ScoreFacts, SynthFacts, written
 from udrl.data.known_answers import FILE as ANSWERS
 from udrl.data.known_answers import read_answers
 from udrl.data.run import Run
@@ -91,11 +91,6 @@ def copy_of(run: Path, folder: Path, *, keep: Callable[[Episode], bool] | None =
 def _way(folder: Path, target: Path) -> str:
     """Return ``target`` as seen from ``folder``, so that both can be moved together."""
     return os.path.relpath(target.resolve(), folder.resolve())
-
-
-def is_trained(run: Path) -> bool:
-    """Say whether the copy ``run`` has a student whose training is recorded."""
-    return (run / "student").is_dir() and TrainFacts.KEY in Run(run).facts().stages
 
 
 def _source(run: Path) -> Run:

@@ -26,9 +26,10 @@ from udrl.errors import MissingDependency, UsageError, is_installed
 from udrl.files import atomic_write, remove_folder
 from udrl.study.cells import MADE, Cell, place_in, run_cells
 from udrl.study.figures import Figure, Items, gain, over_inputs, over_seeds, shown
-from udrl.study.folders import copy_of, data_of, is_trained, same_data
+from udrl.study.folders import copy_of, data_of, same_data
 from udrl.study.output import Bars, StudyReport, place_of, publish
 from udrl.study.training import Measure, facts_of, look_at
+from udrl.training.checkpoint import is_trained
 from udrl.training.methods import Grpo, Udrl, method_of, through_trl
 from udrl.training.methods.method_data import DERIVED
 from udrl.training.starting_point import preset_of
@@ -140,7 +141,7 @@ def begin(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
     with same_data(folder, settings):
         run = copy_of(Path(settings["run"]), folder / "run")
-        if not is_trained(run):
+        if not is_trained(Run(run)):
             train(run, method="sft", student=settings["student"], steps=settings["steps"], seed=settings["seed"])
         return {**facts_of(run), **look_at(run, settings)}
 
@@ -160,7 +161,7 @@ def _trained_by(folder: Path, settings: Mapping[str, Any]) -> Path:
         options["batch_size"] = batch = max(1, round(BATCH / method.group_size)) * method.group_size
     if "seconds" in settings:
         run = copy_of(source, folder / "run")
-        if not is_trained(run):
+        if not is_trained(Run(run)):
             options["steps"] = _steps_for(source, folder, settings["seconds"], options)
     elif isinstance(method, Grpo):
         run = copy_of(source, folder / "run")
@@ -169,7 +170,7 @@ def _trained_by(folder: Path, settings: Mapping[str, Any]) -> Path:
     else:
         chosen = first_inputs(source, settings["calls"], settings["seed"], derived=isinstance(method, Udrl))
         run = copy_of(source, folder / "run", keep=lambda e: e.split != "train" or e.input_id in chosen)
-    if not is_trained(run):
+    if not is_trained(Run(run)):
         train(run, **options)
     return run
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from udrl.data.run import Run
 from udrl.study.figures import measured
-from udrl.study.folders import copy_of, is_trained, same_data
+from udrl.study.folders import copy_of, same_data
+from udrl.training.checkpoint import is_trained
 from udrl.training.train import train
 
 train_one = f"{__name__}:train_cell"
@@ -40,7 +41,7 @@ def train_cell(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         run = copy_of(
             Path(settings["run"]), folder / "run", keep=None if task is None else lambda episode: episode.task == task
         )
-        if not is_trained(run):
+        if not is_trained(Run(run)):
             train(run, student=settings["student"], init="random", steps=settings["steps"], seed=settings["seed"])
         return {**facts_of(run), **look_at(run, settings)}
 

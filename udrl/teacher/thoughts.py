@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 _NAMES = (
     r"(?:seed:|ant:?|antml:)?(?:think(?:ing)?|thoughts?|thought_process|chain_of_thought|cot|reason(?:ing)?(?:_content)?|"
-    r"reflection|scratchpad|inner_monologue|internal_monologue|internal_thoughts?)"
+    r"thinking_process|reflection|scratchpad|inner_monologue|internal_monologue|(?:inner|internal)_thoughts?)"
 )
 
 
@@ -25,11 +25,20 @@ class _Marks(NamedTuple):
 
 _SYNTAXES = (
     _Marks(rf"<{_NAMES}(?:\s[^<>\n]{{0,80}})?>", rf"</{_NAMES}\s*>"),
+    _Marks(rf"&lt;{_NAMES}&gt;", rf"&lt;/{_NAMES}&gt;"),  # as a server that writes HTML passes it on
+    _Marks(
+        r"\[(?:BEGIN|START)[ _](?:OF[ _])?(?:THOUGHTS?|THINKING|REASONING)\]",
+        r"\[END[ _](?:OF[ _])?(?:THOUGHTS?|THINKING|REASONING)\]",
+    ),
     _Marks(r"\[(?:THINK|THINKING|REASONING)\]", r"\[/(?:THINK|THINKING|REASONING)\]"),
     _Marks(r"◁think▷", r"◁/think▷"),
     _Marks(
         r"<[|｜](?:begin|start)[_▁](?:of[_▁])?(?:think(?:ing)?|thought)[|｜]>",
         r"<[|｜]end[_▁](?:of[_▁])?(?:think(?:ing)?|thought)[|｜]>",
+    ),
+    _Marks(
+        r"<[|｜](?:think(?:ing)?|thoughts?|reasoning)[_▁](?:begin|start)[|｜]>",
+        r"<[|｜](?:think(?:ing)?|thoughts?|reasoning)[_▁]end[|｜]>",
     ),
     _Marks(r"<\|think(?:ing)?\|>", r"<\|/think(?:ing)?\|>"),
     _Marks(r"<\|channel>thought\b", r"<channel\|>"),
@@ -52,7 +61,7 @@ _MARK = re.compile(
     _FLAGS,
 )
 _ENDS = tuple(re.compile(one.end, _FLAGS) for one in _SYNTAXES)
-_HINT = re.compile(r"[<\[◁`]|\A\s*(?:Thinking|Here|analysis)|done thinking", re.IGNORECASE)
+_HINT = re.compile(r"[<\[◁`]|&lt;|\A\s*(?:Thinking|Here|analysis)|done thinking", re.IGNORECASE)
 
 # OpenAI's harmony: <|channel|>analysis<|message|>...<|end|><|start|>assistant<|channel|>final<|message|>...<|return|>
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w{1,40})[^<]{0,200}(?:<\|constrain\|>[^<]{0,40})?<\|message\|>")

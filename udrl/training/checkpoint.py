@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from udrl.data.episode import Episode
+from udrl.data.facts import TrainFacts
 from udrl.data.run import Run
 from udrl.errors import StudentError
 from udrl.files import atomic_write, remove_folder, standing
@@ -71,6 +72,20 @@ def begun(partial: Path, mark: str) -> None:
 def _is(place: Path, mark: str) -> bool:
     file = place / FINGERPRINT
     return file.exists() and file.read_text() == mark
+
+
+def is_trained(run: Run) -> bool:
+    """Tell whether the run has a student whose training is recorded, for who trains once and never repeats a call.
+
+    What a kill left of that training between its publication and its end is done away with.
+    """
+    if not run.student.is_dir():
+        return False
+    with run.writing():  # records what was published
+        trained = TrainFacts.KEY in run.facts().stages
+        if trained:
+            end(run)
+    return trained
 
 
 def end(run: Run) -> None:

@@ -15,6 +15,7 @@ from udrl.teacher.backends.waiting import asked_wait
 _PASSING_CODES = (408, 425, 429)
 _CROWDED_CODES = (408, 429, 502, 503, 504, 529)
 _QUOTE = 300
+_MOST_TOKENS = 1 << 40
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thoughts", "reasoning_details", "thinking_blocks")
 _NOT_PAID = re.compile(r"insufficient[_ ]?(?:quota|balance|credit|funds)|billing|credit balance|payment", re.IGNORECASE)
 
@@ -188,7 +189,8 @@ def _text(content: Any) -> tuple[str | None, bool]:
 
 
 def _count(value: Any) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+    """Return a number of tokens; None for anything else, and for a number that no answer has and no ledger holds."""
+    return value if type(value) is int and 0 <= value <= _MOST_TOKENS else None
 
 
 def _message(data: Any, content: bytes) -> str:
