@@ -11,6 +11,7 @@ import pytest
 import udrl.cli.main as cli
 from udrl.cli.synth import command, describe
 from udrl.data.hashing import hash_hex
+from udrl.data.inputs import input_id, split_of
 from udrl.data.run import Run
 from udrl.teacher.synthesis.synth import NUM_INPUTS, SAMPLES, synth
 
@@ -85,3 +86,18 @@ def test_synth_takes_a_file_of_inputs_whole_unless_a_number_is_given(tmp_path: P
     assert "2,000 inputs of the file were not taken: a larger --num-inputs takes them" in describe(some)
     invented = synth(tmp_path / "run", tasks=task, samples=1, num_inputs=100, dry_run=True)
     assert invented.left == 0
+
+
+@pytest.mark.parametrize(("split", "trains"), [("train", True), ("validation", False), ("test", False)])
+def test_training_comes_next_only_where_a_training_episode_was_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], split: str, trains: bool
+) -> None:
+    texts = (f"a blue jay number {n}" for n in range(1000))
+    text = next(text for text in texts if split_of(input_id(text)) == split)
+    file, run = tmp_path / "own.jsonl", tmp_path / "run"
+    file.write_text(json.dumps({"input": text, "output": "a blue jay in a bare tree"}) + "\n")
+    for arguments in (["synth", "--teacher", f"recorded:{file}"], ["score", "--mismatched", "0", "--truncated", "0"]):
+        assert cli.run([*arguments, "--run", str(run), *(["--reward", "novelty"])]) == 0
+        told = capsys.readouterr().out
+        assert (f"next: udrl train --run {run}" in told) is trains
+        assert ("every episode that was kept belongs to the validation or test split" in told) is not trains

@@ -267,9 +267,16 @@ def test_bench_again_reuses_everything_and_gives_the_same_summary(done: BenchRep
 
 
 @pytest.mark.slow
-def test_bench_writes_anew_only_what_changed(done: BenchReport, run: Run, suite: Suite) -> None:
+def test_bench_writes_anew_only_what_changed_and_says_so(
+    done: BenchReport, run: Run, suite: Suite, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(done.folder, run.bench("other"))
+    capsys.readouterr()
     changed = bench_student(run, suite, FakeStudent(TASKS, obedience=0.0), student_key="second", name="other")
+    told = " ".join(capsys.readouterr().err.split())
+    assert "warning: student@matched, student@top, student@open, " in told
+    assert f"in {changed.folder} were written anew: the student" in told
+    assert "teacher, echo" not in told
     kept = ("teacher", "echo", "shuffled", "nearest")
     rows = pq.read_table(changed.folder / "completions.parquet").to_pylist()
     assert changed.reused == sum(row["block"] in kept for row in rows)
@@ -346,6 +353,19 @@ def test_bench_says_which_call_is_wrong(run: Run, suite: Suite, tmp_path: Path) 
         bench(tmp_path / "nowhere")
     with pytest.raises(RunError, match="train a student first"):
         bench(run)
+
+
+def test_bench_that_measures_nothing_fails_and_says_why(run: Run, suite: Suite) -> None:
+    class Uncommanded(FakeStudent):
+        def __init__(self) -> None:
+            super().__init__(TASKS)
+            self.space = replace(self.space, attributes=())
+
+    only = replace(suite, systems=("student@top", "echo"), following=None)
+    with pytest.raises(RunError, match=r"nothing was measured in .*: There is no row student@top: the student cannot"):
+        bench_student(run, only, Uncommanded(), student_key="x", name="nothing")
+    baselines = bench_student(run, replace(only, systems=("echo",)), Uncommanded(), student_key="x", name="echo")
+    assert list(baselines.summary["systems"]) == ["echo"]
 
 
 def test_bench_references_get_rows_and_a_matched_student_each(run: Run, suite: Suite) -> None:

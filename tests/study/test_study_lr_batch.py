@@ -21,7 +21,7 @@ from scipy.stats import spearmanr, ttest_1samp
 
 from udrl.cli.study import command
 from udrl.data.episodes import read_episodes, write_episodes
-from udrl.errors import UsageError
+from udrl.errors import StudentError, UsageError
 from udrl.study import cells
 from udrl.study.figures import crossed_interval
 from udrl.study.lr_batch import cell as lr_batch_cell
@@ -289,3 +289,24 @@ def test_cells_without_a_read_count_as_knowing_nothing() -> None:
     assert results.found["reward", "tokens", "t"].values[3].tolist() == [[-1.0, -1.0]]
     assert results.found["loss", "steps", "t"].values[3].tolist() == [[-7.0]]
     assert results.points[results.found["reward", "tokens", "t"].best.cell][0] == 0.1
+
+
+def test_inputs_without_a_reward_are_left_out_for_all_and_counted() -> None:
+    def cell(scores: list[float | None]) -> dict[str, Any]:
+        read = {"step": 1, "episodes": 1, "tokens": 1, "scores": {"t": scores}, "losses": {"t": [2.0]}}
+        return {
+            "reads": {"tokens": read, "steps": read}, "diverged": [], "lowest": {"t": 0.0}, "know_nothing": 7.0,
+            "parameters": 1,
+        }  # fmt: skip
+
+    points = [(rate, batch, 0) for rate in (0.1, 1.0) for batch in (1, 2)]
+    scores: list[list[float | None]] = [[1.0, 0.5, None], [0.25, 0.5, 0.5], [0.5, 0.5, 0.5], [0.75, None, 0.5]]
+    arguments = ((0.1, 1.0), (1, 2), (0,), {"t": "relevance"}, {"t": "pattern"})
+    results = Results(*arguments, {point: cell(own) for point, own in zip(points, scores, strict=True)})  # type: ignore[arg-type]
+    assert results.found["reward", "tokens", "t"].values.tolist() == [[[1.0]], [[0.25]], [[0.5]], [[0.75]]]
+    assert results.cells()["lr0.1-b1-s0"]["reads"]["tokens"]["scores"]["t"] == 0.75
+    assert "4 completions have no reward (udrl score says why); their inputs are left out." in results.notes()
+    nothing = Results(*arguments, {point: cell([None, None]) for point in points})  # type: ignore[arg-type]
+    assert nothing.cells()["lr0.1-b1-s0"]["reads"]["tokens"]["scores"]["t"] is None
+    with pytest.raises(StudentError, match="for no held-out input of task 't' has the reward 'relevance' a value"):
+        nothing.table()

@@ -23,12 +23,14 @@ from udrl.training import cost
 from udrl.training.cost import Limits, Meter
 from udrl.training.examples import Examples
 from udrl.training.methods import METHODS, Dpo, Grpo, method_of
+from udrl.training.methods.grpo import Group
+from udrl.training.methods.grpo import paid as handed
 from udrl.training.methods.hosting import Driver
 from udrl.training.methods.method_data import affordable_steps
 from udrl.training.methods.payment import Payment, payment_of
 from udrl.training.methods.published import TABLE, advice, published
 from udrl.training.methods.watch import WINDOW, Watch
-from udrl.training.methods.writing import Judge
+from udrl.training.methods.writing import Judge, Prompt
 from udrl.training.options import LoopOptions
 from udrl.training.ranks import Rank
 from udrl.training.train import train
@@ -349,3 +351,40 @@ def test_payment_of_one_reward_pays_its_values() -> None:
     paid, parts = Payment(((load_reward("test_methods_budget:opening"), 1.0),))(["a b"], ["a c"])
     assert paid == parts["opening"] == [1.0]
     assert brevity(["a"], ["b c"]) == [1 / 3]
+
+
+class Latin:
+    """Pays one for each completion, and knows no Greek, as an encoder does."""
+
+    name, low, high, unit = "latin", 0.0, 1.0, ""
+
+    def scorable(self, inputs: list[str], completions: list[str]) -> list[bool]:
+        return [text.isascii() for text in completions]
+
+    def __call__(self, inputs: list[str], completions: list[str]) -> list[float]:
+        assert all(text.isascii() for text in completions)
+        return [1.0] * len(completions)
+
+
+def test_completion_that_cannot_be_scored_is_not_paid_and_teaches_nothing() -> None:
+    opens = load_reward("test_methods_budget:opening")
+    payment = Payment(((Latin(), 2.0), (opens, 1.0)))
+    paid, parts = payment(["a b"] * 3, ["a c", "λόγος", "b c"])
+    assert paid == [3.0, None, 1.0]
+    assert parts == {"latin": [1.0, None, 1.0], "opening": [1.0, -1.0, -1.0]}
+    assert payment.lowest == -1.0
+    group = Group(Prompt("t", "a b", [1]), [[1], [2], [3]], paid, [{"latin": value} for value in parts["latin"]])
+    assert group.told == [3.0, 2.0, 1.0]  # the mean of the others: no advantage
+    assert Group(group.prompt, group.written, [None] * 3, group.parts).flat
+
+
+def test_completions_that_cannot_be_scored_are_counted() -> None:
+    figures: dict[str, float] = {}
+    parts: list[dict[str, float | None]] = [{"latin": 1.0, "novelty": 0.5}, {"latin": None, "novelty": 0.25}]
+    told = handed(paid=[1.0, 1.0], parts=parts, flat=[0.0], unscored=[0.5], log_metric=figures.__setitem__)
+    assert told == [1.0, 1.0]
+    assert figures == {"zero_variance": 0.0, "unscored": 0.5, "reward_latin": 1.0, "reward_novelty": 0.375}
+    watch = Watch(Grpo())
+    watch.take({"unscored": 0.5})
+    watch.finish()
+    assert "50% of the completions cannot be scored" in watch.advice[0]

@@ -217,3 +217,16 @@ def said_of_hygiene(facts: HygieneFacts) -> list[str]:
         f"{found.contaminated:,} of {found.inputs:,} inputs are in the benchmark suites "
         f"{', '.join(found.suites)}{f' ({by})' if by else ''} and are kept out of training"
     ]
+
+
+def next_of_episodes(run: Path) -> str:
+    """Return what to do once the episodes of ``run`` are built: train, or first get some to train on."""
+    from udrl.data.episodes import count_kept
+    from udrl.data.run import Run
+
+    if count_kept(Run(run).episodes, "train"):
+        return f"next: udrl train --run {run}"
+    return (
+        "there is nothing to train on yet: every episode that was kept belongs to the validation or test split; take "
+        f"more inputs (udrl synth --run {run} --num-inputs N)"
+    )

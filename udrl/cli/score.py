@@ -13,6 +13,7 @@ from udrl.cli.common import (
     emit,
     hygiene,
     hygiene_options,
+    next_of_episodes,
     only_results_on_stdout,
     said_of_hygiene,
 )
@@ -132,7 +133,7 @@ def describe(report: ScoreReport) -> str:
         lines.append(f"{report.truncated:,} texts were longer than the encoder reads")
     if report.unknown:
         lines.append(f"{report.unknown:,} texts are in a script that the encoder does not know: they are not scored")
-    lines.append(f"next: udrl train --run {report.run}")
+    lines.append(next_of_episodes(report.run))
     return "\n".join(lines)
 
 

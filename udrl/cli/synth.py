@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from udrl.cli.common import common_options, emit, hygiene, hygiene_options, only_results_on_stdout
+from udrl.cli.common import common_options, emit, hygiene, hygiene_options, next_of_episodes, only_results_on_stdout
 from udrl.cli.numbers import Real, Whole
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def describe(report: SynthReport) -> str:
         if any(name.startswith(("rejected:", "repaired:")) for name in report.episodes):
             lines.append(f"see what was rejected or repaired: udrl synth --run {report.run} --show-rejected")
         if report.kept:
-            lines.append(f"next: udrl train --run {report.run}")
+            lines.append(next_of_episodes(report.run))
     else:
         lines.append(f"no episodes were built: udrl score --run {report.run} builds them from what there is")
     return "\n".join(lines)

@@ -171,6 +171,12 @@ def count_episodes(folder: Path) -> Counter[str]:
     return counts
 
 
+def count_kept(folder: Path, split: Split) -> int:
+    """Return how many episodes of ``split`` no rule rejected; raises RunError as `read_episodes` does."""
+    with _open(folder, split) as file, damaged(RunError, f"{folder / split}.parquet", "run 'udrl score' again"):
+        return sum(batch.column(0).null_count for batch in file.iter_batches(columns=["rejected_by"]))
+
+
 def reward_names(folder: Path) -> list[str]:
     """Return the names of the rewards that the episodes in ``folder`` have a column for."""
     with _open(folder, SPLITS[0]) as file:

@@ -24,14 +24,14 @@ from udrl.data.ledger import Ledger
 from udrl.data.run import Run
 from udrl.data.tasks import Task
 from udrl.encoder import load_encoder
-from udrl.errors import MissingDependency, TeacherError
+from udrl.errors import MissingDependency, RunError, TeacherError
 from udrl.eval import baselines, following, matched_length, systems
 from udrl.eval.completions import Block, Completion, SystemFacts, block_key, read_blocks, write_blocks
 from udrl.eval.students import STUDENT, StudentEntry
 from udrl.eval.suites import Item, Items, Suite
 from udrl.eval.systems import Student
 from udrl.eval.teachers import Contestant, LiveRow, WrittenRow
-from udrl.progress import Bar
+from udrl.progress import Bar, note
 from udrl.rewards.protocol import covered
 from udrl.teacher.backends import choice
 
@@ -90,7 +90,8 @@ def read_data(run: Run) -> RunData:
 class BlockWriter:
     """One benchmark while its completions are written: what it needs, what is there already, what was done.
 
-    tasks: those that a teacher can be asked for (`teachers.check_tasks`). cache: folder of embeddings.
+    tasks: those that a teacher can be asked for (`teachers.check_tasks`). cache: folder of embeddings. outdated: names
+    of the finished blocks that were written anew, as what they depend on has changed.
     """
 
     folder: Path
@@ -105,6 +106,7 @@ class BlockWriter:
     notes: list[str] = field(default_factory=list)
     written: int = 0
     reused: int = 0
+    outdated: list[str] = field(default_factory=list)
     done: dict[str, Block] = field(default_factory=dict)
     stored: dict[str, Block] = field(init=False)
 
@@ -115,6 +117,7 @@ class BlockWriter:
         """Return all blocks in the order of the table.
 
         contestants: the teachers, the leading reference first. Every one becomes a row, or a note that says why not.
+        Raises RunError where nobody but baselines wrote anything.
         """
         for one in contestants:
             if isinstance(one, WrittenRow):
@@ -131,9 +134,25 @@ class BlockWriter:
         for entry in self.entries:
             for name, wishes in planned_sweeps(self.suite, entry, self.items, self.seed):
                 self._sweep(entry, name, wishes)
+        self._check_measured(contestants)
+        self._tell_outdated()
         students = [name for name, block in self.done.items() if block.facts.student and "#" not in name]
         teachers = [one.name for one in contestants if one.name in self.done]
         return [self.done[name] for name in dict.fromkeys([*students, *teachers, *self.done])]
+
+    def _check_measured(self, contestants: Sequence[Contestant]) -> None:
+        expected = bool(contestants) or any(name.startswith(f"{STUDENT}@") for name in self.suite.systems)
+        of_others = [block for block in self.done.values() if block.facts.kind != "baseline"]
+        if expected and not any(row.completion is not None for block in of_others for row in block.rows):
+            failed = [f"{block.name}: {row.error}" for block in of_others for row in block.rows[:1] if row.error]
+            raise RunError(f"nothing was measured in {self.folder}: {' '.join([*self.notes, *failed])}")
+
+    def _tell_outdated(self) -> None:
+        if self.outdated:
+            note(
+                f"{', '.join(self.outdated)} in {self.folder} were written anew: the student or teacher, the inputs, "
+                "the seed or the samples have changed since; keep both with another --name"
+            )
 
     def references(self, contestants: Sequence[Contestant]) -> list[str]:
         """Return the names of the rows that others are compared with: those that wrote something."""
@@ -275,6 +294,8 @@ class BlockWriter:
             self.reused += len(block.rows)
             self.bar.update(len(block.rows) if block.facts.kind != "baseline" else 0)
         else:
+            if block is not None and block.key != key:
+                self.outdated.append(name)
             block = make()
             self.written += len(block.rows)
             self.done[name] = block

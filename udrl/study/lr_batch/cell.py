@@ -25,7 +25,7 @@ from udrl.errors import Diverged, StudentError, UsageError
 from udrl.files import atomic_write
 from udrl.hardware import torch_device, torch_dtype
 from udrl.rewards import scored_rewards
-from udrl.rewards.protocol import compute
+from udrl.rewards.protocol import compute_known
 from udrl.student.student import Student
 from udrl.study.folders import same_data
 from udrl.training.calibrate import first_inputs
@@ -131,10 +131,10 @@ def good(episodes: Sequence[Episode], rewards: Mapping[str, str]) -> list[Episod
 def work(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Train the cell's student in ``folder``, or go on with it there, and return what was read.
 
-    ``reads``: by read, the step, episodes and tokens seen by then, ``scores`` (each held-out input's reward, by task)
-    and ``losses`` (each held-out episode's nats a token, by task). ``diverged``: the reads that are missing, as the
-    loss was not finite any more. ``lowest``, ``know_nothing``: the lowest reward by task, and the loss of a uniform
-    guess.
+    ``reads``: by read, the step, episodes and tokens seen by then, ``scores`` (each held-out input's reward, by task;
+    None where it cannot be computed for what the student wrote) and ``losses`` (each held-out episode's nats a token,
+    by task). ``diverged``: the reads that are missing, as the loss was not finite any more. ``lowest``,
+    ``know_nothing``: the lowest reward by task, and the loss of a uniform guess.
     """
     with same_data(folder, settings):
         return _read_twice(folder, CellSettings(**settings))
@@ -212,7 +212,8 @@ def _read_twice(folder: Path, cell: CellSettings) -> dict[str, Any]:
 
 
 def _is_finite(read: Mapping[str, Any]) -> bool:
-    return all(math.isfinite(v) for part in ("scores", "losses") for values in read[part].values() for v in values)
+    values = [v for part in ("scores", "losses") for of_task in read[part].values() for v in of_task]
+    return all(v is None or math.isfinite(v) for v in values)
 
 
 def rewards_of_tasks(names: Mapping[str, str], run: Run) -> dict[str, Reward]:
@@ -258,14 +259,14 @@ class _Reader:
         model.train(was_training)
         return found
 
-    def _scores(self, student: Student) -> dict[str, list[float]]:
+    def _scores(self, student: Student) -> dict[str, list[float | None]]:
         scores = {}
         for task, name in sorted(self.cell.rewards.items()):
             texts = list(self.material.inputs[task])
             wanted = {} if name not in student.attributes else {name: student.space.quantile(task, name, HIGH)}
             control = student.space.render(task, student.space.positions(task, wanted))
             written = student.generate_ids(texts, [control] * len(texts))
-            scores[task] = compute(self.rewards[task], texts, [one.completion for one in written])
+            scores[task] = compute_known(self.rewards[task], texts, [one.completion for one in written])
         return scores
 
     def _losses(self, model: StudentModel, dtype: Any) -> dict[str, list[float]]:

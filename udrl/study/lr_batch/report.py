@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from udrl.errors import StudentError
 from udrl.study.figures import Figure
 from udrl.study.lr_batch.cell import STEPS, TOKENS
 from udrl.study.lr_batch.figures import (
@@ -91,7 +92,11 @@ class Results:
 
     def _values(self, score: str, read: str, task: str) -> Floats:
         """Return (cells, seeds, items), higher is better. A student that diverged gets what knows nothing gets: the
-        reward's lowest value, the loss of a uniform guess."""
+        reward's lowest value, the loss of a uniform guess. Items that a completion of any student has no value for are
+        left out for all.
+
+        Raises StudentError where none is left.
+        """
         part = "scores" if score == REWARD else "losses"
         known = [r["reads"][read][part][task] for r in self.returned.values() if read in r["reads"]]
         items = len(known[0]) if known else 1
@@ -102,7 +107,17 @@ class Results:
                 worst = cell["lowest"][task] if score == REWARD else cell["know_nothing"]
                 rows.append(cell["reads"][read][part][task] if read in cell["reads"] else [worst] * items)
         values = np.array(rows, dtype=np.float64).reshape(len(self.points), len(self.seeds), items)
+        scored = ~np.isnan(values).any(axis=(0, 1))
+        if not scored.any():
+            raise StudentError(
+                f"for no held-out input of task '{task}' has the reward '{self.rewards[task]}' a value for what every "
+                "student wrote: score the run with one that knows these texts (udrl score)"
+            )
+        values = values[:, :, scored]
         return values if score == REWARD else -values
+
+    def _reads(self) -> list[Mapping[str, Any]]:
+        return [read for cell in self.returned.values() for read in cell["reads"].values()]
 
     def _diverged(self, read: str) -> tuple[int, ...]:
         return tuple(
@@ -126,7 +141,7 @@ class Results:
                     name: {
                         **{part: read[part] for part in ("step", "episodes", "tokens")},
                         **{
-                            part: {task: float(np.mean(values)) for task, values in read[part].items()}
+                            part: {task: _mean(values) for task, values in read[part].items()}
                             for part in ("scores", "losses")
                         },
                     }
@@ -218,6 +233,8 @@ class Results:
         if gone:
             listed = ", ".join(f"{rate:g} / {batch}" for rate, batch in gone)
             lines.append(f"Diverged with at least one seed, and counted as knowing nothing: {listed}.")
+        if unscored := sum(v is None for r in self._reads() for of_task in r["scores"].values() for v in of_task):
+            lines.append(f"{unscored:,} completions have no reward (udrl score says why); their inputs are left out.")
         lines.append(
             f"Intervals are 95 %. Scores: over {len(self.seeds)} seeds and all held-out items. As good: cells whose "
             "paired difference from the best one holds 0. Correlations (Spearman; above 0: the more, the better, of a "
@@ -270,3 +287,9 @@ def _positive(score: Figure, of: str) -> Figure:
 def _said(figure: Sequence[float], form: str = "{:.2f}") -> str:
     middle, low, high = (form.format(value) for value in figure)
     return f"{middle} [{low}, {high}]"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of those that are known, None where none is."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

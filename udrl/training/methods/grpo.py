@@ -18,7 +18,7 @@ from udrl.errors import UsageError
 from udrl.training.examples import training_order
 from udrl.training.methods import Grpo
 from udrl.training.methods.hosting import Driver, TrlWork, hosted
-from udrl.training.methods.payment import Payment
+from udrl.training.methods.payment import Paid, Payment, mean_paid
 from udrl.training.methods.watch import Watch
 from udrl.training.methods.writing import Prompt, text_of, write
 from udrl.training.validation import Validation
@@ -33,27 +33,34 @@ FIGURES = {
     "completions/mean_length": "length",
     "completions/clipped_ratio": "clipped",
     "zero_variance": "zero_variance",
+    "unscored": "unscored",
     "kl": "kl",
 }
-"""TRL's figures that are logged, and the one that the rollout adds to them; it also adds each of several rewards."""
+"""TRL's figures that are logged, and those that the rollout adds to them; it also adds each of several rewards."""
 
 
 @dataclass(frozen=True)
 class Group:
     """The completions of one prompt, their ids with the end token where it came, and what each was paid.
 
-    parts: each completion's values of the rewards, by name.
+    paid: None where a completion cannot be scored. parts: each completion's values of the rewards, by name.
     """
 
     prompt: Prompt
     written: list[list[int]]
-    paid: list[float]
-    parts: list[dict[str, float]]
+    paid: list[Paid]
+    parts: list[dict[str, Paid]]
+
+    @property
+    def told(self) -> list[float]:
+        """What TRL is told: a completion that is not scored gets its group's mean, from which it learns nothing."""
+        mean = mean_paid(self.paid, 0.0)
+        return [mean if value is None else value for value in self.paid]
 
     @property
     def flat(self) -> bool:
         """Whether all were paid the same."""
-        return max(self.paid) - min(self.paid) <= FLAT
+        return max(self.told) - min(self.told) <= FLAT
 
 
 class Rollout:
@@ -99,9 +106,10 @@ class Rollout:
             "prompt_ids": [group.prompt.ids for group, _ in members],
             "completion_ids": [group.written[place] for group, place in members],
             "logprobs": None,
-            "paid": [group.paid[place] for group, place in members],
+            "paid": [group.told[place] for group, place in members],
             "parts": [group.parts[place] for group, place in members],
             "flat": [flat] * len(members),
+            "unscored": [fmean(group.paid[place] is None for group, place in members)] * len(members),
         }
 
     def write(self, model: Any, numbers: Sequence[int]) -> list[Group]:
@@ -127,12 +135,21 @@ class Rollout:
 
 
 def paid(
-    *, paid: list[float], parts: list[dict[str, float]], flat: list[float], log_metric: Any, **_: Any
+    *,
+    paid: list[float],
+    parts: list[dict[str, Paid]],
+    flat: list[float],
+    unscored: list[float],
+    log_metric: Any,
+    **_: Any,
 ) -> list[float]:
     """Hand TRL the rewards that the rollout has computed."""
     log_metric("zero_variance", flat[0])
+    if unscored[0]:
+        log_metric("unscored", unscored[0])
     for name in parts[0] if len(parts[0]) > 1 else ():
-        log_metric(f"reward_{name}", fmean(part[name] for part in parts))
+        if known := [value for part in parts if (value := part[name]) is not None]:
+            log_metric(f"reward_{name}", fmean(known))
     return paid
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from udrl.data.facts import RunFacts
 from udrl.data.known_answers import Answers
 from udrl.errors import UsageError
 from udrl.rewards import as_scored
-from udrl.rewards.protocol import Reward, compute, covered
+from udrl.rewards.protocol import Reward, compute_known, covered
+
+Paid = float | None
+"""A payment or a reward; None: not scored, as a reward cannot be computed for this completion."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,27 @@ class Payment:
         """Say whether every reward can be computed for the input ``text``."""
         return all(covered(reward, [text])[0] for reward, _ in self.parts)
 
-    def __call__(self, inputs: Sequence[str], completions: Sequence[str]) -> tuple[list[float], dict[str, list[float]]]:
+    @property
+    def lowest(self) -> float:
+        """The least that a completion can be paid."""
+        return sum(min(weight * reward.low, weight * reward.high) for reward, weight in self.parts)
+
+    def __call__(self, inputs: Sequence[str], completions: Sequence[str]) -> tuple[list[Paid], dict[str, list[Paid]]]:
         """Return each pair's payment, and each reward's own values by its name."""
-        values = {reward.name: compute(reward, inputs, completions) for reward, _ in self.parts}
-        paid = [0.0] * len(inputs)
+        values = {reward.name: compute_known(reward, inputs, completions) for reward, _ in self.parts}
+        paid: list[Paid] = [0.0] * len(inputs)
         for reward, weight in self.parts:
-            paid = [so_far + weight * value for so_far, value in zip(paid, values[reward.name], strict=True)]
+            paid = [
+                None if so_far is None or value is None else so_far + weight * value
+                for so_far, value in zip(paid, values[reward.name], strict=True)
+            ]
         return paid, values
+
+
+def mean_paid(paid: Sequence[Paid], otherwise: float) -> float:
+    """Return the mean of what was scored; ``otherwise`` where nothing was."""
+    known = [value for value in paid if value is not None]
+    return fmean(known) if known else otherwise
 
 
 def payment_of(

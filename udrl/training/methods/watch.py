@@ -1,6 +1,7 @@
 """What goes wrong with DPO and GRPO, seen while they train: a figure in the progress line, and once a line of advice.
 
 zero_variance   share of the groups whose completions all got one reward: they teach nothing
+unscored        share of the completions that a reward cannot be computed for: they teach nothing
 clipped         share of the completions that were cut instead of ending
 length          tokens of a completion: collapsing or exploding, it shows that a reward is gamed
 reward          falling from its peak, it shows that the training is unstable
@@ -27,6 +28,7 @@ FALLEN = 0.1
 """By how much of what can be paid at most the mean reward may fall from its peak."""
 WATCHED = (
     "zero_variance",
+    "unscored",
     "clipped",
     "length",
     "chosen_change",
@@ -101,6 +103,11 @@ class Watch:
                 f"{means['zero_variance']:.0%} of the groups got one reward for all their completions and teach "
                 f"nothing: raise --explore-temperature (now {self.method.temperature:g}) or --group-size "
                 f"(now {self.method.group_size}){again}"
+            )
+        if isinstance(self.method, Grpo) and means.get("unscored", 0.0) > 0:
+            found["unscored"] = (
+                f"{means['unscored']:.0%} of the completions cannot be scored (in a script that the encoder does not "
+                "know) and teach nothing: name an encoder that knows it with --encoder"
             )
         if isinstance(self.method, Grpo) and means.get("clipped", 0.0) > MOST_CLIPPED:
             found["clipped"] = (

@@ -13,7 +13,7 @@ import torch
 from udrl.commands import CommandSpace
 from udrl.data.episode import Episode
 from udrl.tokenizer import decode, encode
-from udrl.training.methods.payment import Payment
+from udrl.training.methods.payment import Payment, mean_paid
 from udrl.training.methods.watch import Watch
 
 JUDGED = 128
@@ -90,7 +90,10 @@ class Judge:
         self.max_tokens = max_tokens
 
     def __call__(self) -> dict[str, float]:
-        """Return the mean payment (``validation_reward``), that of each reward, and the mean length in tokens."""
+        """Return the mean payment (``validation_reward``), that of each reward, and the mean length in tokens.
+
+        The means are over what can be scored; where nothing can, they are as low as can be.
+        """
         rows: list[list[int]] = []
         for first in range(0, len(self.prompts), CHUNK):
             part = self.prompts[first : first + CHUNK]
@@ -99,8 +102,12 @@ class Judge:
         texts = [text_of(row, self.tokenizer) for row in rows]
         paid, values = self.payment([prompt.text for prompt in self.prompts], texts)
         self.watch.judged += len(paid)
+        unscored = sum(value is None for value in paid)
+        lowest = {reward.name: reward.low for reward, _ in self.payment.parts}
+        each = {f"validation_{name}": mean_paid(of, lowest[name]) for name, of in values.items()}
         return {
-            "validation_reward": fmean(paid),
-            **({f"validation_{name}": fmean(of) for name, of in values.items()} if len(values) > 1 else {}),
+            "validation_reward": mean_paid(paid, self.payment.lowest),
+            **({"validation_unscored": unscored / len(paid)} if unscored else {}),
+            **(each if len(values) > 1 else {}),
             "validation_length": fmean(map(len, rows)),
         }
