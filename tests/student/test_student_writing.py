@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -58,7 +59,7 @@ def test_wording_never_takes_an_id_that_stands_for_no_text(small_student: Studen
     size = small_student.space.base
     wide = Vocabulary(small_student.tokenizer, size + 3)  # as models whose embedding was padded
     assert wide.nothing.tolist() == [size, size + 1, size + 2]
-    logits = torch.zeros(size + 3)
+    logits = np.zeros(size + 3, dtype=np.float32)
     logits[size] = 20
     logits[5] = 10
     writer = Writer(Wording(ban=("art",)), wide, 8)
