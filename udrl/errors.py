@@ -7,6 +7,7 @@
     ├── RunError              a run folder that is missing, locked, damaged or of another version
     ├── TeacherError          a teacher that cannot be started or failed too often
     ├── RewardError           a reward that cannot be computed or leaves its declared range
+    ├── WeightsError          pretrained weights that are nowhere, damaged, or of a kind that cannot be read
     ├── StudentError          a student that cannot be trained, loaded or run
     │   └── Diverged          its loss is not finite any more
     └── MissingDependency     an optional package that is not installed
@@ -56,6 +57,10 @@ class TeacherError(UdrlError):
 
 class RewardError(UdrlError):
     """A reward that is NaN, leaves its declared range, or cannot be computed."""
+
+
+class WeightsError(UdrlError):
+    """Pretrained weights, of a student or a teacher, that are not found, not whole, or cannot be read."""
 
 
 class StudentError(UdrlError):

@@ -29,6 +29,22 @@ def partial_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
+def user_cache() -> Path:
+    """Return the folder of what is kept for all runs of this user: ``UDRL_CACHE``, else the usual one.
+
+    Raises RunError where it cannot be written.
+    """
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "udrl"
+    folder = Path(os.environ.get("UDRL_CACHE") or usual)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{folder} cannot be written ({error.strerror}): set UDRL_CACHE to a folder for what udrl keeps"
+        ) from error
+    return folder
+
+
 def atomic_write(path: Path, content: bytes | str) -> None:
     """Replace the file ``path`` by one with ``content``. Raises RunError as `disk_errors` does."""
     with replacing_file(path) as file:
@@ -42,7 +58,7 @@ def replacing_file(path: Path) -> Iterator[BinaryIO]:
     Writers of the same path wait for each other. Raises RunError as `disk_errors` does.
     """
     partial = partial_of(path)
-    with disk_errors(path), _alone(partial) as file:
+    with disk_errors(path), alone(partial) as file:
         try:
             yield file
             file.flush()
@@ -54,7 +70,7 @@ def replacing_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[BinaryIO]:
+def alone(path: Path) -> Iterator[BinaryIO]:
     """Open ``path``, emptied, for one writer at a time; the lock of one that was killed ended with it."""
     while True:
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "w+b") as file:

@@ -26,6 +26,11 @@ def track(description: str, *, total: int | None, unit: str, initial: int = 0) -
 
 def note(text: str) -> None:
     """Write a warning to standard error from any thread, above a bar where one is shown."""
+    say(f"warning: {text}")
+
+
+def say(text: str) -> None:
+    """Write a line to standard error from any thread, above a bar where one is shown."""
     from tqdm import tqdm
 
-    tqdm.write(f"warning: {text}", file=sys.stderr)
+    tqdm.write(text, file=sys.stderr)

@@ -216,6 +216,15 @@ class OriginFacts:
 
 
 @dataclass(frozen=True)
+class WeightsFacts:
+    """Pretrained weights that a student began with. source: where they were; licence: of them, empty: not known."""
+
+    source: str
+    sha256: str
+    licence: str = ""
+
+
+@dataclass(frozen=True)
 class TrainFacts(StageFacts):
     """What ``udrl train`` did; see `udrl.training.train.TrainReport`. options: of the loop; method: its name and
     options; preset: published hyper-parameters; selection: name of the choice among the episodes."""
@@ -250,6 +259,7 @@ class TrainFacts(StageFacts):
     preset: Mapping[str, Any] | None = field(default=None, metadata=WHERE_GIVEN)
     selection: str | None = field(default=None, metadata=WHERE_GIVEN)
     origin: OriginFacts | None = field(default=None, metadata=WHERE_GIVEN)
+    weights: WeightsFacts | None = field(default=None, metadata=WHERE_GIVEN)
     precision: str = ""
     device: str = ""
     torch: str = ""

@@ -6,7 +6,6 @@ where neither student nor teacher is at hand.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
@@ -22,6 +21,7 @@ from udrl.eval.completions import FILE, Block, Completion, SystemFacts, read_blo
 from udrl.eval.scores import Scores, score, write_scores
 from udrl.eval.summary import build_summary, write_summary
 from udrl.eval.systems import RELEVANCE
+from udrl.files import user_cache
 from udrl.progress import track
 from udrl.rewards import load_reward
 
@@ -98,7 +98,7 @@ def measure(folder: Path) -> dict[str, Any]:
     setting, _ = load_setting(folder)
     blocks = list(read_blocks(folder).values())
     rows = [row for block in blocks for row in block.rows]
-    encoder = load_encoder(setting.encoder, precision="fp32", cache=encoder_cache())
+    encoder = load_encoder(setting.encoder, precision="fp32", cache=user_cache())
     second = _second_encoder(setting, rows)
     answers = {**read_answers(folder.parent.parent), **read_answers(folder)}  # of the run, and of the benchmark's files
     rewards = {name: load_reward(source, encoder=encoder, answers=answers) for name, source in setting.rewards.items()}
@@ -124,22 +124,6 @@ def measure(folder: Path) -> dict[str, Any]:
     )
     write_summary(folder, summary)
     return summary
-
-
-def encoder_cache() -> Path:
-    """Return the folder that keeps encoded texts for all benchmarks of this user: ``UDRL_CACHE``, else the usual one.
-
-    Raises RunError where it cannot be written.
-    """
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "udrl"
-    folder = Path(os.environ.get("UDRL_CACHE") or usual)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"{folder} cannot be written ({error.strerror}): set UDRL_CACHE to a folder for encoded texts"
-        ) from error
-    return folder
 
 
 def priced(block: Block, machine_usd: float | None) -> SystemFacts:
@@ -195,7 +179,7 @@ def _listed(pair: tuple[float, float] | None) -> list[float] | None:
 
 def _second_encoder(setting: ScoringSetting, rows: Sequence[Completion]) -> Encoder:
     if setting.second_encoder != LSA:
-        return load_encoder(setting.second_encoder, precision="fp32", cache=encoder_cache())
+        return load_encoder(setting.second_encoder, precision="fp32", cache=user_cache())
     compared = [row for row in rows if row.part == "comparison"]
     texts = [row.input for row in compared] + [row.completion for row in compared if row.completion is not None]
     chosen = sorted(dict.fromkeys(texts), key=lambda text: hash_int("lsa", text))[:LSA_TEXTS]

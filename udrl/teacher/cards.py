@@ -54,7 +54,8 @@ class Prices:
 class Card:
     """The contents of one card.
 
-    backend: one of BACKENDS. model, revision: what the backend loads or asks for.
+    backend: one of BACKENDS. model, revision: what the backend loads or asks for; package: a Python package that
+    carries the weights as a GGUF file, for where there is no hub.
     chat, mix: how it is asked, see ``Chat`` and ``udrl.teacher.mixes``; an empty mix: the backend's own settings.
     invent: engine settings for inventing inputs.
     prices: None: not stated. base_url: where an endpoint listens. settings: by backend, checked by it.
@@ -75,6 +76,7 @@ class Card:
     prices: Prices | None = None
     base_url: str | None = None
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    package: str | None = None
 
     @property
     def output_arguments(self) -> Mapping[str, Any]:
@@ -172,7 +174,7 @@ def _read(path: Path) -> Card:
         data,
         where=where,
         required=("name", "title", "description", "backend", "model", "licence"),
-        optional=("revision", "chat", "sampling", "priming", "invent", "prices", "base_url", "settings"),
+        optional=("revision", "chat", "sampling", "priming", "invent", "prices", "base_url", "settings", "package"),
     )
     backend = yamlfile.text_at(data, "backend", where=where)
     if backend not in BACKENDS:
@@ -183,7 +185,7 @@ def _read(path: Path) -> Card:
     licence = yamlfile.mapping_at(data, "licence", where=where)
     yamlfile.check_keys(licence, where=f"{where}: licence", required=("name", "outputs"))
     if backend == "builtin":
-        for key in ("chat", "sampling", "priming", "invent", "prices", "base_url", "settings"):
+        for key in ("chat", "sampling", "priming", "invent", "prices", "base_url", "settings", "package"):
             if key in data:
                 raise TaskError(f"{where}: key '{key}': the backend 'builtin' has none, take the key out")
     elif "sampling" not in data:
@@ -207,6 +209,7 @@ def _read(path: Path) -> Card:
         prices=_prices(yamlfile.mapping_at(data, "prices", where=where), where=where) if "prices" in data else None,
         base_url=_optional_text(data, "base_url", where=where),
         settings=_settings(data, where=where),
+        package=_optional_text(data, "package", where=where),
     )
 
 

@@ -19,9 +19,10 @@ from torch import Tensor
 from udrl.architecture import architecture_of, kind_of
 from udrl.architecture.packing import pack
 from udrl.errors import StudentError
-from udrl.hub_reach import is_reachable
 from udrl.student.engines.pytorch import TorchEngine
 from udrl.tokenizer import decode, encode, ends_among, load_tokenizer
+from udrl.weights.gguf_checkpoint import check_finite
+from udrl.weights.sources import Weights, find_weights
 
 if TYPE_CHECKING:
     from udrl.student.network import StudentModel
@@ -36,19 +37,21 @@ LOOKED_AT = 2000
 SHOWN = 60
 
 
-def admit(source: str) -> tuple[Any, Any]:
-    """Load the checkpoint at ``source``, a folder or a hub id; return its language model and its tokenizer.
+def admit(weights: Weights | str) -> tuple[Any, Any]:
+    """Load ``weights``, or those that a name finds; return their language model and its tokenizer.
 
     The model's config and the tokenizer then name the same end, and the embedding has a row for every id of the
-    tokenizer. Raises StudentError for what cannot be trained, in one sentence.
+    tokenizer. Raises StudentError for what cannot be trained, and as `find_weights` and `Weights.folder` do, in one
+    sentence.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    # Without a network the hub's client tries again for most of a minute, file by file.
-    here = {"local_files_only": Path(source).is_dir() or not is_reachable(), "trust_remote_code": False}
-    _check_kind(source, here)
-    tokenizer = _loaded(f"the tokenizer of '{source}'", lambda: load_tokenizer(source, **here))
+    weights = find_weights(weights) if isinstance(weights, str) else weights
+    source, folder = weights.name, weights.folder()
+    here = {"local_files_only": True, "trust_remote_code": False}
+    _check_kind(folder, source)
+    tokenizer = _loaded(f"the tokenizer of '{source}'", lambda: load_tokenizer(folder, **here))
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise StudentError(f"the tokenizer of '{source}' has no fast version (tokenizer.json): use another model")
     verbosity = logging.get_verbosity()
@@ -57,7 +60,7 @@ def admit(source: str) -> tuple[Any, Any]:
         model, report = _loaded(
             f"the weights of '{source}'",
             lambda: AutoModelForCausalLM.from_pretrained(
-                source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **here
+                folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **here
             ),
         )
     finally:
@@ -67,9 +70,7 @@ def admit(source: str) -> tuple[Any, Any]:
             f"'{source}' is not a whole causal language model, since it lacks weights (such as {missing[0]}): use "
             "another model"
         )
-    for name, tensor in model.state_dict().items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise StudentError(f"the weights of '{source}' are not finite (in {name}): copy or train it again")
+    check_finite(model, source)
     _add_rows(model, tokenizer, source)
     settle_ends(model, tokenizer, source)
     architecture_of(model.config).prepare(model)
@@ -91,12 +92,13 @@ def _loaded(what: str, load: Callable[[], Loaded]) -> Loaded:
         ) from error
 
 
-def _check_kind(source: str, options: dict[str, Any]) -> None:
-    """Raise StudentError unless the config at ``source`` is of a causal language model that transformers knows."""
+def _check_kind(folder: Path, source: str) -> None:
+    """Raise StudentError unless the config in ``folder`` is of a causal language model that transformers knows."""
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig
 
-    local = {"local_files_only": options["local_files_only"]}
-    said, _ = _loaded(f"the weights of '{source}'", lambda: PreTrainedConfig.get_config_dict(source, **local))
+    said, _ = _loaded(
+        f"the weights of '{source}'", lambda: PreTrainedConfig.get_config_dict(folder, local_files_only=True)
+    )
     kind = kind_of(said)
     if kind not in CONFIG_MAPPING:
         own = "is of no kind that transformers knows"

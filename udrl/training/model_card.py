@@ -13,7 +13,7 @@ from udrl.data.facts import TeacherFacts, TrainFacts
 CARD = """---
 {licence_header}library_name: transformers
 pipeline_tag: text-generation
-tags: [udrl, upside-down-rl, gpt2]
+tags: [udrl, upside-down-rl, {kind}]
 ---
 # {name}
 
@@ -25,7 +25,7 @@ tags: [udrl, upside-down-rl, gpt2]
 - **Episodes**: {episodes}, written by {teachers}; {steps:,} steps, seed {seed}
 - **Method**: {method}; {seconds:,.0f} s of training, {reward_calls:,} reward calls
 - **Validation loss**: {loss}
-{origin}- **Licence**: that of the starting weights and of what the teachers wrote:
+{weights}{origin}- **Licence**: that of the starting weights and of what the teachers wrote:
 {licences}
 
 ```python
@@ -50,11 +50,19 @@ input and its command in words, such as ` a red fox in the snow{example}` (with 
 bins, 0 to {last}, and what is left out is open. An input that contains such words is read as a command."""
 
 
-def write_card(folder: Path, *, space: CommandSpace, trained: TrainFacts, teachers: Mapping[str, TeacherFacts]) -> None:
-    """Write README.md into the checkpoint ``folder`` from what run.json says of the training and of the teachers."""
+def write_card(
+    folder: Path, *, space: CommandSpace, kind: str, trained: TrainFacts, teachers: Mapping[str, TeacherFacts]
+) -> None:
+    """Write README.md into the checkpoint ``folder`` from what run.json says of the training and of the teachers.
+
+    kind: of the network, by transformers' name.
+    """
     licences = licence_lines(teachers)
     ranges = [f"{a.name} [{a.low:g}, {a.high:g}]{' ' + a.unit if a.unit else ''}" for a in space.attributes]
     loss, gap, origin, method = trained.validation_loss, trained.loss_gap, trained.origin, trained.method
+    weights = trained.weights
+    if weights is not None:
+        licences = [f"the starting weights: {weights.licence or 'not known here, see where they come from'}", *licences]
     middle = {a.name: (space.bins - 1) / 2 for a in space.attributes}
     text = CARD.format(
         intro=(UDRL if method["name"] == "udrl" else OTHER).format(version=__version__, name=method["name"]),
@@ -62,6 +70,7 @@ def write_card(folder: Path, *, space: CommandSpace, trained: TrainFacts, teache
         seconds=trained.seconds,
         reward_calls=trained.reward_calls,
         targets=', {"relevance": 0.7, "length": 20}' if space.attributes else "",
+        weights="" if weights is None else f"- **Starting weights**: {weights.source}, SHA-256 `{weights.sha256}`\n",
         origin=""
         if origin is None
         else f"- **Started from**: the student {origin.student} (weights {origin.weights}), which knew "
@@ -70,6 +79,7 @@ def write_card(folder: Path, *, space: CommandSpace, trained: TrainFacts, teache
         if space.text is None
         else TEXT.format(example=space.shown(space.tasks[0], middle), last=space.bins - 1),
         name=trained.student,
+        kind=kind,
         parameters=trained.parameters,
         tasks=", ".join(space.tasks),
         attributes=", ".join(ranges) or "none",
@@ -81,7 +91,9 @@ def write_card(folder: Path, *, space: CommandSpace, trained: TrainFacts, teache
         loss="not measured"
         if loss is None
         else f"{loss:.3f} nats a token" + ("" if gap is None else f", {gap:+.3f} with others' commands"),
-        licence_header=licence_header({teacher.licence for teacher in teachers.values()}),
+        licence_header=licence_header(
+            {teacher.licence for teacher in teachers.values()} | ({weights.licence} if weights else set())
+        ),
         licences="\n".join(f"  - {line}" for line in licences) or "  - no teacher is recorded in the run",
         folder=trained.folder,
         task=space.tasks[0],

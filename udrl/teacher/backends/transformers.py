@@ -22,8 +22,10 @@ from udrl.hardware import choose_device, choose_precision
 from udrl.teacher import mixes
 from udrl.teacher.backends.completion import Failure, completion_of
 from udrl.teacher.backends.conversation import TemplateError, conversation_ids, conversation_text
+from udrl.teacher.backends.own_weights import OwnWeights
 from udrl.teacher.cards import Card, backend_settings
 from udrl.teacher.protocol import Reply, Request
+from udrl.weights.gguf_checkpoint import check_finite
 
 SETTINGS: Mapping[str, Any] = {
     "batch_size": 16,
@@ -60,7 +62,8 @@ class TransformersTeacher:
         """Check the settings; raises TaskError for those that do not exist."""
         self.name = card.name
         self.model = card.model
-        self.revision = card.revision
+        self._weights = OwnWeights(card)
+        self.revision = self._weights.revision
         settings = backend_settings(card, "transformers", SETTINGS)
         self._card = card
         self._batch_size = int(settings["batch_size"])
@@ -136,12 +139,13 @@ class TransformersTeacher:
         precision = self._precision
         if precision == "auto":
             precision = "bfloat16" if choose_precision("auto", device) == "bf16" else "float32"
-        options: dict[str, Any] = {"revision": self.revision, "trust_remote_code": False}
+        folder, options = self._weights.folder(), {"local_files_only": True, "trust_remote_code": False}
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(self.model, **options)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
             network = transformers.AutoModelForCausalLM.from_pretrained(
-                self.model, dtype=getattr(torch, precision), use_safetensors=True, **options
+                folder, dtype=getattr(torch, precision), use_safetensors=True, **options
             )
+            check_finite(network, self.model)
             self._network = network.to(device).eval()
         except (OSError, ValueError, RuntimeError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

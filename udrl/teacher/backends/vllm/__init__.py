@@ -22,6 +22,7 @@ from typing import IO, Any
 from udrl.errors import MissingDependency, TeacherError, is_installed, suggestion
 from udrl.teacher import mixes
 from udrl.teacher.backends.completion import Failure, completion_of
+from udrl.teacher.backends.own_weights import OwnWeights
 from udrl.teacher.backends.vllm import arguments
 from udrl.teacher.cards import Card
 from udrl.teacher.protocol import Reply, Request
@@ -52,7 +53,8 @@ class VllmTeacher:
         """Check the engine arguments; raises UsageError for those that do not exist or are not the card's to say."""
         self.name = card.name
         self.model = card.model
-        self.revision = card.revision
+        self._weights = OwnWeights(card) if card.package is not None else None
+        self.revision = card.revision if self._weights is None else self._weights.revision
         self._card = card
         self._arguments = dict(card.settings.get("vllm", {}))
         arguments.check(self._arguments, where=f"{card.path}: settings: vllm")
@@ -124,12 +126,12 @@ class VllmTeacher:
                     f"teacher '{self.name}': vLLM is not installed: {INSTALL} (Linux with a GPU), or ask a server "
                     "with --base-url http://HOST:8000/v1"
                 )
-            chat = self._card.chat
+            chat, own = self._card.chat, self._weights if self._weights and self._weights.is_gguf else None
             self._engine = _Process(
                 self._card,
                 {
-                    "model": self.model,
-                    "revision": self.revision,
+                    "model": str(own.folder()) if own else self.model,
+                    "revision": None if own else self.revision,
                     "arguments": self._arguments,
                     "template_arguments": dict(chat.template_arguments),
                     "stop": list(chat.stop),
