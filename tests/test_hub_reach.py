@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from udrl.architecture.gpt2.scratch import scratch_gpt2
-from udrl.errors import StudentError
+from udrl.errors import WeightsError
 from udrl.hub_reach import is_reachable
 from udrl.tokenizer import train_tokenizer
 from udrl.training.admission import admit
@@ -60,7 +60,7 @@ def test_weights_in_a_pickle_are_refused(tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     model.config.save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(StudentError, match=r"cannot be loaded .*safetensors"):
+    with pytest.raises(WeightsError, match=r"cannot be loaded .*safetensors"):
         admit(str(tmp_path))
 
 
@@ -71,5 +71,5 @@ def test_weights_without_a_hub_are_refused_without_waiting(monkeypatch: pytest.M
 
     assert not is_reachable()
     monkeypatch.setattr("time.sleep", sleep)
-    with pytest.raises(StudentError, match=r"'no-such/model' cannot be loaded .*--init random"):
+    with pytest.raises(WeightsError, match=r"'no-such/model' cannot be loaded .*--init random"):
         admit("no-such/model")

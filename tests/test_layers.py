@@ -21,7 +21,7 @@ ORDER = """
 errors words numerals resources progress
 yamlfile config arguments
 files forks hub_reach hardware
-onnx_graph
+onnx_graph weights
 encoder metrics bootstrap
 data
 commands text_commands tokenizer

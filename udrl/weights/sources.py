@@ -87,12 +87,14 @@ def find_here(name: str, *, package: str | None = None, revision: str | None = N
     path = Path(name).expanduser()
     if path.suffix == GGUF:
         if not path.is_file():
-            raise WeightsError(f"there is no GGUF file '{name}': check the path")
+            raise WeightsError(f"'{name}' cannot be loaded (there is no such file): check the path")
         return Weights(name, str(path.resolve()), (path.resolve(),))
     if path.is_dir():
         return _in_folder(path, name, str(path.resolve()))
     if path.is_absolute() or name.startswith((".", "~")):
-        raise WeightsError(f"there is no folder '{name}' with weights: check the path, or name a model of the hub")
+        raise WeightsError(
+            f"'{name}' cannot be loaded (there is no such folder): check the path, or name a model of the hub"
+        )
     folder = _snapshot(name, revision, download=False)
     if folder is not None and _is_whole(folder):
         return _in_folder(folder, name, f"the hub's cache ({name} at {folder.name[:12]})")
