@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from udrl.errors import is_installed
+from udrl.errors import WeightsError, is_installed
 from udrl.hardware import choose_precision
+from udrl.training.presets import SMOLLM2, SMOLLM2_PACKAGE
 
 State = Literal["ok", "limited", "missing"]
 
@@ -193,6 +194,23 @@ def _encoder(_: Path) -> Iterator[Check]:
         yield Check("encoder", "limited", f"{MINILM} is neither a package nor cached", advice)
 
 
+def _smollm2(_: Path) -> Iterator[Check]:
+    from udrl.weights.sources import find_here, install_command
+
+    try:
+        found = find_here(SMOLLM2, package=SMOLLM2_PACKAGE)
+    except WeightsError as error:
+        yield Check("smollm2", "limited", "damaged", str(error))
+        return
+    if found is not None and (not found.is_gguf or is_installed("gguf")):
+        yield Check("smollm2", "ok", f"from {found.source}")
+    elif found is not None:
+        yield Check("smollm2", "limited", f"{found.source} cannot be read", "pip install 'udrl[gguf]'")
+    else:
+        advice = f"{install_command(SMOLLM2_PACKAGE)} and pip install 'udrl[gguf]', or have it downloaded from the hub"
+        yield Check("smollm2", "limited", f"{SMOLLM2} is neither a package nor cached", advice)
+
+
 def _disk(run: Path) -> Iterator[Check]:
     folder = run.resolve()
     while not folder.exists():
@@ -214,5 +232,6 @@ _PARTS: tuple[Callable[[Path], Iterator[Check]], ...] = (
     _hub,
     _vllm,
     _encoder,
+    _smollm2,
     _disk,
 )

