@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DOMAIN = "com.microsoft"
-OF_RUNTIME = ("GroupQueryAttention", "DynamicQuantizeMatMul", "SkipLayerNormalization", "FastGelu")
+OF_RUNTIME = (
+    "GroupQueryAttention", "DynamicQuantizeMatMul", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
+    "FastGelu", "QuickGelu",
+)  # fmt: skip
 """The operators of that domain."""
 STEPS = 63
 """Largest int8 weight. Processors without VNNI add two products of 8 bits up in 16, where larger weights overflow: on
@@ -77,6 +80,13 @@ class Graph:
         offset = self.weight(f"{output}.bias", bias)
         outputs = (output, "", "", whole)
         self.add("SkipLayerNormalization", outputs, hidden, x, gain, shift, offset, epsilon=norm.eps)
+        return output, whole
+
+    def residual_rms_norm(self, output: str, hidden: str, x: str, norm: Any) -> tuple[str, str]:
+        """Add hidden + x and its root-mean-square norm; returns the names of the norm and of the sum."""
+        gain, whole = self.weight(f"{output}.gain", norm.weight), f"{output}.sum"
+        outputs = (output, "", "", whole)
+        self.add("SkipSimplifiedLayerNormalization", outputs, hidden, x, gain, epsilon=norm.variance_epsilon)
         return output, whole
 
     def save(self, path: Path, name: str, *, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:

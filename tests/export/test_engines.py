@@ -140,7 +140,7 @@ def test_engines_export_needs_a_gpt2_a_student_and_a_run(
 
     monkeypatch.setattr(StudentModel, "__init__", other)
     before = sorted(copy.rglob("*"))
-    with pytest.raises(StudentError, match="only GPT-2"):
+    with pytest.raises(StudentError, match="only GPT-2, "):
         export(copy)
     assert sorted(copy.rglob("*")) == before
 

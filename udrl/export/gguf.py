@@ -23,21 +23,50 @@ from udrl.student.network import StudentModel
 FILE = "student.gguf"
 BLOCK = 32
 """Weights that share a scale in Q8_0."""
+_LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_BYTES = ("ByteLevel", False)
+SPLITS: dict[tuple[Any, ...], str] = {
+    (("ByteLevel", True),): "gpt-2",
+    (("Digits", True), ("ByteLevel", True)): "smollm",
+    (("Split", "(?i:'s|'t|'re|'ve|'m|'ll|'d)|" + _LETTERS + r"\p{N}" + _REST), _BYTES): "qwen2",
+    (("Split", "(?i:'s|'t|'re|'ve|'m|'ll|'d)|" + _LETTERS + r"\p{N}{1,3}" + _REST), _BYTES): "llama-bpe",
+}
+"""What llama.cpp calls the ways to split a text before its merges. Each is what tokenizers' parts do, in their order:
+bytes, by GPT-2's expression or as they come; digits each by itself; an expression."""
 
 
-def check_gguf(student: StudentModel, tokenizer: Any, *, quantised: bool) -> None:
-    """Raise StudentError where ``student`` cannot be written as GGUF: its tokenizer or its widths are others.
+def split_name(tokenizer: Any) -> str | None:
+    """Return the name in `SPLITS` of what ``tokenizer`` does before its merges of bytes; None: something else.
 
-    llama.cpp's "gpt2" vocabulary is a byte-level BPE whose texts are split by GPT-2's expression and nothing else.
+    Qwen brings texts into composed characters before. llama.cpp, whose own converter takes Qwen, does not.
     """
     made = json.loads(tokenizer.backend_tokenizer.to_str())
     splits = made["pre_tokenizer"] or {}
-    parts = splits.get("pretokenizers", [splits])
-    byte_level = [part.get("type") for part in parts] == ["ByteLevel"] and parts[0].get("use_regex", True)
-    if made["model"]["type"] != "BPE" or not byte_level or made["normalizer"]:
+    done: list[tuple[str, Any]] = []
+    for part in splits.get("pretokenizers", [splits]):
+        kind = part.get("type")
+        details = {
+            "ByteLevel": part.get("use_regex", True),
+            "Digits": part.get("individual_digits"),
+            "Split": (part.get("pattern") or {}).get("Regex"),
+        }
+        done.append((kind, details.get(kind)))
+    name = SPLITS.get(tuple(done)) if made["model"]["type"] == "BPE" else None
+    composed = made["normalizer"] == {"type": "NFC"} and name == "qwen2"
+    return name if composed or not made["normalizer"] else None
+
+
+@torch.no_grad()
+def check_gguf(student: StudentModel, tokenizer: Any, *, quantised: bool) -> None:
+    """Raise StudentError where ``student`` cannot be written as GGUF: its tokenizer or its widths are others.
+
+    llama.cpp's vocabulary "gpt2" is a byte-level BPE whose texts are split in one of the ways that it knows.
+    """
+    if split_name(tokenizer) is None:
         raise StudentError(
-            "this student's tokenizer is not a byte-level BPE as GPT-2's: GGUF cannot hold it; take --format onnx or "
-            "ctranslate2"
+            "this student's tokenizer is not a byte-level BPE as GPT-2's, SmolLM2's, Qwen's or Llama 3's: GGUF cannot "
+            "hold it; take --format onnx or ctranslate2"
         )
     tensors = exporter_of(student).gguf_tensors(student.model, embeddings(student), student.space.base)
     widths = {tensor.values.shape[-1] for tensor in tensors if tensor.matrix}
@@ -77,10 +106,10 @@ def _add_vocabulary(writer: Any, tokenizer: Any, base: int, size: int, ends: Seq
 
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     known = set(tokenizer.get_vocab().values())
-    special = set(tokenizer.all_special_ids)
+    special = {*tokenizer.all_special_ids, *(i for i, one in tokenizer.added_tokens_decoder.items() if one.special)}
     kinds = gguf.TokenType
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    writer.add_tokenizer_pre(split_name(tokenizer))
     writer.add_token_list(token_names(tokenizer, base, size))
     writer.add_token_types(
         [kinds.UNUSED if i >= base or i not in known else kinds.CONTROL if i in special else kinds.NORMAL

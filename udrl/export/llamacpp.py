@@ -22,14 +22,20 @@ SLOTS = 8
 class LlamaCpp:
     """A GGUF file in llama.cpp on the CPU. Needs the package xllamacpp."""
 
-    def __init__(self, file: Path, *, context: int, threads: int, slots: int = SLOTS) -> None:
-        """Load ``file``. context: ids of a prompt and its completion; slots: completions under way at once."""
+    def __init__(self, file: Path, *, context: int, threads: int, slots: int = SLOTS, exact: bool = False) -> None:
+        """Load ``file``.
+
+        context: ids of a prompt and its completion; slots: completions under way at once; exact: keep keys and values
+        in float32, where llama.cpp keeps them in half precision by itself.
+        """
         import xllamacpp
 
         options = xllamacpp.CommonParams()
         options.model.path = str(file)
         options.n_ctx, options.n_parallel = context * slots, slots
         options.n_gpu_layers, options.warmup, options.verbosity = 0, False, -1
+        if exact:
+            options.cache_type_k = options.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         options.cpuparams.n_threads = options.cpuparams_batch.n_threads = threads
         try:
             self.server = xllamacpp.Server(options)

@@ -20,7 +20,8 @@ def exporter_of(student: StudentModel, named: str = "the student") -> Exporter:
     """Return how the family of ``student`` is exported; StudentError, of the student as it is ``named``: it is not."""
     exporter = student.architecture.exporter
     if exporter is None:
-        exported = " and ".join(family.name for family in architecture.FAMILIES if family.exporter is not None)
+        names = [family.name for family in architecture.FAMILIES if family.exporter is not None]
+        exported = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
         raise StudentError(
             f"{named} is a {kind_of(student.model.config)}: only {exported} can be exported, torch answers for the "
             "others"

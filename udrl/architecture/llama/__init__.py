@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from udrl.architecture.any import declared_context
 from udrl.architecture.llama.cache import LlamaCache
+from udrl.architecture.llama.export import LlamaExporter
 from udrl.architecture.llama.forward import SHARDED, packed_logits, run_block
 from udrl.architecture.packing import Batch
 from udrl.architecture.protocol import Architecture, Exporter
@@ -21,11 +22,14 @@ ROTATIONS = ("default", "linear", "dynamic", "llama3", "yarn")
 
 @dataclass(frozen=True)
 class Llama:
-    """Llama or one of its relatives as an `Architecture`. kinds: what transformers calls it."""
+    """Llama or one of its relatives as an `Architecture`.
+
+    kinds: what transformers calls it; exporter: how it is exported.
+    """
 
     name: str
     kinds: tuple[str, ...]
-    exporter: Exporter | None = None
+    exporter: Exporter
 
     def admits(self, config: Any) -> bool:
         """Say whether ``config`` is of this family, gated by silu, with positions that a sequence has by itself."""
@@ -69,8 +73,9 @@ class Llama:
         return not any(part in name for part in ("embed_tokens", "lm_head"))
 
 
-LLAMA = Llama("Llama and Mistral", ("llama", "mistral"))
-QWEN2 = Llama("Qwen2", ("qwen2",))
-QWEN3 = Llama("Qwen3", ("qwen3",))
+_EVERYWHERE = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+LLAMA = Llama("Llama, Mistral", ("llama", "mistral"), LlamaExporter("llama", True, _EVERYWHERE))
+QWEN2 = Llama("Qwen2", ("qwen2",), LlamaExporter("qwen2", biases=("attn_q", "attn_k", "attn_v", "output")))
+QWEN3 = Llama("Qwen3", ("qwen3",), LlamaExporter("qwen3"))
 
 _: type[Architecture] = Llama
