@@ -9,8 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from udrl.architecture.any import declared_context
-from udrl.architecture.llama.cache import LlamaCache
+from udrl.architecture.llama.cache import LlamaCache, longest
 from udrl.architecture.llama.export import LlamaExporter
 from udrl.architecture.llama.forward import SHARDED, packed_logits, run_block
 from udrl.architecture.packing import Batch
@@ -41,9 +40,7 @@ class Llama:
 
     def context(self, config: Any) -> int:
         """Return the limit that ``config`` names, or the sliding window: within it, every id sees all before it."""
-        limit, window = declared_context(config), getattr(config, "sliding_window", None)
-        assert limit is not None  # these configs name one by themselves
-        return min(limit, window or limit)
+        return min(longest(config), getattr(config, "sliding_window", None) or longest(config))
 
     def prepare(self, model: Any) -> None:
         """Set attention dropout to 0: attention over sequences of any length has none, on every device alike."""

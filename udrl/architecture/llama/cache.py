@@ -21,6 +21,11 @@ def cache_shape(config: Any) -> CacheShape:
     return CacheShape(config.num_hidden_layers, config.num_key_value_heads, size)
 
 
+def longest(config: Any) -> int:
+    """Return the number of positions that ``config`` names, which these kinds do by themselves."""
+    return int(config.max_position_embeddings)
+
+
 @dataclass(frozen=True)
 class Matrix:
     """A linear layer, or several that read the same, one after the other: weight (in, out), bias (out,) or none."""

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from udrl.architecture.any import declared_context
 from udrl.architecture.closed_head import BLOCK, GAIN, NEVER, START, closed_by_constant
-from udrl.architecture.llama.cache import cache_shape
+from udrl.architecture.llama.cache import cache_shape, longest
 from udrl.architecture.protocol import CacheShape, GgufTensor
 from udrl.errors import StudentError
 
@@ -70,7 +69,7 @@ class LlamaExporter:
     def add_gguf_facts(self, writer: Any, model: Any) -> None:
         """Add the shape of ``model``, wider by the `spare` channels."""
         config, shape, width = model.config, cache_shape(model.config), model.config.hidden_size
-        writer.add_context_length(declared_context(config))
+        writer.add_context_length(longest(config))
         writer.add_embedding_length(width + self.spare)
         writer.add_block_count(config.num_hidden_layers)
         writer.add_feed_forward_length(config.intermediate_size)
@@ -162,7 +161,7 @@ class LlamaExporter:
 
         config, shape, inner = model.config, cache_shape(model.config), model.model
         slowed, stretch = _turns(model)
-        context, with_norm = declared_context(config), hasattr(inner.layers[0].self_attn, "q_norm")
+        context, with_norm = longest(config), hasattr(inner.layers[0].self_attn, "q_norm")
         made = TransformerDecoderModelSpec.from_config(
             config.num_hidden_layers, config.num_attention_heads, pre_norm=True, activation=Activation.SWISH,
             ffn_glu=True, rms_norm=True, rotary_dim=shape.size, rotary_interleave=False,
@@ -196,7 +195,7 @@ class LlamaExporter:
 
 def _tables(model: Any) -> tuple[Tensor, Tensor]:
     """Return cosine and sine (context, size / 2) of the angles of every position."""
-    places = torch.arange(declared_context(model.config))[None]
+    places = torch.arange(longest(model.config))[None]
     cos, sin = model.model.rotary_emb(model.model.norm.weight.float(), places.to(model.model.norm.weight.device))
     half = cos.shape[-1] // 2
     return cos[0, :, :half], sin[0, :, :half]
