@@ -31,9 +31,9 @@ from udrl.data.facts import (
     TeacherFacts,
     TokenFacts,
     TrainFacts,
-    read_facts,
-    written,
+    WeightsFacts,
 )
+from udrl.data.facts_json import read_facts, written
 from udrl.data.run import Run
 from udrl.errors import RunError
 
@@ -54,9 +54,13 @@ RECORDS: tuple[StageFacts, ...] = (
     ),
     SelectFacts("limr-0.4", "/f", "limr", 0.4, 10, 4, 1, 30, 1.5, {"t": {"kept": 4}}, 3, "gpt2-mini", 1),
     TrainFacts(
-        "gpt2", "/r/student", 5, 10, 20, 1.5, 9.0, 1.25, -0.5, True, 20, {"relevance": 0.3}, {"name": "udrl"}, 4,
-        ("slower",), 0.7, 1, 2, "--max-usd 1", 0.5, 0.25, 1.0, {"open_all": 0.1}, 8, 3, 2.5, {"name": "tulu3"},
-        "limr-0.4", OriginFacts("/o", "abc", ("t",), ("relevance",), 0), "torch.float32", "cpu", "2.9", 2,
+        student="gpt2", folder="/r/student", parameters=5, episodes=10, steps=20, seconds=1.5, tokens_per_second=9.0,
+        validation_loss=1.25, loss_gap=-0.5, calibrated=True, kept_step=20, signs={"relevance": 0.3},
+        method={"name": "udrl"}, reward_calls=4, advice=("slower",), validation_reward=0.7, validation_calls=1,
+        calibration_calls=2, stopped="--max-usd 1", machine_hours=0.5, gpu_hours=0.25, usd=1.0,
+        options={"open_all": 0.1}, lora=8, seed=3, machine_usd=2.5, preset={"name": "tulu3"}, selection="limr-0.4",
+        origin=OriginFacts("/o", "abc", ("t",), ("relevance",), 0), weights=WeightsFacts("/w", "abc", "mit"), precision="torch.float32", device="cpu",
+        torch="2.9", processes=2,
     ),
     CalibrateFacts("/r/student", 16, {"top_p": 0.9}, {"t": {"relevance": (0.1, 0.8)}}, 1),
     PreferFacts(

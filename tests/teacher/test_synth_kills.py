@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from endpoint_teacher import card_file, plain_environment  # noqa: F401
 from fault_server import FAULTS, FaultServer, storm
 
 from udrl.data.episode import Episode
@@ -30,13 +30,6 @@ WORDS = (
 ).split()
 
 
-@pytest.fixture(autouse=True)
-def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "OPENAI_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-
-
 def identity(body: dict[str, Any]) -> str:
     """What makes a request the same one again."""
     return json.dumps([body["messages"], body["seed"]], sort_keys=True)
@@ -48,21 +41,9 @@ def prose(body: dict[str, Any]) -> str:
     return f"A scene with {' '.join(rng.choice(WORDS) for _ in range(rng.randint(12, 36)))} and a red fox."
 
 
-def card_file(folder: Path, **settings: Any) -> Path:
-    card = {
-        "schema": 1,
-        "name": "tiny",
-        "title": "Tiny",
-        "description": "A server of the tests.",
-        "backend": "openai",
-        "model": "tiny-model",
-        "licence": {"name": "apache-2.0", "outputs": "no limits"},
-        "sampling": [{"name": "careful", "temperature": 0.5}, {"name": "far", "temperature": 1.1}],
-        "settings": {"openai": {"max_concurrency": CONCURRENCY, **settings}},
-    }
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(card))
-    return path
+def card_of(folder: Path, **settings: Any) -> Path:
+    openai = {"max_concurrency": CONCURRENCY, **settings}
+    return card_file(folder, second={"name": "far", "temperature": 1.1}, openai=openai)
 
 
 def inputs_file(folder: Path, count: int = INPUTS + 20) -> Path:  # a few are near duplicates
@@ -89,7 +70,7 @@ def lines(run: Path) -> list[dict[str, Any]]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torn last line")
 def test_synth_killed_thirty_times_asks_nothing_twice_but_what_was_in_flight(tmp_path: Path) -> None:
-    card, inputs = card_file(tmp_path), inputs_file(tmp_path)
+    card, inputs = card_of(tmp_path), inputs_file(tmp_path)
     total = INPUTS * SAMPLES
     process: subprocess.Popen[bytes] | None = None
     goal = 0
@@ -156,7 +137,7 @@ def test_synth_ends_every_request_in_a_storm_and_recovers_after_it(tmp_path: Pat
         return faults(number, body) if number < 500 else "ok"
 
     options: dict[str, Any] = {
-        "teacher": card_file(tmp_path, timeout=3.0, attempts=10, max_concurrency=crowd),
+        "teacher": card_of(tmp_path, timeout=3.0, attempts=10, max_concurrency=crowd),
         "tasks": [TASK],
         "inputs": inputs_file(tmp_path),
         "num_inputs": total // SAMPLES,

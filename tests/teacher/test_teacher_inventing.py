@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from endpoint_teacher import card_file, plain_environment  # noqa: F401
 from fault_server import FaultServer, Plan
 
 from udrl.data.dedup import deduplicate
@@ -34,13 +35,6 @@ TASK = "search-query"
 GIVEN = 10
 MORE = 230
 """Inputs to invent where a test does not say: two rounds."""
-
-
-@pytest.fixture(autouse=True)
-def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "OPENAI_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
 
 
 def inventing(body: dict[str, Any]) -> bool:
@@ -77,27 +71,16 @@ def task_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def card_file(folder: Path, **settings: Any) -> Path:
-    data = {
-        "schema": 1,
-        "name": "tiny",
-        "title": "Tiny",
-        "description": "A server of the tests.",
-        "backend": "openai",
-        "model": "tiny-model",
-        "licence": {"name": "apache-2.0", "outputs": "no limits"},
-        "sampling": [{"name": "careful", "temperature": 0.5}, {"name": "wild", "temperature": 1.2}],
-        "settings": {"openai": {"timeout": 5.0, "attempts": 1, "max_concurrency": 32, **settings}},
-    }
-    path = folder / f"tiny-{hashlib.sha256(repr(settings).encode()).hexdigest()[:6]}.yaml"
-    path.write_text(yaml.safe_dump(data))
-    return path
+def card_of(folder: Path, **settings: Any) -> Path:
+    name = f"tiny-{hashlib.sha256(repr(settings).encode()).hexdigest()[:6]}"
+    openai = {"timeout": 5.0, "attempts": 1, "max_concurrency": 32, **settings}
+    return card_file(folder, name=name, second={"name": "wild", "temperature": 1.2}, openai=openai)
 
 
 def small(task: Path, folder: Path, server: FaultServer, name: str = "run", **changes: Any) -> SynthReport:
     settings = changes.pop("settings", {})
     options: dict[str, Any] = {"tasks": [task], "num_inputs": GIVEN + MORE, "samples": 1, "score": False}
-    options |= {"teacher": card_file(folder, **settings), "base_url": server.url, **changes}
+    options |= {"teacher": card_of(folder, **settings), "base_url": server.url, **changes}
     return synth(folder / name, **options)
 
 
@@ -329,7 +312,7 @@ def test_inventing_killed_at_any_moment_goes_on_and_ends_the_same(task_file: Pat
     with FaultServer(write=write) as server:
         small(task_file, tmp_path, server, "whole")
         whole = sorted(json.dumps(body) for body in asked(server))
-    card = card_file(tmp_path, max_concurrency=4)
+    card = card_of(tmp_path, max_concurrency=4)
     with FaultServer(write=write, delay=slow) as server:
         code = (
             "import sys; from udrl.teacher.synthesis.synth import synth\n"

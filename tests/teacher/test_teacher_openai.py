@@ -7,78 +7,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from endpoint_teacher import answers, kept, plain_environment, quick_card, requests, teacher_of  # noqa: F401
 from fault_server import CUT, FAULTS, FINAL, NO_TEXTS, THOUGHTS, WAITS, FaultServer, storm, written
 
 from udrl.data.finish import finish_of
-from udrl.errors import MissingDependency, TaskError, TeacherError, UsageError
-from udrl.teacher import cards
+from udrl.errors import TeacherError, UsageError
 from udrl.teacher.backends import choice
 from udrl.teacher.backends.congestion import Congestion
 from udrl.teacher.backends.endpoint_health import HOPELESS
-from udrl.teacher.backends.openai import OpenAITeacher
 from udrl.teacher.backends.openai_response import Answer, Problem, read_answer, read_refusal
-from udrl.teacher.protocol import Reply, Request
-
-
-@pytest.fixture(autouse=True)
-def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "OPENAI_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-
-
-def card_file(tmp_path: Path, **changes: Any) -> Path:
-    data: dict[str, Any] = {
-        "schema": 1,
-        "name": "tiny",
-        "title": "Tiny",
-        "description": "A server of the tests.",
-        "backend": "openai",
-        "model": "tiny-model",
-        "licence": {"name": "apache-2.0", "outputs": "no limits"},
-        "sampling": [{"name": "careful", "temperature": 0.5}],
-        "settings": {"openai": {"timeout": 0.6, "attempts": 8}},
-    }
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump({k: v for k, v in (data | changes).items() if v is not None}))
-    return path
-
-
-def teacher_of(tmp_path: Path, server: FaultServer, **changes: Any) -> OpenAITeacher:
-    teacher = choice.teacher(card_file(tmp_path, **changes), tasks=(), base_url=server.url)
-    assert isinstance(teacher, OpenAITeacher)
-    return teacher
-
-
-def requests(count: int, *, system: bool = False) -> list[Request]:
-    head = ({"role": "system", "content": "be brief"},) if system else ()
-    return [
-        Request(
-            key=f"key-{n}",
-            task="t",
-            input_id=f"{n:016x}",
-            input=f"input {n}",
-            messages=(*head, {"role": "user", "content": f"write about {n} \ud800"}),
-            sampling={"style": "careful", "temperature": 0.5, "max_tokens": 40},
-            seed=n,
-            sample=0,
-        )
-        for n in range(count)
-    ]
-
-
-def answers(teacher: OpenAITeacher, count: int) -> dict[str, Reply]:
-    replies = list(teacher.generate(requests(count)))
-    assert len(replies) == count, "every request is answered"
-    by_key = {reply.key: reply for reply in replies}
-    assert len(by_key) == count, "and none twice"
-    return by_key
+from udrl.teacher.protocol import Request
 
 
 def test_teacher_openai_ends_every_request_in_a_storm(tmp_path: Path) -> None:
@@ -302,7 +244,7 @@ def test_teacher_openai_refuses_a_key_that_cannot_be_sent(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with pytest.raises(UsageError, match="variable OPENAI_API_KEY cannot be sent") as caught:
-        choice.teacher(card_file(tmp_path), tasks=(), base_url="http://localhost:1/v1")
+        choice.teacher(quick_card(tmp_path), tasks=(), base_url="http://localhost:1/v1")
     assert "cret" not in str(caught.value)
 
 
@@ -316,74 +258,6 @@ def test_teacher_openai_masks_a_key_before_it_cuts_what_quotes_it(
     quoted = Problem("http 401", 'no "sk\\/a" ' + "x" * 900, passing=False).without("sk/a")
     assert quoted.detail == 'no "***" ' + "x" * 291
     assert str(Problem("http 401", "wrong", passing=False).without("1")) == "http 401: wrong", "its kind stays"
-
-
-def test_teacher_openai_says_when_nobody_listens(tmp_path: Path) -> None:
-    with FaultServer() as server:
-        url = server.url
-    teacher = choice.teacher(card_file(tmp_path, settings={"openai": {"attempts": 2}}), tasks=(), base_url=url)
-    with pytest.raises(TeacherError, match="cannot be reached"):
-        list(teacher.generate(requests(3)))
-
-
-def test_teacher_openai_gives_up_a_server_that_fails_everything(tmp_path: Path) -> None:
-    with FaultServer(lambda number, body: "400") as server:
-        stream = teacher_of(tmp_path, server).generate(requests(1000))
-        failed = []
-        with pytest.raises(TeacherError, match="in a row"):
-            failed.extend(stream)
-    assert len(server.bodies) < 400, "what was not asked stays to do"
-
-
-def kept(teacher: OpenAITeacher, count: int) -> tuple[list[Reply], str]:
-    """Return the replies that came before the server was given up, and what was said then."""
-    replies: list[Reply] = []
-    with pytest.raises(TeacherError) as caught:
-        replies.extend(teacher.generate(requests(count)))
-    return replies, str(caught.value)
-
-
-@pytest.mark.parametrize("fault", ["401", "402", "403", "404", "400"])
-def test_teacher_openai_keeps_no_failure_of_a_server_that_it_gives_up(tmp_path: Path, fault: str) -> None:
-    with FaultServer(lambda number, body: fault) as server:
-        replies, said = kept(teacher_of(tmp_path, server), 200 if fault == "400" else 20)
-    assert replies == [], "all of it is asked for again"
-    assert f"http {fault}" in said
-
-
-def test_teacher_openai_keeps_no_failure_after_the_key_was_withdrawn(tmp_path: Path) -> None:
-    """Three requests that were let in before are answered among the refusals, and show nothing."""
-
-    def delay(body: dict[str, Any]) -> float:
-        return 0.1 * (body["seed"] - 9) if body["seed"] >= 10 else 0.0
-
-    with FaultServer(
-        lambda number, body: "ok" if body["seed"] < 13 and body["max_tokens"] == 40 else "401", delay=delay
-    ) as server:
-        settings = {"openai": {"max_concurrency": 4, "timeout": 5.0}}
-        replies, said = kept(teacher_of(tmp_path, server, settings=settings), 40)
-    assert sorted(reply.key for reply in replies) == sorted(f"key-{n}" for n in range(13))
-    assert not [reply for reply in replies if reply.error]
-    assert "refuses (http 401" in said
-
-
-def test_teacher_openai_keeps_failures_once_the_server_is_well_again(tmp_path: Path) -> None:
-    with FaultServer(lambda number, body: "401" if body["seed"] == 5 else "ok") as server:
-        settings = {"openai": {"max_concurrency": 1}}
-        replies = answers(teacher_of(tmp_path, server, settings=settings), 20)
-    assert [key for key, reply in replies.items() if reply.error] == ["key-5"]
-
-
-def test_teacher_openai_keeps_the_last_refusal_of_a_server_that_answers(tmp_path: Path) -> None:
-    with FaultServer(lambda number, body: "403" if body["seed"] == 19 else "ok") as server:
-        replies = answers(teacher_of(tmp_path, server), 20)
-    assert (replies["key-19"].error or "").startswith("http 403"), "a filter, not the key"
-
-
-def test_teacher_openai_does_not_give_up_a_server_that_refuses_single_requests(tmp_path: Path) -> None:
-    with FaultServer(lambda number, body: "422" if number < 100 else "ok") as server:
-        replies = list(teacher_of(tmp_path, server).generate(requests(120)))
-    assert sum(reply.error is None for reply in replies) == 20
 
 
 @pytest.mark.parametrize("fault", ["refusal", "parts"])
@@ -431,79 +305,6 @@ def test_teacher_openai_counts_only_sensible_tokens(counts: tuple[Any, Any]) -> 
     usage = dict(zip(("prompt_tokens", "completion_tokens"), counts, strict=True))
     body = {"choices": [{"message": {"content": "text"}}], "usage": usage}
     assert read_answer(json.dumps(body).encode()) == Answer("text", "stop", None, None)
-
-
-@pytest.mark.parametrize(
-    ("url", "found"),
-    [
-        ("http://localhost:8000", "http://localhost:8000/v1"),
-        ("http://localhost:8000/v1/", "http://localhost:8000/v1"),
-        ("https://api.host/openai/v1/chat/completions", "https://api.host/openai/v1"),
-        ("localhost:8000", None),
-        ("ftp://host", None),
-        ("http://user:key@host/v1", None),
-    ],
-)
-def test_teacher_openai_reads_addresses(tmp_path: Path, url: str, found: str | None) -> None:
-    card = cards.at_endpoint(cards.load_card(card_file(tmp_path)), url)
-    if found is None:
-        with pytest.raises(UsageError):
-            OpenAITeacher(card)
-    else:
-        assert OpenAITeacher(card).base_url == found
-
-
-def test_teacher_cards_of_llms_name_what_to_do(tmp_path: Path) -> None:
-    shipped = {name: cards.load_card(path) for name, path in cards.shipped_cards().items()}
-    assert {"llama3", "llama3.1", "qwen2", "qwen3", "mistral", "ministral", "builtin"} <= set(shipped)
-    for name, card in shipped.items():
-        assert card.name == name
-        if card.backend != "vllm":
-            continue
-        request = Request("key", "text-to-image", "id", "a fox", ({"role": "user", "content": "a fox"},), {}, 1, 0)
-        with (
-            closing(choice.start(card, tasks=())) as engine,
-            pytest.raises(MissingDependency, match=r'pip install "udrl\[vllm\]".*--base-url'),
-        ):
-            list(engine.generate([request]))
-        teacher = choice.start(cards.at_endpoint(card, "http://localhost:8000"), tasks=())
-        mix = [teacher.sampling(n, 0, 10, 40) for n in range(4)]
-        assert len({settings["temperature"] for settings in mix}) >= 3
-        assert any("instruction" in settings for settings in mix), "four samples include a careless one"
-        assert not {"instruction", "system", "min_words"} & set(teacher.careful(10, 40))
-
-
-def test_teacher_cards_of_the_builtin_teacher_have_no_endpoint() -> None:
-    with pytest.raises(UsageError, match="leave --base-url out"):
-        choice.teacher("builtin", tasks=(), base_url="http://localhost:8000")
-
-
-def test_teacher_cards_merge_the_system_message_only_where_needed() -> None:
-    assert cards.load_card("mistral").chat.merge_system
-    assert not cards.load_card("llama3").chat.merge_system
-    assert cards.load_card("qwen3").chat.template_arguments == {"enable_thinking": False}
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"sampling": None}, "'sampling' is missing"),
-        ({"sampling": [{"name": "a", "temprature": 1}]}, "did you mean temperature"),
-        ({"sampling": [{"name": "a", "temperature": 9}]}, r"within \[0, 5\]"),
-        ({"sampling": [{"name": "a", "instruction": "x"}]}, "careful one"),
-        ({"sampling": [{"name": "a"}, {"name": "b", "instruction": "{words}"}]}, "unknown variable '{words}'"),
-        ({"sampling": [{"name": "a"}, {"name": "a"}]}, "same name"),
-        ({"chat": {"system": "mix"}}, "separate, merge"),
-        ({"prices": {"prompt": "cheap", "completion": 1}}, "US dollars"),
-        ({"settings": {"opnai": {}}}, "did you mean openai"),
-        ({"settings": {"openai": {"timout": 3}}}, "did you mean timeout"),
-        ({"settings": {"openai": {"attempts": 0}}}, "above 0"),
-        ({"settings": {"openai": {"attempts": True}}}, "kind int"),
-    ],
-)
-def test_teacher_cards_refuse_what_they_do_not_know(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(TaskError, match=message):
-        choice.teacher(card_file(tmp_path, **changes), tasks=(), base_url="http://localhost:1/v1")
 
 
 @pytest.mark.parametrize("what", [*WAITS, *NO_TEXTS, *FINAL, *CUT, *THOUGHTS])

@@ -1,21 +1,16 @@
-"""What run.json says: one record a stage, and the reader and writer that all of them share.
+"""What run.json says: one record a stage.
 
-`udrl.data.run` alone reads and writes the file. A key that an older version did not write has the default of its
-field; a key that this version does not know is left out in reading, and stays where one run's stages are copied into
-another. To keep something new, add a field to the record of its stage.
+`udrl.data.run` alone reads and writes the file, as `udrl.data.facts_json` says. To keep something new, add a field to
+the record of its stage.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
-from functools import cache
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from udrl.data.pii import PiiMode
-from udrl.errors import RunError
 
 WHERE_GIVEN: Any = {"where_given": True}
 """Of a field that is not written where it is as by default."""
@@ -224,14 +219,20 @@ class WeightsFacts:
     licence: str = ""
 
 
-@dataclass(frozen=True)
-class TrainFacts(StageFacts):
-    """What ``udrl train`` did; see `udrl.training.train.TrainReport`. options: of the loop; method: its name and
-    options; preset: published hyper-parameters; selection: name of the choice among the episodes."""
+@dataclass(frozen=True, kw_only=True)
+class TrainFigures:
+    """What a training did; seconds and tokens_per_second are the loop's own, the losses the last validation's.
 
-    KEY = "train"
+    kept_step: the step whose weights the student has. signs: the last ones of obedience (`udrl.training.signs`), or of
+    the method (`udrl.training.methods.watch`). reward_calls: returns that the method has looked at, of the episodes and
+    of completions while training; validation_calls: those that only validation made; calibration_calls: completions
+    that were written and scored to calibrate. advice: what was seen to go wrong, and what to do. validation_reward:
+    what completions for validation inputs were paid, where that is measured. stopped: the limit that ended the training
+    before its steps were done, or that they were planned within. machine_hours: wall-clock time of all starts,
+    calibration included, times the machines.
+    """
+
     student: str = ""
-    folder: str = ""
     parameters: int = 0
     episodes: int = 0
     steps: int = 0
@@ -242,7 +243,6 @@ class TrainFacts(StageFacts):
     calibrated: bool = False
     kept_step: int = 0
     signs: Mapping[str, Any] = field(default_factory=dict)
-    method: Mapping[str, Any] = field(default_factory=dict)
     reward_calls: int = 0
     advice: tuple[str, ...] = ()
     validation_reward: float | None = None
@@ -252,6 +252,16 @@ class TrainFacts(StageFacts):
     machine_hours: float = 0.0
     gpu_hours: float = 0.0
     usd: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainFacts(TrainFigures, StageFacts):
+    """What ``udrl train`` did. options: of the loop; method: its name and options; preset: published hyper-parameters;
+    selection: name of the choice among the episodes."""
+
+    KEY = "train"
+    folder: str = ""
+    method: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     lora: int = 0
     seed: int = 0
@@ -373,95 +383,3 @@ class RunFacts:
     export: ExportFacts = ExportFacts()
     improve: ImproveFacts = ImproveFacts()
     bench: Mapping[str, BenchFacts] = field(default_factory=dict)
-
-
-def read_facts(data: Mapping[str, Any], file: Path) -> RunFacts:
-    """Return what the contents of run.json say; ``file`` is named in messages.
-
-    Raises RunError for a value of a wrong type, with its stage and key, what it is and what it must be.
-    """
-    stages: Mapping[str, Any] = data["stages"]
-    hints = _hints(RunFacts)
-    values: dict[str, Any] = {"stages": tuple(stages)}
-    for name in ("schema", "udrl", "created"):
-        if name in data:
-            values[name] = _value(hints[name], data[name], f"{file}: {name}")
-    benches = {}
-    for name, stage in stages.items():
-        kind = hints.get(name)
-        if isinstance(kind, type) and issubclass(kind, StageFacts):
-            values[name] = _value(kind, stage, f"{file}: stages.{name}")
-        elif name.startswith(f"{BenchFacts.KEY} "):
-            bench = name.removeprefix(f"{BenchFacts.KEY} ")
-            benches[bench] = replace(_value(BenchFacts, stage, f"{file}: stages.{name}"), name=bench)
-    return RunFacts(**values, bench=benches)
-
-
-def written(value: Any) -> Any:
-    """Return a record as JSON has it."""
-    if is_dataclass(value):
-        pairs = [(one, getattr(value, one.name)) for one in fields(value) if not one.metadata.get("in_key")]
-        return {
-            one.name: written(part) for one, part in pairs if not one.metadata.get("where_given") or part != one.default
-        }
-    if isinstance(value, Mapping):
-        return {key: written(part) for key, part in value.items()}
-    return [written(part) for part in value] if isinstance(value, tuple | list) else value
-
-
-_hints = cache(get_type_hints)
-
-
-def _value(hint: Any, value: Any, place: str) -> Any:
-    """Return ``value``, which JSON has at ``place``, as the type ``hint`` has it."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return value
-    if origin in (Union, UnionType):
-        if value is None:
-            return None
-        return _value(next(one for one in arguments if one is not NoneType), value, place)
-    if is_dataclass(hint) and isinstance(value, Mapping):
-        return _record(hint, value, place)
-    if origin is Literal and value in arguments:
-        return value
-    if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
-        return {key: _value(arguments[1], part, f"{place}.{key}") for key, part in value.items()}
-    if origin is tuple and isinstance(value, list):
-        kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
-        if len(kinds) == len(value):
-            parts = enumerate(zip(kinds, value, strict=True))
-            return tuple(_value(kind, part, f"{place}[{number}]") for number, (kind, part) in parts)
-    if type(value) is hint or (hint is float and type(value) is int):
-        return value
-    shown = repr(value)
-    raise RunError(
-        f"{place} is {shown if len(shown) <= 60 else f'{shown[:57]}...'}, needed is {_needed(hint)}: correct it, or "
-        "restore the file"
-    )
-
-
-def _record(kind: Any, data: Mapping[str, Any], place: str) -> Any:
-    hints, values = _hints(kind), {}
-    for one in fields(kind):
-        if one.name in data:
-            values[one.name] = _value(hints[one.name], data[one.name], f"{place}.{one.name}")
-        elif one.default is MISSING and one.default_factory is MISSING:
-            raise RunError(
-                f"{place} has no '{one.name}', needed is {_needed(hints[one.name])}: add it, or restore the file"
-            )
-    return kind(**values)
-
-
-def _needed(hint: Any) -> str:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return f"one of {', '.join(map(repr, arguments))}"
-    if origin is tuple:
-        return "a list" if arguments[-1] is Ellipsis else f"a list of {len(arguments)}"
-    if hint in _NEEDED:
-        return _NEEDED[hint]
-    return "an object with a value for each name"
-
-
-_NEEDED: Mapping[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from udrl import __version__, hardware
-from udrl.data.facts import RunFacts, StageFacts, read_facts, written
+from udrl.data.facts import RunFacts, StageFacts
+from udrl.data.facts_json import read_facts, written
 from udrl.errors import RunError
 from udrl.files import atomic_write, disk_errors, finish_replacing, partial_of, replace_folder
 

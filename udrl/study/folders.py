@@ -12,7 +12,8 @@ from typing import Any
 
 from udrl.data.episode import Episode
 from udrl.data.episodes import iterate_episodes, reward_names, write_episodes
-from udrl.data.facts import HygieneFacts, ScoreFacts, SynthFacts, written
+from udrl.data.facts import HygieneFacts, ScoreFacts, SynthFacts
+from udrl.data.facts_json import written
 from udrl.data.known_answers import FILE as ANSWERS
 from udrl.data.known_answers import read_answers
 from udrl.data.run import Run

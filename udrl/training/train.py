@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from udrl.arguments import by_keywords
-from udrl.data.facts import TrainFacts
+from udrl.data.facts import TrainFacts, TrainFigures
 from udrl.data.run import Run
 from udrl.training.calibrate import calibrate_on
 from udrl.training.checkpoint import end, request_of
@@ -25,41 +24,12 @@ from udrl.training.ranks import Rank, joined
 from udrl.training.recipe import recipe_of
 
 
-@dataclass(frozen=True)
-class TrainReport:
-    """What a training did; seconds and tokens_per_second are the loop's own, the losses the last validation's."""
+@dataclass(frozen=True, kw_only=True)
+class TrainReport(TrainFigures):
+    """What a training did, by which method, and where the student is."""
 
-    student: str
     folder: Path
-    parameters: int
-    episodes: int
-    steps: int
-    seconds: float
-    tokens_per_second: float
-    validation_loss: float | None
-    loss_gap: float | None
-    calibrated: bool
-    kept_step: int
-    """The step whose weights the student has."""
-    signs: Mapping[str, float]
-    """The last signs of obedience (`udrl.training.signs`), or of the method (`udrl.training.methods.watch`)."""
     method: str = "udrl"
-    reward_calls: int = 0
-    """Returns that the method has looked at: of the episodes, and of completions while training."""
-    advice: tuple[str, ...] = ()
-    """What was seen to go wrong, and what to do."""
-    validation_reward: float | None = None
-    """What the student's completions for validation inputs were paid, where that is measured."""
-    validation_calls: int = 0
-    """Reward calls that only validation made."""
-    calibration_calls: int = 0
-    """Completions that were written and scored to calibrate the student."""
-    stopped: str | None = None
-    """The limit that ended the training before its steps were done, or that they were planned within."""
-    machine_hours: float = 0.0
-    """Wall-clock time of all starts, calibration included; times the machines."""
-    gpu_hours: float = 0.0
-    usd: float | None = None
 
 
 @by_keywords(TrainOptions)

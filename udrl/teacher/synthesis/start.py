@@ -11,7 +11,8 @@ from udrl.data import hygiene as hygienic
 from udrl.data.dataset_card import run_facts
 from udrl.data.episode_builder import build_episodes
 from udrl.data.episodes import NothingKept, check_kept, count_episodes, write_episodes
-from udrl.data.facts import DuplicateFacts, SynthFacts, TeacherFacts, TokenFacts, written
+from udrl.data.facts import DuplicateFacts, SynthFacts, TeacherFacts, TokenFacts
+from udrl.data.facts_json import written
 from udrl.data.hygiene import Hygiene
 from udrl.data.ledger import Ledger, LedgerRecord
 from udrl.data.run import Run
