@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_architecture_any import new_student, sequences
+from tiny_families import new_student, sequences
 from tiny_students import examples, options
 
 from udrl.architecture import attention

@@ -6,12 +6,15 @@ The model's own head is called as a part of that forward, so that scales, soft c
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from inspect import signature
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from udrl.architecture.frozen import carried, frozen
 from udrl.architecture.packing import Batch, padded, select
 from udrl.architecture.padding import stacked
 from udrl.architecture.protocol import Architecture
@@ -54,7 +57,8 @@ def whole_logits(model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.d
     mask hides the padding. The head sees the predicting positions alone.
     """
     parts = []
-    device = embeddings.device
+    device, blocks = embeddings.device, whole_blocks(model)
+    still = frozen(blocks)
     starts = torch.tensor([0, *(group.size for group in batch.groups)]).cumsum(0).tolist()
     bounds = torch.searchsorted(batch.predict.cpu(), torch.tensor(starts)).tolist()
     with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
@@ -64,7 +68,9 @@ def whole_logits(model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.d
             mask[group.keep] = 1
             positions = torch.arange(group.length, device=device).expand(shape)
             places = group.keep[batch.predict[bounds[k] : bounds[k + 1]] - starts[k]]
-            hook = model.get_output_embeddings().register_forward_pre_hook(_only(places))
+            hooks = [model.get_output_embeddings().register_forward_pre_hook(_only(places))]
+            if 0 < still < len(blocks):
+                hooks += _carry_past(blocks, still)
             try:
                 out = model(
                     inputs_embeds=padded(embeddings[starts[k] : starts[k + 1]], group).view(*shape, -1),
@@ -73,7 +79,8 @@ def whole_logits(model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.d
                     **({"position_ids": positions} if takes_positions(model) else {}),
                 )
             finally:
-                hook.remove()
+                for hook in hooks:
+                    hook.remove()
             parts.append(out.logits[0, :, :text_size])
     return torch.cat(parts).float()
 
@@ -85,6 +92,39 @@ def _only(places: Tensor) -> Any:
         return (select(inputs[0].flatten(0, 1), places)[None], *inputs[1:])
 
     return select_places
+
+
+def _carry_past(blocks: nn.ModuleList, still: int) -> list[Any]:
+    """Hook the first ``still`` blocks so that they store nothing for the backward pass; return the hooks."""
+    entered: list[Tensor] = []
+
+    def enter(hidden: Tensor) -> Tensor:
+        entered[:] = [hidden]
+        return hidden.detach()
+
+    def leave(hidden: Tensor) -> Tensor:
+        return carried(hidden, entered.pop())
+
+    return [
+        block.register_forward_pre_hook(_on_hidden(change), with_kwargs=True)
+        for block, change in ((blocks[0], enter), (blocks[still], leave))
+    ]
+
+
+def _on_hidden(change: Callable[[Tensor], Tensor]) -> Any:
+    """Return what changes a block's hidden states, given in place or by name, before it computes."""
+
+    def hook(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if inputs:
+            return (change(inputs[0]), *inputs[1:]), named
+        return inputs, {**named, "hidden_states": change(named["hidden_states"])}
+
+    return hook
+
+
+def whole_blocks(model: nn.Module) -> nn.ModuleList:
+    """Return the longest list of modules, which are the blocks of any family."""
+    return max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len)
 
 
 class WholeCache:
@@ -173,13 +213,18 @@ class AnyCausalModel:
         """Return `whole_logits`."""
         return whole_logits(model, embeddings, batch, dtype=dtype, text_size=text_size)
 
+    def losses(self, model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.dtype, text_size: int) -> Tensor:
+        """Return the cross entropy of `whole_logits`."""
+        logits = whole_logits(model, embeddings, batch, dtype=dtype, text_size=text_size)
+        return F.cross_entropy(logits, batch.labels, reduction="none")
+
     def cache(self, model: Any, real: Tensor, *, dtype: torch.dtype, text_size: int) -> WholeCache:
         """Return transformers' cache, empty."""
         return WholeCache(model, real, dtype=dtype, text_size=text_size)
 
     def blocks(self, model: Any) -> nn.ModuleList:
-        """Return the longest list of modules."""
-        return max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len)
+        """Return `whole_blocks`."""
+        return whole_blocks(model)
 
     def block_methods(self, block: nn.Module) -> tuple[str, ...]:
         """Return none: blocks compute by their own forward."""

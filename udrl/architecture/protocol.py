@@ -134,7 +134,16 @@ class Architecture(Protocol):
 
         embeddings: (N, width) of the batch's ids, without positions; dtype: of matrix products; text_size: ids that
         can be predicted (control tokens lie above and are never predicted, so never sampled). Called by
-        `StudentModel.logits`, for training and validation.
+        `StudentModel.logits`.
+        """
+        ...
+
+    def losses(self, model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.dtype, text_size: int) -> Tensor:
+        """Return the negative log-likelihood (M,) in float32 of the labels of ``batch``, with gradients.
+
+        That is the cross entropy of `logits`, in less memory where the head can be told apart. Blocks at the bottom
+        none of whose parameters learns store nothing for the backward pass (`udrl.architecture.frozen`). Called by
+        `StudentModel.losses`, for training and validation.
         """
         ...
 

@@ -163,6 +163,13 @@ if TYPE_CHECKING:
     help="Train changes of this rank instead of the pretrained matrices, merged in the end. Default: train all.",
 )
 @click.option(
+    "--freeze",
+    metavar="N",
+    type=Whole(min=0),
+    default=0,
+    help="Keep the N lowest blocks of a trained student and its embeddings as they are. Default: train all.",
+)
+@click.option(
     "--shard",
     is_flag=True,
     help="Under torchrun: each process keeps only a part of the weights (FSDP2) instead of a copy.",

@@ -264,6 +264,7 @@ class TrainFacts(TrainFigures, StageFacts):
     method: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     lora: int = 0
+    freeze: int = 0
     seed: int = 0
     machine_usd: float | None = None
     preset: Mapping[str, Any] | None = field(default=None, metadata=WHERE_GIVEN)

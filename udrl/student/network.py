@@ -105,7 +105,8 @@ class StudentModel(nn.Module):
 
     def losses(self, batch: Batch, *, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the negative log-likelihood (M,) of every completion token, end token included."""
-        return F.cross_entropy(self.logits(batch, dtype=dtype), batch.labels, reduction="none")
+        embeddings = self.embed(batch.ids)
+        return self.architecture.losses(self.model, embeddings, batch, dtype=dtype, text_size=self.space.base)
 
     @property
     def blocks(self) -> nn.ModuleList:

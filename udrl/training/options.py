@@ -53,6 +53,8 @@ class TrainOptions:
     refit: attributes whose bins are fitted anew to what is trained on, instead of kept.
     lora: rank of the changes that are trained instead of the pretrained matrices (0: train the matrices, see
     `udrl.training.lora`).
+    freeze: blocks at the bottom that stay as they are, and with them the embeddings (0: all is trained, see
+    `udrl.training.freeze`).
 
     selection: name of a choice among the run's training episodes (`udrl.select`); None: all of them.
     attributes: rewards to be commanded in (none: all that the episodes have; length always is one).
@@ -113,6 +115,7 @@ class TrainOptions:
     patience: int = 0
     tracker: Tracker | None = None
     lora: int = 0
+    freeze: int = 0
     shard: bool = False
     preset: str | None = None
     max_samples: int | None = None

@@ -69,6 +69,7 @@ def prepare(run: Run, recipe: Recipe, group: Rank) -> Prepared:
     where there is nothing to learn from, UsageError for options that do not fit the run.
     """
     from udrl.training.distributed import from_first, own_device
+    from udrl.training.freeze import freeze
     from udrl.training.lora import add_lora
 
     options, origin = recipe.options, recipe.origin
@@ -86,6 +87,8 @@ def prepare(run: Run, recipe: Recipe, group: Rank) -> Prepared:
         learner = begin(recipe.source, pool.episodes, facts, folder, keep=False)
     if options.lora:
         add_lora(learner.model, options.lora)
+    if options.freeze:
+        freeze(learner.model, options.freeze)
     learner.model.to(device)
     held = [one for one in material.held if one.task in learner.space.tasks]  # others have nothing that is trained on
     return Prepared(
@@ -113,6 +116,7 @@ def _fingerprint(recipe: Recipe, material: Material, plan: Plan, dtype: torch.dt
         options.attributes,
         options.commands,
         options.lora,
+        options.freeze,
         origin and origin.weights,
         *options.refit,
         str(dtype),

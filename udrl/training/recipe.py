@@ -71,7 +71,7 @@ class Recipe:
         """
         options = self.options
         used = {"curriculum": options.curriculum, "balance": options.balance, "attribute": options.attributes,
-                "lora": options.lora, "shard": options.shard, "patience": options.patience,
+                "lora": options.lora, "freeze": options.freeze, "shard": options.shard, "patience": options.patience,
                 "max-samples": options.max_samples}  # fmt: skip
         check_trainable(self.method, starts_from=self.origin is not None, processes=group.count, used=used)
         # again: what an interrupted call has finished is recorded only now
@@ -121,11 +121,12 @@ def recipe_of(options: TrainOptions) -> Recipe:
     """Look up what ``options`` name. Raises UsageError or StudentError for what there is not, or cannot be trained."""
     origin = None if options.start_from is None else find_origin(options.start_from)
     preset = preset_of(options.student or "gpt2", options.init, origin)
-    if options.lora and origin is None and preset.hub is None:
-        raise UsageError(
-            f"--lora changes trained weights a little, and {preset.name} would start without: name --from, or a "
-            "--student with pretrained weights"
-        )
+    for name, does in (("lora", "changes trained weights a little"), ("freeze", "keeps trained weights")):
+        if getattr(options, name) and origin is None and preset.hub is None:
+            raise UsageError(
+                f"--{name} {does}, and {preset.name} would start without: name --from, or a --student with pretrained "
+                "weights"
+            )
     method = options.method
     name = method if isinstance(method, str) else method.name
     paper = None if options.preset is None else published(options.preset, name)

@@ -150,6 +150,7 @@ def publish(prepared: Prepared, report: TrainReport, asked: str, group: Rank) ->
         **kept,
         options=asdict(prepared.plan.loop),
         lora=options.lora,
+        freeze=options.freeze,
         seed=options.seed,
         machine_usd=options.machine_usd,
         preset=recipe.published.record() if recipe.published else None,

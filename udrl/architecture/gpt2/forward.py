@@ -17,34 +17,34 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from udrl.architecture.attention import packed_attention
+from udrl.architecture.frozen import carried, frozen
 from udrl.architecture.packing import Batch, select
 
 SHARDED = "packed"
 """The method that a sharded block has: calling it gathers the block's weights, and then is `run_block`."""
 
 
-def packed_logits(model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.dtype, text_size: int) -> Tensor:
-    """Return logits (M, text_size) in float32 at the predicting positions of ``batch``.
+def packed_hidden(model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.dtype) -> Tensor:
+    """Return what the head reads (M, width), in ``dtype``, at the predicting positions of ``batch``.
 
-    embeddings: (N, width) of the batch's ids without positions; text_size: ids that can be predicted (control tokens
-    lie above and are never predicted, so never sampled).
+    embeddings: (N, width) of the batch's ids without positions.
     """
     transformer = model.transformer
     config = model.config
-    hidden = embeddings + F.embedding(batch.positions, transformer.wpe.weight)
-    hidden = _dropout(hidden, config.embd_pdrop, model.training)
-    last = len(transformer.h) - 1
+    embeddings = embeddings + F.embedding(batch.positions, transformer.wpe.weight)
+    embeddings = _dropout(embeddings, config.embd_pdrop, model.training)
+    last, still = len(transformer.h) - 1, frozen(transformer.h)
+    hidden = embeddings.detach() if still else embeddings
     for index, block in enumerate(transformer.h):
+        if index == still > 0:
+            hidden = carried(hidden, embeddings)
         run = getattr(block, SHARDED, None) or partial(run_block, block)
         arguments = (hidden, batch, config, dtype, model.training, batch.predict if index == last else None)
-        if model.training and transformer.gradient_checkpointing:
+        if model.training and transformer.gradient_checkpointing and index >= still:
             hidden = checkpoint(run, *arguments, use_reentrant=False)
         else:
             hidden = run(*arguments)
-    head: Tensor = model.lm_head.weight
-    if len(head) > text_size:  # a slice's backward pass writes the whole matrix once more
-        head = head[:text_size]
-    return (norm(transformer.ln_f, hidden).to(dtype) @ head.to(dtype).T).float()
+    return norm(transformer.ln_f, hidden).to(dtype)
 
 
 def run_block(

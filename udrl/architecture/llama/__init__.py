@@ -7,11 +7,13 @@ from types import MethodType
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from udrl.architecture.head import text_head, token_losses
 from udrl.architecture.llama.cache import LlamaCache, longest
 from udrl.architecture.llama.export import LlamaExporter
-from udrl.architecture.llama.forward import SHARDED, packed_logits, run_block
+from udrl.architecture.llama.forward import SHARDED, packed_hidden, run_block
 from udrl.architecture.packing import Batch
 from udrl.architecture.protocol import Architecture, Exporter
 
@@ -49,8 +51,14 @@ class Llama:
             block.self_attn.attention_dropout = 0.0
 
     def logits(self, model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.dtype, text_size: int) -> Tensor:
-        """Return `packed_logits`."""
-        return packed_logits(model, embeddings, batch, dtype=dtype, text_size=text_size)
+        """Return the head's logits behind `packed_hidden`."""
+        hidden = packed_hidden(model, embeddings, batch, dtype=dtype)
+        return F.linear(hidden, text_head(model, text_size).to(dtype)).float()
+
+    def losses(self, model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.dtype, text_size: int) -> Tensor:
+        """Return the `token_losses` behind `packed_hidden`."""
+        hidden = packed_hidden(model, embeddings, batch, dtype=dtype)
+        return token_losses(hidden, text_head(model, text_size).to(dtype), batch.labels)
 
     def cache(self, model: Any, real: Tensor, *, dtype: torch.dtype, text_size: int) -> LlamaCache:
         """Return an empty cache that grows as the completions do."""
@@ -61,7 +69,7 @@ class Llama:
         return cast(nn.ModuleList, model.model.layers)
 
     def block_methods(self, block: nn.Module) -> tuple[str, ...]:
-        """Give ``block`` the method `SHARDED`: `packed_logits` calls a function of a block instead of the block."""
+        """Give ``block`` the method `SHARDED`: `packed_hidden` calls a function of a block instead of the block."""
         setattr(block, SHARDED, MethodType(run_block, block))
         return (SHARDED,)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from udrl.architecture.attention import packed_attention
+from udrl.architecture.frozen import carried, frozen
 from udrl.architecture.llama.parts import gated, normalised, rotated
 from udrl.architecture.packing import Batch, select
 
@@ -24,25 +25,25 @@ SHARDED = "packed"
 """The method that a sharded block has: calling it gathers the block's weights, and then is `run_block`."""
 
 
-def packed_logits(model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.dtype, text_size: int) -> Tensor:
-    """Return logits (M, text_size) in float32 at the predicting positions of ``batch``.
+def packed_hidden(model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.dtype) -> Tensor:
+    """Return what the head reads (M, width), in ``dtype``, at the predicting positions of ``batch``.
 
-    embeddings: (N, width) of the batch's ids; text_size: ids that can be predicted.
+    embeddings: (N, width) of the batch's ids.
     """
     inner = model.model
     angles = turns(model, embeddings, batch.positions, dtype)
-    hidden, last = embeddings, len(inner.layers) - 1
+    last, still = len(inner.layers) - 1, frozen(inner.layers)
+    hidden = embeddings.detach() if still else embeddings
     for index, block in enumerate(inner.layers):
+        if index == still > 0:
+            hidden = carried(hidden, embeddings)
         run = getattr(block, SHARDED, None) or partial(run_block, block)
         arguments = (hidden, batch, angles, dtype, batch.predict if index == last else None)
-        if model.training and inner.gradient_checkpointing:
+        if model.training and inner.gradient_checkpointing and index >= still:
             hidden = checkpoint(run, *arguments, use_reentrant=False)
         else:
             hidden = run(*arguments)
-    head: Tensor = model.lm_head.weight
-    if len(head) > text_size:  # a slice's backward pass writes the whole matrix once more
-        head = head[:text_size]
-    return (norm(inner.norm, hidden).to(dtype) @ head.to(dtype).T).float()
+    return norm(inner.norm, hidden).to(dtype)
 
 
 def turns(model: Any, like: Tensor, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -64,22 +65,31 @@ def run_block(
     mixed = _attend(block.self_attn, norm(block.input_layernorm, hidden), batch, angles, dtype)
     if places is not None:
         mixed, hidden = select(mixed, places), select(hidden, places)
-    hidden = hidden + _linear(block.self_attn.o_proj, mixed, dtype)
-    x, mlp = norm(block.post_attention_layernorm, hidden).to(dtype), block.mlp
-    inner = gated(_linear(mlp.gate_proj, x, dtype), _linear(mlp.up_proj, x, dtype))
-    return hidden + _linear(mlp.down_proj, inner, dtype)
+    hidden = hidden + _linear(mixed, dtype, block.self_attn.o_proj)
+    x, mlp = norm(block.post_attention_layernorm, hidden), block.mlp
+    inner = gated(_linear(x, dtype, mlp.gate_proj, mlp.up_proj))
+    return hidden + _linear(inner, dtype, mlp.down_proj)
 
 
 def _attend(attn: Any, x: Tensor, batch: Batch, angles: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
-    x, size = x.to(dtype), attn.head_dim
-    q, k, v = (_linear(layer, x, dtype).view(len(x), -1, size) for layer in (attn.q_proj, attn.k_proj, attn.v_proj))
+    size = attn.head_dim
+    qkv = _linear(x, dtype, attn.q_proj, attn.k_proj, attn.v_proj).view(len(x), -1, size)
+    kept = len(attn.k_proj.weight) // size
+    heads = qkv.shape[1] - 2 * kept
     if hasattr(attn, "q_norm"):
-        q, k = norm(attn.q_norm, q).to(dtype), norm(attn.k_norm, k).to(dtype)
-    return packed_attention(torch.cat([rotated(q, *angles), rotated(k, *angles), v], 1), q.shape[1], batch)
+        q, k, v = torch.split(qkv, [heads, kept, kept], 1)
+        qkv = torch.cat([norm(attn.q_norm, q).to(dtype), norm(attn.k_norm, k).to(dtype), v], 1)
+    return packed_attention(rotated(qkv, heads + kept, *angles), heads, batch)
 
 
-def _linear(layer: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
-    return F.linear(x.to(dtype), layer.weight.to(dtype), None if layer.bias is None else layer.bias.to(dtype))
+def _linear(x: Tensor, dtype: torch.dtype, *layers: Any) -> Tensor:
+    """Apply linear layers that read the same, whose outputs follow each other: one large product for several."""
+    weights = [layer.weight.to(dtype) for layer in layers]
+    weight = weights[0] if len(weights) == 1 else torch.cat(weights)
+    if all(layer.bias is None for layer in layers):
+        return F.linear(x.to(dtype), weight)
+    biases = [weight.new_zeros(len(one.weight)) if one.bias is None else one.bias.to(dtype) for one in layers]
+    return F.linear(x.to(dtype), weight, torch.cat(biases))
 
 
 def norm(layer: Any, x: Tensor) -> Tensor:

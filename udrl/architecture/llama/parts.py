@@ -18,14 +18,14 @@ def normalised(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return _Norm.apply(x, weight, eps)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Return heads ``x`` (..., heads, size) whose first half is turned against the second by angles (..., 1, size)."""
-    return _Rotation.apply(x, cos, sin)  # type: ignore[no-any-return,no-untyped-call]
+def rotated(x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
+    """Return ``x`` (N, heads and more, size) with the first ``heads`` turned by angles (N, 1, size)."""
+    return _Rotation.apply(x, heads, cos, sin)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def gated(gate: Tensor, up: Tensor) -> Tensor:
-    """Return silu(gate) * up."""
-    return _Gate.apply(gate, up)  # type: ignore[no-any-return,no-untyped-call]
+def gated(both: Tensor) -> Tensor:
+    """Return silu(gate) * up of ``both`` (..., gate and up)."""
+    return _Gate.apply(both)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _Norm(torch.autograd.Function):
@@ -47,18 +47,29 @@ class _Norm(torch.autograd.Function):
 
 class _Rotation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return turned(x, cos, sin)
+        ctx.heads = heads
+        return _turned_first(x, heads, cos, sin)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         cos, sin = ctx.saved_tensors
-        return turned(grad, cos, -sin), None, None
+        return _turned_first(grad, ctx.heads, cos, -sin), None, None, None
+
+
+def _turned_first(x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
+    made = torch.empty_like(x)
+    made[:, :heads] = turned(x[:, :heads], cos, sin)
+    made[:, heads:] = x[:, heads:]
+    return made
 
 
 def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Return `rotated`, without gradients. Both halves of ``cos`` are the same, and of ``sin``."""
+    """Return heads ``x`` (..., heads, size) whose first half is turned against the second by angles (..., 1, size).
+
+    Without gradients. Both halves of ``cos`` are the same, and of ``sin``.
+    """
     half = x.shape[-1] // 2
     made = x * cos
     made[..., :half].addcmul_(x[..., half:], sin[..., half:], value=-1)
@@ -68,11 +79,13 @@ def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 class _Gate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate, up)
+    def forward(ctx: Any, both: Tensor) -> Tensor:
+        ctx.save_for_backward(both)
+        gate, up = both.chunk(2, -1)
         return F.silu(gate).mul_(up)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        gate, up = ctx.saved_tensors
-        return torch.ops.aten.silu_backward(grad * up, gate), grad * F.silu(gate)
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (both,) = ctx.saved_tensors
+        gate, up = both.chunk(2, -1)
+        return torch.cat([torch.ops.aten.silu_backward(grad * up, gate), F.silu(gate).mul_(grad)], -1)

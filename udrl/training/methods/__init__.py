@@ -182,7 +182,7 @@ def check_trainable(method: Method, *, starts_from: bool, processes: int, used: 
         )
     if processes > 1:
         raise UsageError(f"--method {method.name} trains in one process: start it without torchrun")
-    unknown_there = sorted(given & {"lora", "shard", "patience"})
+    unknown_there = sorted(given & {"lora", "freeze", "shard", "patience"})
     if unknown_there:
         raise UsageError(f"--{unknown_there[0]} is not for --method {method.name}: leave it out")
     if not is_installed("trl"):
