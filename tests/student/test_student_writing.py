@@ -146,9 +146,9 @@ def test_distance_is_in_shares_of_what_the_student_reaches() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num": 0}, "start at 1, got 0, 1 and 1"),
-        ({"best_of": 0}, "start at 1"),
-        ({"closest_of": -1}, "start at 1"),
+        ({"num": 0}, "^num must be at least 1, got 0$"),
+        ({"best_of": 0}, "^best_of must be at least 1, got 0$"),
+        ({"closest_of": -1}, "^closest_of must be at least 1, got -1$"),
         ({"best_of": 2, "closest_of": 2}, "take one"),
         ({"best_of": 2}, "picks by relevance"),
         ({"closest_of": 2, "command": Command("search-query")}, "needs a command that can be measured"),

@@ -79,7 +79,7 @@ def answer(
     Raises UsageError for counts under 1, both counts at once, and where there is nothing to pick by.
     """
     student.space.check(command)
-    _check(command, num, best_of, closest_of, rewards)
+    _check(command, best_of, closest_of, rewards)
     drawn = max(best_of, closest_of)
     spans = {name: student.reachable(command.task, name) for name in command.targets} if closest_of > 1 else {}
     candidates = num * drawn
@@ -143,9 +143,7 @@ def _warn_unscored(
                 warnings.warn(f"{name} is not scored for '{text[:40]}': {needs}", stacklevel=3)
 
 
-def _check(command: Command, num: int, best_of: int, closest_of: int, rewards: Mapping[str, Score] | None) -> None:
-    if min(num, best_of, closest_of) < 1:
-        raise UsageError(f"num, best_of and closest_of start at 1, got {num}, {best_of} and {closest_of}")
+def _check(command: Command, best_of: int, closest_of: int, rewards: Mapping[str, Score] | None) -> None:
     if best_of > 1 and closest_of > 1:
         raise UsageError(
             "best-of keeps the most relevant candidate, closest-of the one nearest to the command: take one"
