@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -13,7 +15,7 @@ from udrl.decoding.sampling import Runs, Sampler, Sampling, ban, choose
 from udrl.decoding.wording import Draw, LookAhead, Writer
 
 COMPACT = 0.75
-"""Finished rows are dropped from the cache once no more than this share is still writing: moving it has a price."""
+"""Rows leave a cache, and join a crowded one, once no more than this share is still writing: moving it has a price."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The ids written for one prompt, without the end token, and whether the end token came (else: cut at a limit)."""
+    """The ids written for one prompt, and the id that ended it, which is not among them (None: cut at a limit)."""
 
     ids: list[int]
-    stopped: bool
+    end: int | None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the student ended it."""
+        return self.end is not None
 
 
 @dataclass(frozen=True)
@@ -69,10 +76,11 @@ class Decoder:
     What a request gets does not depend on its company, up to the rounding of the engine's number format.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, most: int | None = None) -> None:
+        """Write with ``engine``. most: requests that write at once, while others wait (None: all that there are)."""
+        self.engine, self.most = engine, most
         self.count = 0
-        self.waiting: list[_Row] = []
+        self.waiting: deque[_Row] = deque()
         self.batch: _Batch | None = None
 
     def add(self, request: Request) -> int:
@@ -81,25 +89,55 @@ class Decoder:
         self.count += 1
         return self.count - 1
 
+    def drop(self, handle: int) -> None:
+        """Write no more for a request: nothing is told of it from now on."""
+        for row in (*self.waiting, *(() if self.batch is None else self.batch.rows)):
+            row.alive &= row.handle != handle
+        self.waiting = deque(row for row in self.waiting if row.alive)
+        self._rest()
+
     def __bool__(self) -> bool:
         """Say whether anything is still to be written."""
         return bool(self.waiting or self.batch)
 
     def step(self) -> list[Step]:
-        """Draw the next id of every request that is not at its end; those that wait are read before."""
+        """Draw the next id of every request that is not at its end; those that can join are read before."""
+        new = self._admitted()
         if self.batch is not None:
-            self.batch.advance()
-        if self.waiting and (self.batch is None or self.batch.session.joins):
-            new, self.waiting = _Batch(self.engine, self.waiting), []
+            self.batch.advance(crowded=bool(new))
+        if new:
+            joining = _Batch(self.engine, new)
             if self.batch is None:
-                self.batch = new
+                self.batch = joining
             else:
-                self.batch.join(new)
+                self.batch.join(joining)
         assert self.batch is not None, "nothing is to be written"
         steps = self.batch.draw()
-        if not self.batch.is_alive:
-            self.batch = None
+        self._rest()
         return steps
+
+    def _rest(self) -> None:
+        if self.batch is not None and not self.batch.writing:
+            self.batch = None
+
+    def _admitted(self) -> list[_Row]:
+        """Take those who need wait no longer out of ``waiting``."""
+        writing = 0 if self.batch is None else self.batch.writing
+        most = writing + len(self.waiting) if self.most is None else self.most
+        free = min(most - writing, len(self.waiting))
+        if self.batch is not None:
+            few = free < len(self.waiting) and writing > COMPACT * most
+            free = 0 if few or not self.batch.session.joins else free
+        return [self.waiting.popleft() for _ in range(free)]
+
+
+def decode_requests(engine: Engine, requests: Iterable[Request], *, most: int | None = None) -> Iterator[Step]:
+    """Continue all ``requests``, at most so many at once, and yield what each step did; handles count them."""
+    decoder = Decoder(engine, most)
+    for request in requests:
+        decoder.add(request)
+    while decoder:
+        yield from decoder.step()
 
 
 def decode_batch(
@@ -114,68 +152,33 @@ def decode_batch(
     on_token: Callable[[int, int], None] | None = None,
     unasked: Sequence[Sequence[int]] | None = None,
     writers: Sequence[Writer] | None = None,
+    most: int | None = None,
 ) -> list[Decoded]:
     """Continue every prompt until the end token or its limit.
 
     seeds: one a prompt, the start of its own random stream; sampling: one for all, or one a prompt; limits: most new
     ids of each prompt (at least 1); others: ids that end a completion as ``end`` does; on_token: called with (row, id)
     for every id as it is drawn; unasked: each prompt with every attribute open, where ``sampling`` guides; writers: one
-    a prompt, where words are required or banned.
+    a prompt, where words are required or banned; most: completions under way at once.
     """
-    steps = decode_steps(
-        engine,
-        prompts,
-        seeds,
-        sampling=sampling,
-        limits=limits,
-        end=end,
-        others=others,
-        unasked=unasked,
-        writers=writers,
-    )
-    while True:
-        try:
-            row, token = next(steps)
-        except StopIteration as done:
-            decoded: list[Decoded] = done.value
-            return decoded
-        if on_token is not None:
-            on_token(row, token)
-
-
-def decode_steps(
-    engine: Engine,
-    prompts: Sequence[Sequence[int]],
-    seeds: Sequence[int],
-    *,
-    sampling: Sampling | Sequence[Sampling],
-    limits: Sequence[int],
-    end: int,
-    others: Collection[int] = (),
-    unasked: Sequence[Sequence[int]] | None = None,
-    writers: Sequence[Writer] | None = None,
-) -> Generator[tuple[int, int], None, list[Decoded]]:
-    """Do what `decode_batch` does and yield (row, id) for every id as it is drawn."""
-    decoder = Decoder(engine)
-    for row, (prompt, seed, limit) in enumerate(zip(prompts, seeds, limits, strict=True)):
-        decoder.add(
-            Request(
-                prompt,
-                seed,
-                sampling if isinstance(sampling, Sampling) else sampling[row],
-                limit,
-                (end, *others),
-                None if unasked is None else unasked[row],
-                None if writers is None else writers[row],
-            )
+    requests = [
+        Request(
+            prompt,
+            seed,
+            sampling if isinstance(sampling, Sampling) else sampling[row],
+            limit,
+            (end, *others),
+            None if unasked is None else unasked[row],
+            None if writers is None else writers[row],
         )
+        for row, (prompt, seed, limit) in enumerate(zip(prompts, seeds, limits, strict=True))
+    ]
     ended: dict[int, Decoded] = {}
-    while decoder:
-        for step in decoder.step():
-            if step.token is not None:
-                yield step.handle, step.token
-            if step.decoded is not None:
-                ended[step.handle] = step.decoded
+    for step in decode_requests(engine, requests, most=most):
+        if step.token is not None and on_token is not None:
+            on_token(step.handle, step.token)
+        if step.decoded is not None:
+            ended[step.handle] = step.decoded
     return [ended[row] for row in range(len(prompts))]
 
 
@@ -186,11 +189,15 @@ class _Row:
         self.handle, self.request, self.engine = handle, request, engine
         self.ids: list[int] = [] if request.writer is None else request.writer.ids
         self.runs = Runs(request.sampling.no_repeat)
-        self.numbers = np.random.default_rng(request.seed) if request.sampling.temperature > 0 else None
         self.places = max(map(len, request.prompts))
         self.alive = True
         self.drawn = 0
         self.next = 0
+
+    @cached_property
+    def numbers(self) -> np.random.Generator | None:
+        """Where its random numbers come from, if it needs any."""
+        return np.random.default_rng(self.request.seed) if self.request.sampling.temperature > 0 else None
 
     def uniform(self) -> float:
         """Return the random number of this step, whether or not it is needed."""
@@ -230,12 +237,12 @@ class _Row:
         self.next = self.request.ends[0] if token is None else token
         if token is None or token in self.request.ends:
             self.alive = False
-            return Step(self.handle, None, Decoded(self.ids, token is not None))
+            return Step(self.handle, None, Decoded(self.ids, token))
         if self.request.writer is None:
             self.ids.append(token)
         self.runs.add(self.ids)
         self.alive = len(self.ids) < self.request.limit
-        return Step(self.handle, token, None if self.alive else Decoded(self.ids, False))
+        return Step(self.handle, token, None if self.alive else Decoded(self.ids, None))
 
 
 class _Batch:
@@ -260,9 +267,9 @@ class _Batch:
         self.worded = all(row.request.writer is not None for row in rows)
 
     @property
-    def is_alive(self) -> bool:
-        """Whether a row still writes."""
-        return any(row.alive for row in self.rows)
+    def writing(self) -> int:
+        """How many still write."""
+        return sum(row.alive for row in self.rows)
 
     def draw(self) -> list[Step]:
         """Draw an id a row, and take note of it where the row still writes."""
@@ -289,21 +296,21 @@ class _Batch:
         logits[self.guided] = guided(logits[self.guided], self.logits[self.places[self.guided] + 1], self.weights)
         return logits
 
-    def advance(self) -> None:
-        """Let the session read the ids that were drawn; what has ended is dropped where that is worth it."""
+    def advance(self, *, crowded: bool) -> None:
+        """Let the session read the ids that were drawn; what has ended is dropped where that is worth it.
+
+        crowded: others are about to join.
+        """
         # what has ended still takes up places, of which a context has only so many
         full = any(not row.alive and row.places >= self.engine.context for row in self.rows)
-        if full or sum(row.alive for row in self.rows) <= COMPACT * len(self.rows):
-            self._drop()
-        ids = [row.next for row in self.rows for _ in row.request.prompts]
+        writing = self.writing
+        if writing < len(self.rows) and (crowded or full or writing <= COMPACT * len(self.rows)):
+            self.session.keep(np.flatnonzero([row.alive for row in self.rows for _ in row.request.prompts]))
+            self._seat([row for row in self.rows if row.alive])
         for row in self.rows:
             row.places += 1
+        ids = [row.next for row in self.rows for _ in row.request.prompts]
         self.logits = self.session.step(np.array(ids, dtype=np.int64))
-
-    def _drop(self) -> None:
-        alive = [row.alive for row in self.rows for _ in row.request.prompts]
-        self.session.keep(np.flatnonzero(alive))
-        self._seat([row for row in self.rows if row.alive])
 
     def join(self, new: _Batch) -> None:
         """Take in the requests of ``new``, which have not drawn yet."""

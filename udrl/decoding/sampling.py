@@ -11,7 +11,9 @@ from udrl.arguments import check_fields
 from udrl.decoding.engine import Array
 
 CANDIDATES = 64
-"""Most tokens that sampling chooses from; at the temperatures of use the rest has no share worth the sorting."""
+"""Tokens that sampling chooses from if not told; at the temperatures of use the rest has no share worth the sorting."""
+EVERY = 2**31 - 1
+"""A ``top_k`` that leaves no token out."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Sampling:
     max_tokens: most tokens of a completion (None: as far as the context reaches). no_repeat: no run of this many
     tokens comes twice in a completion (0: no such rule), which ends loops. guidance: how far to go in what the command
     changes (`udrl.decoding.guidance`; 1: as the student was trained). top_k keeps that many of the likeliest tokens
-    (0: no such rule; `CANDIDATES` are the most in any case); min_p keeps those of at least this share of the
+    (0: `CANDIDATES`; `EVERY`: all that there are); min_p keeps those of at least this share of the
     likeliest one's probability.
     """
 
@@ -50,6 +52,7 @@ class Sampler:
         self.temperature = np.array([[max(one.temperature, cold)] for one in own], dtype=np.float32)
         self.top_p = np.array([[one.top_p] for one in own], dtype=np.float32)
         self.top_k = np.array([[one.top_k or CANDIDATES] for one in own])
+        self.free = np.flatnonzero([one.top_k == EVERY and one.top_p == 1 and one.min_p == 0 for one in own])
         self.min_p = np.array([[one.min_p] for one in own], dtype=np.float32)
 
     def __call__(self, logits: Array, uniform: Array) -> Array:
@@ -62,26 +65,43 @@ class Sampler:
         return ids
 
     def _sampled(self, logits: Array, uniform: Array) -> Array:
-        order = best(logits, min(CANDIDATES, logits.shape[1]))
-        chances = self._chances(logits, order)
-        reached = chances.cumsum(-1, dtype=np.float64).astype(np.float32)
-        kept = reached - chances < self.top_p
-        kept &= np.arange(order.shape[1]) < self.top_k
-        kept &= chances >= self.min_p * chances[:, :1]
-        kept[:, 0] = True  # the likeliest always stays
-        sums = np.where(kept, chances, 0).cumsum(-1, dtype=np.float64)
-        place = (sums < uniform[:, None] * sums[:, -1:]).sum(-1)
-        drawn: Array = order[np.arange(len(order)), np.minimum(place, order.shape[1] - 1)]
-        return drawn
+        powers = self._powers(logits)
+        totals = powers.sum(-1, keepdims=True)
+        ids = np.empty(len(logits), dtype=np.int64)
+        left, count = np.arange(len(logits)), CANDIDATES
+        if len(self.free):  # nothing is left out, so nothing needs an order
+            sums = powers[self.free].cumsum(-1, dtype=np.float64)
+            ids[self.free] = _places(sums, uniform[self.free])
+            left = np.setdiff1d(left, self.free)
+        while len(left):
+            every = slice(None) if len(left) == len(logits) else left
+            order = best(logits[every], min(count, logits.shape[1]))
+            chances = np.take_along_axis(powers[every], order, 1) / totals[every]
+            reached = chances.cumsum(-1, dtype=np.float64).astype(np.float32)
+            kept = reached - chances < self.top_p[left]
+            kept &= np.arange(order.shape[1]) < self.top_k[left]
+            kept &= chances >= self.min_p[left] * chances[:, :1]
+            kept[:, 0] = True  # the likeliest always stays
+            sums = np.where(kept, chances, 0).cumsum(-1, dtype=np.float64)
+            ids[left] = order[np.arange(len(order)), _places(sums, uniform[left])]
+            # where the least likely one of these is kept, others may be as well
+            left = left[kept[:, -1] & (self.top_k[left, 0] > count) & (count < logits.shape[1])]
+            count *= 16
+        return ids
 
-    def _chances(self, logits: Array, order: Array) -> Array:
-        """Return the probabilities of the ids ``order`` (B, n), likeliest first, among all."""
-        powers = logits - np.take_along_axis(logits, order[:, :1], 1)
+    def _powers(self, logits: Array) -> Array:
+        """Return what the probabilities of all ids (B, V) are proportional to: 1 for the likeliest."""
+        powers: Array = logits - logits.max(-1, keepdims=True)
         with np.errstate(over="ignore"):  # at a very low temperature the others are as unlikely as can be
             powers /= self.temperature
         np.exp(powers, out=powers)
-        chances: Array = np.take_along_axis(powers, order, 1) / powers.sum(-1, keepdims=True)
-        return chances
+        return powers
+
+
+def _places(sums: Array, uniform: Array) -> Array:
+    """Return in which part of the whole, which ``sums`` (B, n) add up to, the numbers ``uniform`` (B,) fall."""
+    places: Array = (sums < uniform[:, None] * sums[:, -1:]).sum(-1)
+    return np.minimum(places, sums.shape[1] - 1)
 
 
 def choose(logits: Array, sampling: Sampling, uniform: float) -> int:

@@ -22,7 +22,7 @@ import torch
 
 from udrl.architecture.packing import pack
 from udrl.commands import Command
-from udrl.decoding.loop import decode_batch
+from udrl.decoding.loop import Request, decode_requests
 from udrl.decoding.sampling import Sampling
 from udrl.errors import MissingDependency, StudentError, UdrlError, UsageError, is_installed
 from udrl.progress import note, track
@@ -101,27 +101,20 @@ class StudentModel:
         prompts, opened = self._prompts(inputs, [min(sampling.max_tokens or half, half)] * len(inputs))
         limits = [min(sampling.max_tokens or half, self.engine.context - len(p)) for p in prompts]
         streams = random_streams(prompts, 0)
+        bar = track("completions", total=len(prompts), unit="completions")
+        requests = [
+            Request(prompt, stream, sampling, limit, self.student.ends, unasked)
+            for prompt, stream, limit, unasked in zip(prompts, streams, limits, opened, strict=True)
+        ]
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         found: dict[int, str] = {}
-        bar = track("completions", total=len(prompts), unit="completions")
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            decoded = decode_batch(
-                self.engine,
-                [prompts[i] for i in rows],
-                [streams[i] for i in rows],
-                sampling=sampling,
-                limits=[limits[i] for i in rows],
-                end=self.student.ends[0],
-                others=self.student.ends[1:],
-                unasked=None if sampling.guidance == 1 else [opened[i] for i in rows],
-            )
-            for i, one in zip(rows, decoded, strict=True):
+        for step in decode_requests(self.engine, [requests[i] for i in order], most=self.batch_size):
+            if (one := step.decoded) is not None:
                 text = decode(self.student.tokenizer, one.ids)
                 text = text if one.stopped else text.rstrip("\ufffd")  # a character cut in the middle
                 ends = [text.index(stop) for stop in until if stop and stop in text]
-                found[i] = text[: min(ends, default=None)]
-            bar.update(len(rows))
+                found[order[step.handle]] = text[: min(ends, default=None)]
+                bar.update(1)
         bar.close()
         return [found[i] for i in range(len(prompts))]
 

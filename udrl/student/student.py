@@ -12,7 +12,7 @@ from typing import Any
 from udrl.arguments import checked
 from udrl.commands import AUTO, LENGTH, Command, CommandSpace, Target
 from udrl.decoding.engine import Engine
-from udrl.decoding.loop import Decoded, decode_batch, decode_steps
+from udrl.decoding.loop import Decoded, Request, decode_requests
 from udrl.decoding.sampling import Sampling
 from udrl.decoding.streaming import settled
 from udrl.decoding.wording import Vocabulary, Wording, Writer
@@ -215,31 +215,20 @@ class Student:
         on_token: Callable[[int, int], None] | None = None,
     ) -> list[Generation]:
         """Write completions for inputs under commands that are rendered already (`CommandSpace.render`)."""
-        sampling = sampling or self.sampling
-        prompts, limits = self._prompts(inputs, controls, sampling)
-        streams = random_streams(prompts, seeds)
+        requests = self._requests(inputs, controls, seeds, sampling or self.sampling, wording)
         # like commands write like lengths, and like lengths end together
-        order = sorted(range(len(prompts)), key=lambda i: (tuple(controls[i]), len(prompts[i])))
+        order = sorted(range(len(requests)), key=lambda i: (tuple(controls[i]), len(requests[i].prompt)))
         results: dict[int, Generation] = {}
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            decoded = decode_batch(
-                self.computes,
-                [prompts[i] for i in rows],
-                [streams[i] for i in rows],
-                sampling=sampling,
-                limits=[limits[i] for i in rows],
-                end=self.ends[0],
-                others=self.ends[1:],
-                on_token=None if on_token is None else _renumbered(on_token, rows),
-                unasked=None if sampling.guidance == 1 else [self._unasked(prompts[i], controls[i]) for i in rows],
-                writers=self._writers(wording, [limits[i] for i in rows]),
-            )
-            for i, one in zip(rows, decoded, strict=True):
-                results[i] = replace(self._generation(one, self._text(one), wording), together=len(rows))
-            if progress is not None:
-                progress(len(rows))
-        return [results[i] for i in range(len(prompts))]
+        together = min(batch_size, len(requests))
+        for step in decode_requests(self.computes, [requests[i] for i in order], most=batch_size):
+            if step.token is not None and on_token is not None:
+                on_token(order[step.handle], step.token)
+            if step.decoded is not None:
+                one = self._generation(step.decoded, self._text(step.decoded), wording)
+                results[order[step.handle]] = replace(one, together=together)
+                if progress is not None:
+                    progress(1)
+        return [results[i] for i in range(len(requests))]
 
     @checked
     def stream(
@@ -256,32 +245,19 @@ class Student:
 
         The parts together are the completion; the generator's return value is the `Generation`.
         """
-        sampling = sampling or self.sampling
         [(control, clamped)] = self.rendered([command], calibrated=calibrated)
-        prompts, limits = self._prompts([text], [control], sampling)
-        steps = decode_steps(
-            self.computes,
-            prompts,
-            random_streams(prompts, [seed]),
-            sampling=sampling,
-            limits=limits,
-            end=self.ends[0],
-            others=self.ends[1:],
-            unasked=None if sampling.guidance == 1 else [self._unasked(prompts[0], control)],
-            writers=self._writers(wording, limits),
-        )
+        requests = self._requests([text], [control], [seed], sampling or self.sampling, wording)
         ids: list[int] = []
         shown = 0
-        while True:
-            try:
-                ids.append(next(steps)[1])
-            except StopIteration as done:
-                one: Decoded = done.value[0]
-                break
-            sure = settled(decode(self.tokenizer, ids))
-            if len(sure) > shown:
-                yield sure[shown:]
-                shown = len(sure)
+        for step in decode_requests(self.computes, requests):
+            if step.token is not None:
+                ids.append(step.token)
+                sure = settled(decode(self.tokenizer, ids))
+                if len(sure) > shown:
+                    yield sure[shown:]
+                    shown = len(sure)
+        assert step.decoded is not None
+        one = step.decoded
         written = self._text(one)
         if len(written) > shown:
             yield written[shown:]
@@ -311,12 +287,29 @@ class Student:
         settle(self.computes.device)
         return fitted_prompts(self.tokenizer, self.computes, inputs, controls, sampling.max_tokens)
 
-    def _writers(self, wording: Wording | None, limits: Sequence[int]) -> list[Writer] | None:
-        return [Writer(wording, self._vocabulary, limit) for limit in limits] if wording else None
-
-
-def _renumbered(on_token: Callable[[int, int], None], rows: list[int]) -> Callable[[int, int], None]:
-    return lambda row, token: on_token(rows[row], token)
+    def _requests(
+        self,
+        inputs: Sequence[str],
+        controls: Sequence[Sequence[int]],
+        seeds: Sequence[int] | int,
+        sampling: Sampling,
+        wording: Wording | None,
+    ) -> list[Request]:
+        prompts, limits = self._prompts(inputs, controls, sampling)
+        return [
+            Request(
+                prompt,
+                stream,
+                sampling,
+                limit,
+                self.ends,
+                None if sampling.guidance == 1 else self._unasked(prompt, control),
+                Writer(wording, self._vocabulary, limit) if wording else None,
+            )
+            for prompt, control, stream, limit in zip(
+                prompts, controls, random_streams(prompts, seeds), limits, strict=True
+            )
+        ]
 
 
 @checked
