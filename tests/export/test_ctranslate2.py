@@ -121,3 +121,13 @@ def test_damaged_folder_is_told(run: Path, reports: dict[str, ExportReport], tmp
     (tmp_path / "model.bin").write_bytes((folder(run, "int8") / "model.bin").read_bytes()[:1000])
     with pytest.raises(StudentError, match="export again"):
         CTranslate2(tmp_path, threads=1)
+
+
+def test_every_end_of_a_student_ends_a_completion(
+    run: Path, reports: dict[str, ExportReport], student: Student
+) -> None:
+    program = CTranslate2(folder(run, "fp32"), threads=1)
+    prompts = student.prompt_ids(INPUTS[:1], [middle(student)])
+    [whole] = program.complete(prompts, max_tokens=30)
+    end = whole[len(whole) // 2]
+    assert program.complete(prompts, max_tokens=30, ends=[*student.ends, end]) == [whole[: whole.index(end)]]

@@ -27,7 +27,7 @@ from udrl.training.methods.grpo import REDRAWS, Rollout
 from udrl.training.methods.hosting import hosted, id_text, id_tokenizer
 from udrl.training.methods.payment import Payment
 from udrl.training.methods.watch import Watch
-from udrl.training.methods.writing import Prompt
+from udrl.training.methods.writing import Author, Prompt
 from udrl.training.train import train
 
 TRL: dict[str, Any] = {**SMALL, "steps": 4}
@@ -219,17 +219,14 @@ def test_grpo_replaces_groups_without_a_difference_where_asked_to(dynamic: bool)
     prompts = [Prompt("t", text, [5 + k, *student.space.render("t", {})]) for k, text in enumerate("abc")]
     watch = Watch(Grpo())
     method = Grpo(group_size=3, dynamic_sampling=dynamic)
-    rollout = Rollout(method, prompts, Payment(((Flat("a"), 1.0),)), tokenizer, watch, max_tokens=6, seed=3)
+    author = Author(student, tokenizer, max_tokens=6, dtype=torch.float32)
+    rollout = Rollout(method, prompts, Payment(((Flat("a"), 1.0),)), author, watch, seed=3)
 
     class Trainer:
         class state:  # noqa: N801 - TRL's name
             global_step = 0
 
-        class accelerator:  # noqa: N801
-            unwrap_model = staticmethod(lambda model: model)
-
-    with hosted(student) as model:
-        Trainer.model = model  # type: ignore[attr-defined]
+    with hosted(student):
         found = rollout(["0"] * 3 + ["1"] * 3, Trainer)
         written, watch.scored, rollout.limit = watch.scored, 0, 8
         limited = rollout(["0"] * 3 + ["1"] * 3, Trainer)

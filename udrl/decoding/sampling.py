@@ -100,8 +100,8 @@ class Sampler:
 
 def _places(sums: Array, uniform: Array) -> Array:
     """Return in which part of the whole, which ``sums`` (B, n) add up to, the numbers ``uniform`` (B,) fall."""
-    places: Array = (sums < uniform[:, None] * sums[:, -1:]).sum(-1)
-    return np.minimum(places, sums.shape[1] - 1)
+    places: Array = np.minimum((sums < uniform[:, None] * sums[:, -1:]).sum(-1), sums.shape[1] - 1)
+    return places
 
 
 def choose(logits: Array, sampling: Sampling, uniform: float) -> int:

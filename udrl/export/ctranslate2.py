@@ -72,9 +72,13 @@ class CTranslate2:
         max_tokens: int,
         temperature: float = 0.0,
         top_p: float = 1.0,
+        ends: Sequence[int] = (),
         ignore_end: bool = False,
     ) -> list[tuple[int, ...]]:
-        """Return what is written after each prompt (ids), as ids without the end."""
+        """Return what is written after each prompt (ids), as ids without the end.
+
+        ends: ids that end a completion; none: the folder's own, which is one.
+        """
         options: dict[str, Any] = {"sampling_topk": 1}
         if temperature > 0:
             options = {"sampling_topk": 0, "sampling_topp": top_p, "sampling_temperature": temperature}
@@ -85,6 +89,7 @@ class CTranslate2:
                 [[self.tokens[i] for i in prompt] for prompt in prompts],
                 max_length=max_tokens,
                 include_prompt_in_result=False,
+                end_token=list(ends) or None,
                 **options,
             )
         except RuntimeError as error:
@@ -116,6 +121,8 @@ class CTranslate2Answerer:
         prompts, limits = fitted_prompts(student.tokenizer, student.computes, texts, controls, sampling.max_tokens)
 
         def write(some: list[list[int]], limit: int) -> list[tuple[int, ...]]:
-            return self.program.complete(some, max_tokens=limit, temperature=sampling.temperature, top_p=sampling.top_p)
+            return self.program.complete(
+                some, max_tokens=limit, temperature=sampling.temperature, top_p=sampling.top_p, ends=student.ends
+            )
 
         return by_limit(write, prompts, limits)

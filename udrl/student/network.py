@@ -67,6 +67,24 @@ def embedded(ids: Tensor, embedding: nn.Module, rows: ControlRows, base: int) ->
     return found.index_put((control,), read.to(found.dtype))
 
 
+class CommandEmbedding(nn.Module):
+    """The input embedding of text and control ids in one module, for trainers that see a language model alone."""
+
+    def __init__(self, text: nn.Module, rows: ControlRows, base: int) -> None:
+        """Join the model's own embedding and the control rows, whose ids begin at ``base``."""
+        super().__init__()
+        self.text, self.rows, self.base = text, rows, base
+
+    @property
+    def weight(self) -> Tensor:
+        """The text rows, as transformers asks for them."""
+        return self.text.weight  # type: ignore[return-value]
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return embeddings (..., width)."""
+        return embedded(ids, self.text, self.rows, self.base)
+
+
 class StudentModel(nn.Module):
     """A causal language model that is commanded through control rows above its vocabulary."""
 
@@ -92,7 +110,9 @@ class StudentModel(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return embeddings (..., width) of text and control ids, without positions."""
-        return embedded(ids, self.model.get_input_embeddings(), self.rows, self.space.base)
+        embedding = self.model.get_input_embeddings()
+        text = embedding.text if isinstance(embedding, CommandEmbedding) else embedding
+        return embedded(ids, text, self.rows, self.space.base)
 
     def logits(self, batch: Batch, *, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return logits (M, base) in float32 at the predicting positions of a packed batch."""

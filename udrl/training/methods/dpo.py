@@ -66,7 +66,7 @@ def run_dpo(method: Dpo, pairs: Sequence[Pair], work: TrlWork) -> list[Validatio
     )
     with hosted(student) as model:
         reference = copy.deepcopy(model).eval()
-        driver = work.driver(model)
+        driver = work.driver()
         left = order[driver.start * options.batch_size :] if driver.start < options.steps else order[:1]
         disable_progress_bars()
         try:

@@ -20,7 +20,7 @@ from udrl.training.methods import Grpo
 from udrl.training.methods.hosting import Driver, TrlWork, hosted
 from udrl.training.methods.payment import Paid, Payment, mean_paid
 from udrl.training.methods.watch import Watch
-from udrl.training.methods.writing import Prompt, text_of, write
+from udrl.training.methods.writing import Author, Prompt
 from udrl.training.validation import Validation
 
 REDRAWS = 4
@@ -71,34 +71,32 @@ class Rollout:
         method: Grpo,
         prompts: Sequence[Prompt],
         payment: Payment,
-        tokenizer: Any,
+        author: Author,
         watch: Watch,
         *,
-        max_tokens: int,
         seed: int,
         start: int = 0,
         limit: int | None = None,
     ) -> None:
         """Write for ``prompts``; start: steps that were done before; limit: completions that may be written in all."""
-        self.method, self.prompts, self.payment, self.tokenizer, self.watch = method, prompts, payment, tokenizer, watch
-        self.max_tokens, self.seed, self.start, self.limit = max_tokens, seed, start, limit
+        self.method, self.prompts, self.payment, self.author, self.watch = method, prompts, payment, author, watch
+        self.seed, self.start, self.limit = seed, start, limit
 
     def __call__(self, asked: list[str], trainer: Any) -> dict[str, Any]:
         """Return ids, log-probabilities (TRL computes them) and rewards; ``asked``: each prompt's number, repeated."""
         step = self.start + int(trainer.state.global_step)
-        torch.manual_seed(hash_int("grpo", self.seed, step, bits=31))
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        groups = self.write(model, [int(number) for number in asked[:: self.method.group_size]])
+        torch.manual_seed(hash_int("grpo", self.seed, step, bits=31))  # TRL shuffles what it gets
+        rng = np.random.default_rng([self.seed, step])
+        groups = self.write([int(number) for number in asked[:: self.method.group_size]], rng)
         flat = sum(group.flat for group in groups) / len(groups)
         if self.method.dynamic_sampling:
-            rng = np.random.default_rng([self.seed, step])
             for _ in range(REDRAWS):
                 places = [place for place, group in enumerate(groups) if group.flat]
                 if self.limit is not None:
                     places = places[: max(0, self.limit - self.watch.scored) // self.method.group_size]
                 if not places:
                     break
-                drawn = self.write(model, rng.integers(len(self.prompts), size=len(places)).tolist())
+                drawn = self.write(rng.integers(len(self.prompts), size=len(places)).tolist(), rng)
                 for place, group in zip(places, drawn, strict=True):
                     groups[place] = group
         members = [(group, place) for group in groups for place in range(self.method.group_size)]
@@ -112,19 +110,14 @@ class Rollout:
             "unscored": [fmean(group.paid[place] is None for group, place in members)] * len(members),
         }
 
-    def write(self, model: Any, numbers: Sequence[int]) -> list[Group]:
+    def write(self, numbers: Sequence[int], rng: np.random.Generator) -> list[Group]:
         """Let the student write a group for each of the prompts with these ``numbers``, and score it."""
         size = self.method.group_size
         prompts = [self.prompts[number] for number in numbers]
-        rows = write(
-            model,
-            prompts,
-            self.tokenizer.eos_token_id,
-            each=size,
-            max_tokens=self.max_tokens,
-            temperature=self.method.temperature,
-        )
-        texts = [text_of(row, self.tokenizer) for row in rows]
+        seeds = rng.integers(2**63, size=len(prompts) * size).tolist()
+        written = self.author.write([p for p in prompts for _ in range(size)], seeds, self.method.temperature)
+        rows = [one.ids if one.end is None else [*one.ids, one.end] for one in written]
+        texts = [self.author.text(one) for one in written]
         paid, values = self.payment([p.text for p in prompts for _ in range(size)], texts)
         parts = [{name: of[k] for name, of in values.items()} for k in range(len(paid))]
         self.watch.scored += len(paid)
@@ -175,7 +168,7 @@ def run_grpo(method: Grpo, episodes: Sequence[Episode], payment: Payment, work: 
     )
     with hosted(work.prepared.learner.model) as model:
         reference = copy.deepcopy(model).eval()
-        driver = work.driver(model)
+        driver = work.driver()
         done = min(driver.start // method.updates, rounds - 1)
         trainer = GRPOTrainer(
             model,
@@ -207,9 +200,8 @@ def _rollout(method: Grpo, prompts: Sequence[Prompt], payment: Payment, work: Tr
         method,
         prompts,
         payment,
-        work.prepared.learner.tokenizer,
+        work.author,
         driver.watch,
-        max_tokens=work.max_tokens,
         seed=fitting_seed(work.options.seed, bits=32),
         start=driver.start,
         limit=driver.meter.limits.samples,

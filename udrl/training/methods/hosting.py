@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from udrl.architecture.any import takes_positions
 from udrl.errors import Diverged, StudentError, UsageError
-from udrl.student.network import ControlRows, StudentModel, embedded
+from udrl.student.network import CommandEmbedding, StudentModel
 from udrl.training.cost import Limits, Meter
 from udrl.training.examples import Examples
 from udrl.training.loop import BEST, Log, load_state, save_state
 from udrl.training.methods.watch import Watch
-from udrl.training.methods.writing import Judge, Prompt, prompts_of
+from udrl.training.methods.writing import Author, Judge, Prompt, prompts_of
 from udrl.training.options import LoopOptions, make_optimizer, rate
 from udrl.training.validation import Validation, best_of, validate
 
@@ -40,24 +40,6 @@ if TYPE_CHECKING:
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # GRPO's rollout_func may change: setup.cfg pins the version
 
 
-class CommandEmbedding(nn.Module):
-    """The input embedding of text and control ids in one module."""
-
-    def __init__(self, text: nn.Module, rows: ControlRows, base: int) -> None:
-        """Join the model's own embedding and the control rows, whose ids begin at ``base``."""
-        super().__init__()
-        self.text, self.rows, self.base = text, rows, base
-
-    @property
-    def weight(self) -> Tensor:
-        """The text rows, as transformers asks for them."""
-        return self.text.weight  # type: ignore[return-value]
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Return embeddings (..., width)."""
-        return embedded(ids, self.text, self.rows, self.base)
-
-
 @contextmanager
 def hosted(student: StudentModel) -> Iterator[Any]:
     """Within: the student's language model, reading control ids; what trainers change in it is undone after."""
@@ -66,6 +48,7 @@ def hosted(student: StudentModel) -> Iterator[Any]:
     ids = {name: getattr(model.config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     model.set_input_embeddings(CommandEmbedding(text, student.rows, student.space.base))
     model.generation_config = copy.deepcopy(generation)
+    model.generation_config.eos_token_id = student.ends  # by which TRL tells who was cut
     hook = model.base_model.register_forward_pre_hook(_count_positions, with_kwargs=True)
     try:
         with warnings.catch_warnings():
@@ -136,8 +119,15 @@ class TrlWork:
             episodes, learner.tokenizer, learner.space, context=learner.model.context, max_tokens=self.max_tokens
         )
 
-    def driver(self, model: Any) -> Driver:
-        """Return what drives a trainer of the student, ``hosted`` as ``model``, and judges it where it is paid."""
+    @property
+    def author(self) -> Author:
+        """The student as it writes in between."""
+        prepared = self.prepared
+        learner = prepared.learner
+        return Author(learner.model, learner.tokenizer, max_tokens=self.max_tokens, dtype=prepared.dtype)
+
+    def driver(self) -> Driver:
+        """Return what drives a trainer of the student, within `hosted`, and judges it where it is paid."""
         prepared = self.prepared
         driver = Driver(
             prepared.learner.model,
@@ -152,10 +142,7 @@ class TrlWork:
         )
         unseen = [] if self.payment is None else self.prompts(self.held)
         if self.payment is not None and unseen:
-            tokenizer, seed = prepared.learner.tokenizer, self.options.seed
-            driver.judge = Judge(
-                model, unseen, self.payment, tokenizer, self.watch, max_tokens=self.max_tokens, seed=seed
-            )
+            driver.judge = Judge(self.author, unseen, self.payment, self.watch, seed=self.options.seed)
         return driver
 
 

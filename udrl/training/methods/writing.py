@@ -12,13 +12,18 @@ import torch
 
 from udrl.commands import CommandSpace
 from udrl.data.episode import Episode
+from udrl.decoding.loop import Decoded, decode_batch
+from udrl.decoding.sampling import EVERY, Sampling
+from udrl.student.engines.pytorch import TorchEngine
+from udrl.student.network import StudentModel
 from udrl.tokenizer import decode, encode
 from udrl.training.methods.payment import Payment, mean_paid
 from udrl.training.methods.watch import Watch
 
 JUDGED = 128
 """Validation inputs that the student is judged on, of all tasks together: a share has a standard error up to 0.044."""
-CHUNK = 64
+TOGETHER = 128
+"""Completions that are written at once."""
 
 
 @dataclass(frozen=True)
@@ -42,64 +47,53 @@ def prompts_of(
     ]
 
 
-def write(
-    model: Any, prompts: Sequence[Prompt], end: int, *, each: int, max_tokens: int, temperature: float
-) -> list[list[int]]:
-    """Return ``each`` completions of every prompt as ids, with the end id where it came; temperature 0: greedily."""
-    from transformers import GenerationConfig
+class Author:
+    """The student as it writes while it is trained: with the weights of the moment, ended by any of its ends."""
 
-    longest = max(len(prompt.ids) for prompt in prompts)
-    ids = torch.full((len(prompts), longest), end)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt.ids) :] = torch.tensor(prompt.ids)
-        mask[row, longest - len(prompt.ids) :] = 1
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
-    training = model.training
-    model.eval()
-    with torch.no_grad():
-        found = model.generate(
-            input_ids=ids.repeat_interleave(each, 0).to(model.device),
-            attention_mask=mask.repeat_interleave(each, 0).to(model.device),
-            generation_config=GenerationConfig(
-                **sampling, max_new_tokens=max_tokens, eos_token_id=end, pad_token_id=end
-            ),
-        )
-    model.train(training)
-    return [row[: row.index(end) + 1] if end in row else row for row in found[:, longest:].tolist()]
+    def __init__(self, student: StudentModel, tokenizer: Any, *, max_tokens: int, dtype: torch.dtype) -> None:
+        """Write at most ``max_tokens`` tokens a completion; matrix products in ``dtype``."""
+        self.student, self.tokenizer, self.max_tokens, self.dtype = student, tokenizer, max_tokens, dtype
 
+    def write(self, prompts: Sequence[Prompt], seeds: Sequence[int], temperature: float) -> list[Decoded]:
+        """Return a completion of every prompt, each by its own seed; temperature 0: greedily, else of all tokens."""
+        training = self.student.model.training
+        try:
+            [end, *others] = self.student.ends
+            return decode_batch(
+                TorchEngine(self.student, self.dtype),
+                [prompt.ids for prompt in prompts],
+                seeds,
+                sampling=Sampling(temperature=temperature, top_p=1.0, top_k=EVERY),
+                limits=[self.max_tokens] * len(prompts),
+                end=end,
+                others=others,
+                most=TOGETHER,
+            )
+        finally:
+            self.student.train(training)
 
-def text_of(ids: list[int], tokenizer: Any) -> str:
-    """Return a completion's text; half a character at the end of one that was cut is left out."""
-    ended = bool(ids) and ids[-1] == tokenizer.eos_token_id
-    text = decode(tokenizer, ids[:-1] if ended else ids)
-    return text if ended else text.rstrip("\ufffd")
+    def text(self, one: Decoded) -> str:
+        """Return a completion's text; half a character at the end of one that was cut is left out."""
+        text = decode(self.tokenizer, one.ids)
+        return text if one.stopped else text.rstrip("\ufffd")
 
 
 class Judge:
     """Scores what the student writes greedily for validation inputs: which step's weights are the best."""
 
-    def __init__(
-        self, model: Any, prompts: Sequence[Prompt], payment: Payment, tokenizer: Any, watch: Watch, *, max_tokens: int,
-        seed: int,
-    ) -> None:  # fmt: skip
-        """Judge ``model`` on up to `JUDGED` of ``prompts``, of all tasks and difficulties as they come by chance."""
+    def __init__(self, author: Author, prompts: Sequence[Prompt], payment: Payment, watch: Watch, *, seed: int) -> None:
+        """Judge ``author`` on up to `JUDGED` of ``prompts``, of all tasks and difficulties as they come by chance."""
         chosen = np.random.default_rng(seed).permutation(len(prompts))[:JUDGED].tolist()
         self.prompts = sorted((prompts[i] for i in chosen), key=lambda prompt: len(prompt.ids))
-        self.model, self.payment, self.tokenizer, self.watch = model, payment, tokenizer, watch
-        self.max_tokens = max_tokens
+        self.author, self.payment, self.watch = author, payment, watch
 
     def __call__(self) -> dict[str, float]:
         """Return the mean payment (``validation_reward``), that of each reward, and the mean length in tokens.
 
         The means are over what can be scored; where nothing can, they are as low as can be.
         """
-        rows: list[list[int]] = []
-        for first in range(0, len(self.prompts), CHUNK):
-            part = self.prompts[first : first + CHUNK]
-            end = self.tokenizer.eos_token_id
-            rows += write(self.model, part, end, each=1, max_tokens=self.max_tokens, temperature=0.0)
-        texts = [text_of(row, self.tokenizer) for row in rows]
+        written = self.author.write(self.prompts, [0] * len(self.prompts), temperature=0.0)
+        texts = [self.author.text(one) for one in written]
         paid, values = self.payment([prompt.text for prompt in self.prompts], texts)
         self.watch.judged += len(paid)
         unscored = sum(value is None for value in paid)
@@ -109,5 +103,5 @@ class Judge:
             "validation_reward": mean_paid(paid, self.payment.lowest),
             **({"validation_unscored": unscored / len(paid)} if unscored else {}),
             **(each if len(values) > 1 else {}),
-            "validation_length": fmean(map(len, rows)),
+            "validation_length": fmean(len(one.ids) + one.stopped for one in written),
         }
