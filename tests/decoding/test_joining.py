@@ -87,9 +87,9 @@ def requests(engine: Engine, count: int = 18) -> list[Request]:
     return made
 
 
-def written(engine: Engine, arrivals: Sequence[Sequence[int]]) -> dict[int, Decoded]:
+def written(engine: Engine, arrivals: Sequence[Sequence[int]], most: int | None = None) -> dict[int, Decoded]:
     """Return what every request gets, by its number; arrivals: which requests come before each step."""
-    asked, decoder = requests(engine), Decoder(engine)
+    asked, decoder = requests(engine), Decoder(engine, most)
     numbers: dict[int, int] = {}
     found: dict[int, Decoded] = {}
     tokens: dict[int, list[int]] = {}
@@ -98,6 +98,7 @@ def written(engine: Engine, arrivals: Sequence[Sequence[int]]) -> dict[int, Deco
         for number in coming.pop(0) if coming else ():
             numbers[decoder.add(asked[number])] = number
         for step in decoder.step() if decoder else ():
+            assert decoder.batch is None or most is None or len(decoder.batch.rows) <= most
             if step.token is not None:
                 tokens.setdefault(step.handle, []).append(step.token)
             if step.decoded is not None:
@@ -182,3 +183,35 @@ def test_joining_waits_where_an_engine_cannot_take_rows_in(
     monkeypatch.setattr(kind, "joins", False)
     monkeypatch.delattr(kind, "join")
     assert written(engine, at_random(0, len(expected))) == expected
+
+
+@pytest.mark.parametrize("most", [1, 3, 8])
+def test_joining_leaves_others_waiting_where_there_is_room_for_so_many(
+    most: int, engine_of: Callable[[str], Engine]
+) -> None:
+    engine = engine_of("onnx")
+    assert written(engine, [range(18)], most) == alone(engine)
+    assert written(engine, at_random(3, 18), most) == alone(engine)
+
+
+def test_joining_rows_that_are_dropped_are_heard_of_no_more(engine_of: Callable[[str], Engine]) -> None:
+    engine = engine_of("onnx")
+    asked, decoder = requests(engine), Decoder(engine, 6)
+    for request in asked[:9]:
+        decoder.add(request)
+    started = {step.handle for step in decoder.step()}
+    assert started == set(range(6))
+    for handle in (0, 3, 7):  # two that write, one that waits
+        decoder.drop(handle)
+    ended = {}
+    while decoder:
+        for step in decoder.step():
+            assert step.handle not in (0, 3, 7)
+            if step.decoded is not None:
+                ended[step.handle] = step.decoded
+    assert ended == {handle: alone(engine)[handle] for handle in (1, 2, 4, 5, 6, 8) if handle in ended}
+    assert {4, 6, 8} <= ended.keys()
+    handle = decoder.add(asked[3])
+    decoder.step()
+    decoder.drop(handle)
+    assert not decoder

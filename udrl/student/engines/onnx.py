@@ -121,7 +121,7 @@ class _Session:
     def keep(self, rows: Array) -> None:
         """Go on with these rows (n,) only."""
         self.lengths = self.lengths[rows]
-        self._hold(self.cache.take(rows, axis=2))
+        self._hold(self.cache[..., : int(self.lengths.max()), :].take(rows, axis=2))
 
     def join(self, other: Self) -> None:
         """Take in the rows of ``other`` behind the own ones."""
