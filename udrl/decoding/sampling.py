@@ -52,6 +52,7 @@ class Sampler:
         self.temperature = np.array([[max(one.temperature, cold)] for one in own], dtype=np.float32)
         self.top_p = np.array([[one.top_p] for one in own], dtype=np.float32)
         self.top_k = np.array([[one.top_k or CANDIDATES] for one in own])
+        self.wide = any(one.top_k > CANDIDATES for one in own)
         self.free = np.flatnonzero([one.top_k == EVERY and one.top_p == 1 and one.min_p == 0 for one in own])
         self.min_p = np.array([[one.min_p] for one in own], dtype=np.float32)
 
@@ -65,37 +66,45 @@ class Sampler:
         return ids
 
     def _sampled(self, logits: Array, uniform: Array) -> Array:
-        powers = self._powers(logits)
+        count = min(CANDIDATES, logits.shape[1])
+        order = best(logits, count)
+        powers = self._powers(logits, order[:, :1])
         totals = powers.sum(-1, keepdims=True)
-        ids = np.empty(len(logits), dtype=np.int64)
-        left, count = np.arange(len(logits)), CANDIDATES
-        if len(self.free):  # nothing is left out, so nothing needs an order
-            sums = powers[self.free].cumsum(-1, dtype=np.float64)
-            ids[self.free] = _places(sums, uniform[self.free])
-            left = np.setdiff1d(left, self.free)
-        while len(left):
-            every = slice(None) if len(left) == len(logits) else left
-            order = best(logits[every], min(count, logits.shape[1]))
-            chances = np.take_along_axis(powers[every], order, 1) / totals[every]
-            reached = chances.cumsum(-1, dtype=np.float64).astype(np.float32)
-            kept = reached - chances < self.top_p[left]
-            kept &= np.arange(order.shape[1]) < self.top_k[left]
-            kept &= chances >= self.min_p[left] * chances[:, :1]
-            kept[:, 0] = True  # the likeliest always stays
-            sums = np.where(kept, chances, 0).cumsum(-1, dtype=np.float64)
-            ids[left] = order[np.arange(len(order)), _places(sums, uniform[left])]
-            # where the least likely one of these is kept, others may be as well
-            left = left[kept[:, -1] & (self.top_k[left, 0] > count) & (count < logits.shape[1])]
-            count *= 16
+        ids, more = self._among(order, powers, totals, uniform, slice(None))
+        if self.wide:  # nothing of what is free to come is left out, so it needs no order
+            ids[self.free] = _places(powers[self.free].cumsum(-1, dtype=np.float64), uniform[self.free])
+            more[self.free] = False
+        while self.wide and count < logits.shape[1] and more.any():
+            left, count = np.flatnonzero(more), min(16 * count, logits.shape[1])
+            order = best(logits[left], count)
+            ids[left], more[left] = self._among(order, powers[left], totals[left], uniform[left], left)
         return ids
 
-    def _powers(self, logits: Array) -> Array:
-        """Return what the probabilities of all ids (B, V) are proportional to: 1 for the likeliest."""
-        powers: Array = logits - logits.max(-1, keepdims=True)
+    def _powers(self, logits: Array, likeliest: Array) -> Array:
+        """Return what the probabilities of all ids (B, V) are proportional to: 1 for the ``likeliest`` (B, 1)."""
+        powers: Array = logits - np.take_along_axis(logits, likeliest, 1)
         with np.errstate(over="ignore"):  # at a very low temperature the others are as unlikely as can be
             powers /= self.temperature
         np.exp(powers, out=powers)
         return powers
+
+    def _among(
+        self, order: Array, powers: Array, totals: Array, uniform: Array, rows: Array | slice
+    ) -> tuple[Array, Array]:
+        """Return an id a row of the ids ``order`` (B, n), the likeliest ones; and whether others may be kept as well.
+
+        rows: which rows of the batch they are.
+        """
+        chances = np.take_along_axis(powers, order, 1) / totals
+        reached = chances.cumsum(-1, dtype=np.float64).astype(np.float32)
+        top_k, ranks = self.top_k[rows], np.arange(order.shape[1])
+        kept = reached - chances < self.top_p[rows]
+        kept &= ranks < top_k
+        kept &= chances >= self.min_p[rows] * chances[:, :1]
+        kept[:, 0] = True  # the likeliest always stays
+        place = _places(np.where(kept, chances, 0).cumsum(-1, dtype=np.float64), uniform)
+        ids: Array = order[np.arange(len(order)), place]
+        return ids, kept[:, -1] & (top_k[:, 0] > len(ranks))
 
 
 def _places(sums: Array, uniform: Array) -> Array:
