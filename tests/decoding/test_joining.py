@@ -13,6 +13,7 @@ import pytest
 import torch
 from tiny_checkpoints import ROWS, byte_level, new_model
 
+from udrl.architecture.any import AnyCausalModel
 from udrl.commands import Attribute, CommandSpace
 from udrl.decoding.engine import Engine, Session
 from udrl.decoding.loop import Decoded, Decoder, Request
@@ -36,14 +37,17 @@ SAMPLINGS = (
 )
 WORDINGS = (None, None, Wording(ban=("fox", "red")), Wording(require=("tall ship",)), Wording(max_words=4))
 ENGINES = ("gpt2", "llama", "starcoder2", "bloom", "opt", "onnx")
-"""Families in torch: by its own cache, by transformers' of all places or of a window, with positions told or counted by
-the mask; and ONNX Runtime, whose rows are padded at their end."""
+"""Families in torch: by caches of their own, by transformers' of a window or of all places, with positions told or
+counted by the mask; and ONNX Runtime, whose rows are padded at their end."""
 
 
 def student(family: str) -> StudentModel:
     values = {"t": {"length": [3 + k % 37 for k in range(600)]}}
     space = CommandSpace.fit(ROWS, (Attribute("length", 1, 1000, "words"),), values)
-    made = StudentModel(new_model(family), space)
+    window = {"sliding_window": 12} if family == "any mistral" else {}
+    made = StudentModel(new_model(family.removeprefix("any "), **window), space)
+    if window:
+        made.architecture = AnyCausalModel()
     with torch.no_grad():
         made.rows.weight.add_(torch.randn(made.rows.weight.shape, generator=torch.Generator().manual_seed(1)) * 0.5)
     return made.eval()
@@ -151,7 +155,7 @@ def held(session: Any) -> tuple[int, int]:
     return rows, places
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "onnx"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bloom", "onnx"])
 def test_joining_rows_take_the_places_of_the_longest_and_give_them_back(
     name: str, engine_of: Callable[[str], Engine]
 ) -> None:
