@@ -248,6 +248,23 @@ def test_cleaning_reads_quotes_in_pairs() -> None:
     assert not is_preamble("")
 
 
+@pytest.mark.parametrize(
+    ("text", "given", "found"),
+    [
+        # what SmolLM2-135M wrote
+        ("The idea of curling stone sliding, a sweeping motion, is a great example of a single shot.", INPUT, True),
+        ("The idea omits audio in this line of the flat-pack sushi. With video it retains much.", INPUT, True),
+        ("**This prompt** asks for a fox, and the light should be low.", INPUT, True),
+        ("the idea of a river, painted in ink", "the idea of a river", False),
+        ("the ideal of a knight, oil on canvas", INPUT, False),
+        ("a promptbook on a table; the idea of rain in the window", INPUT, False),
+    ],
+)
+def test_cleaning_of_talk_about_the_idea_that_was_given(text: str, given: str, found: bool) -> None:
+    assert is_preamble(text, given=given) is found
+    assert (rejected_by(record(text, text=given), TASK) == "preamble") is found
+
+
 # --- in a run
 
 

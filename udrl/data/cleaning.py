@@ -69,7 +69,7 @@ def rejected_by(record: LedgerRecord, task: Task) -> str | None:
         ("unfinished", lambda: finish_of(record.finish_reason) != "finished"),
         ("refusal", lambda: is_refusal(text)),
         ("role_name", lambda: has_role_name(text)),
-        ("preamble", lambda: is_preamble(text)),
+        ("preamble", lambda: is_preamble(text, given=record.input)),
         ("fenced", lambda: is_fenced(text)),
         ("structured", lambda: is_structured(text)),
         ("quoted", lambda: is_quoted(text)),

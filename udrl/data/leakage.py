@@ -48,6 +48,8 @@ _LABEL = re.compile(
     rf"(?:{_ARTEFACT}|output|answer|response|result|completion)\s*(?:[*_]+\s*)?:[*_]*\s",
     re.IGNORECASE,
 )
+_ABOUT = re.compile(r"(?:the|this|your) (?:idea|prompt)\b(?!\s*[*_]*:)", re.IGNORECASE)
+"""How small models begin that talk of the request instead: "The idea of a fox is a great example of"."""
 _AFTER = re.compile(
     r"(?:(?:^|[\n.!?)\"”*]\s*)\(?[*_]*(?:(?:please )?let me know (?:if|whether)|i hope (?:this|that|these|you)|"
     r"feel free to (?:ask|let|modify|adjust|change|reach)|would you like me to|is there anything else)"
@@ -135,10 +137,15 @@ def is_refusal(text: str) -> bool:
     return _SORRY.match(_start(text)) is not None
 
 
-def is_preamble(text: str) -> bool:
-    """Tell whether ``text`` begins or ends with words to whoever asked: "Here is your prompt:", "I hope this helps"."""
+def is_preamble(text: str, *, given: str = "") -> bool:
+    """Tell whether ``text`` begins or ends with words to whoever asked: "Here is your prompt:", "I hope this helps".
+
+    So it does where it begins by talking of the idea that it was given, unless the input, ``given``, begins so too.
+    """
     start = _start(text)
     if _HERE.match(start) or _LABEL.match(start) or _QUOTED_THEN.match(text):
+        return True
+    if _ABOUT.match(start) and not _ABOUT.match(_start(given)):
         return True
     tail = text.rstrip()[-300:].replace("’", "'")
     folded = tail.casefold()

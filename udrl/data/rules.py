@@ -9,7 +9,7 @@ RULES: Mapping[str, str] = {
     "unfinished": "the teacher was cut off (by its token limit) or says that it failed",
     "refusal": "it begins by declining",
     "role_name": "it begins with a speaker (Assistant:) or holds a token of a chat template",
-    "preamble": "it begins or ends with words to whoever asked (Here is your prompt: ...)",
+    "preamble": "it begins or ends with words to whoever asked (Here is your prompt: ..., The idea of ...)",
     "fenced": "it begins or ends with a markdown fence",
     "structured": "it is wrapped in JSON, or in a tag that names it, and nobody asked for that",
     "quoted": "all of it stands in one pair of quotation marks",
