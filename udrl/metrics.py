@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from udrl.bootstrap import RESAMPLES, Floats, Intervals, mean_intervals, ratio_intervals
+from udrl.bootstrap import RESAMPLES, Floats, mean_intervals
 from udrl.words import folded_words
 
 
@@ -94,40 +94,16 @@ def mean_interval(
     clusters: one label for each value (None: each is its own). Raises ValueError where there are no values,
     or one is NaN.
     """
-    (column,) = _column(values, clusters=clusters)
-    return _only(mean_intervals(column, clusters, resamples=resamples, seed=seed))
-
-
-def ratio_interval(
-    a: npt.ArrayLike,
-    b: npt.ArrayLike,
-    clusters: npt.ArrayLike | None = None,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Interval:
-    """Return mean(a) / mean(b), a[i] and b[i] being of the same item, with its paired 95 % interval.
-
-    The mean of ``b`` must be well away from 0, in the resamples too. Raises as ``mean_interval`` does, and
-    where the mean of ``b`` is 0.
-    """
-    top, bottom = _column(a, b, clusters=clusters)
-    if bottom.sum() == 0:
-        raise ValueError("the mean that is divided by is 0")
-    return _only(ratio_intervals(top, bottom, clusters, resamples=resamples, seed=seed))
-
-
-def win_rate_interval(
-    a: npt.ArrayLike,
-    b: npt.ArrayLike,
-    clusters: npt.ArrayLike | None = None,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Interval:
-    """Return how often a[i] > b[i], in [0, 1], a tie counting half, with its 95 % interval."""
-    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    return mean_interval((np.sign(difference) + 1) / 2, clusters, resamples=resamples, seed=seed)
+    known = np.asarray(values, dtype=np.float64)
+    shapes = [known.shape] + ([] if clusters is None else [np.asarray(clusters).shape])
+    if any(shape != (len(known),) for shape in shapes):
+        raise ValueError(f"values and clusters must be of one length, got the shapes {', '.join(map(str, shapes))}")
+    if not len(known):
+        raise ValueError("an interval needs at least one value, got none")
+    if np.isnan(known).any():
+        raise ValueError("an interval needs known values, got NaN: leave unscored items out")
+    found = mean_intervals(known[:, None], clusters, resamples=resamples, seed=seed)
+    return Interval(float(found.mean[0]), float(found.lo[0]), float(found.hi[0]))
 
 
 def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
@@ -156,21 +132,3 @@ def _ranks(values: Floats) -> Floats:
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     ranks: Floats = np.cumsum(counts) - (counts - 1) / 2
     return ranks[place]
-
-
-def _column(*values: npt.ArrayLike, clusters: npt.ArrayLike | None) -> list[Floats]:
-    """Return each as a column (n, 1), checked: of one length, at least one value, no NaN."""
-    arrays = [np.asarray(value, dtype=np.float64) for value in values]
-    n = len(arrays[0])
-    shapes = [array.shape for array in arrays] + ([] if clusters is None else [np.asarray(clusters).shape])
-    if any(shape != (n,) for shape in shapes):
-        raise ValueError(f"values and clusters must be of one length, got the shapes {', '.join(map(str, shapes))}")
-    if n == 0:
-        raise ValueError("an interval needs at least one value, got none")
-    if any(np.isnan(array).any() for array in arrays):
-        raise ValueError("an interval needs known values, got NaN: leave unscored items out")
-    return [array[:, None] for array in arrays]
-
-
-def _only(found: Intervals) -> Interval:
-    return Interval(float(found.mean[0]), float(found.lo[0]), float(found.hi[0]))

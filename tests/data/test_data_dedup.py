@@ -6,11 +6,12 @@ import random
 import time
 
 import pytest
+from deduplication import deduplicate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udrl.data import dedup
-from udrl.data.dedup import Deduplicator, deduplicate
+from udrl.data.dedup import Deduplicator
 
 FOX = "a red fox asleep under an old apple tree at dawn, soft morning light over the garden"
 

@@ -117,7 +117,7 @@ def test_multiple_choice_is_answered_for_the_task_and_under_the_command(
 def test_likelihoods_are_those_of_the_checkpoint_over_text_whatever_the_batch(run: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    asked = harness.StudentModel(run, task="cold", relevance=0.9, device="cpu", precision="fp32", batch_size=2)
+    asked = harness.AskedStudent(run, task="cold", relevance=0.9, device="cpu", precision="fp32", batch_size=2)
     space, tokenizer = asked.student.space, asked.student.tokenizer
     pairs = [("what colour is the fox?", " the fox is green"), ("", "red"), ("a\n", "the lake is blue"), ("b c", "d")]
     model = AutoModelForCausalLM.from_pretrained(run / "student")
@@ -135,7 +135,7 @@ def test_likelihoods_are_those_of_the_checkpoint_over_text_whatever_the_batch(ru
 
 
 def test_contexts_that_are_too_long_are_read_from_their_end(run: Path) -> None:
-    asked = harness.StudentModel(run, task="warm", relevance=0.9, device="cpu", precision="fp32")
+    asked = harness.AskedStudent(run, task="warm", relevance=0.9, device="cpu", precision="fp32")
     question, answer = "what colour is the fox?", "the fox is red"
     text, written = encode(asked.student.tokenizer, ["word " * 3000 + question, answer])
     room = asked.engine.context - len(asked.control) - len(written)
@@ -233,11 +233,11 @@ def test_the_harness_own_loader_takes_a_student_for_a_language_model_without_tas
 
 def test_what_cannot_be_asked_is_said(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="knows 2 tasks: add task=NAME to --model_args, one of cold, warm"):
-        harness.StudentModel(run)
+        harness.AskedStudent(run)
     with pytest.raises(UsageError, match="known: length, relevance"):
-        harness.StudentModel(run, task="warm", correctness=1)
+        harness.AskedStudent(run, task="warm", correctness=1)
     with pytest.raises(UsageError, match="outside its range"):
-        harness.StudentModel(run, task="warm", relevance=2)
+        harness.AskedStudent(run, task="warm", relevance=2)
     from lm_eval.api.registry import get_model
 
     harness.register()

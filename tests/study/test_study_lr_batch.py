@@ -286,9 +286,9 @@ def test_cells_without_a_read_count_as_knowing_nothing() -> None:
     gone = {**known, "reads": {}, "diverged": ["tokens", "steps"]}
     returned = {(rate, batch, 0): gone if rate == 1.0 else known for rate in (0.1, 1.0) for batch in (1, 2)}
     results = Results((0.1, 1.0), (1, 2), (0,), {"t": "relevance"}, {"t": "pattern"}, returned)
-    assert results.found["reward", "tokens", "t"].values[3].tolist() == [[-1.0, -1.0]]
-    assert results.found["loss", "steps", "t"].values[3].tolist() == [[-7.0]]
-    assert results.points[results.found["reward", "tokens", "t"].best.cell][0] == 0.1
+    assert results.of_tasks["reward", "tokens", "t"].values[3].tolist() == [[-1.0, -1.0]]
+    assert results.of_tasks["loss", "steps", "t"].values[3].tolist() == [[-7.0]]
+    assert results.points[results.of_tasks["reward", "tokens", "t"].best.cell][0] == 0.1
 
 
 def test_inputs_without_a_reward_are_left_out_for_all_and_counted() -> None:
@@ -303,7 +303,7 @@ def test_inputs_without_a_reward_are_left_out_for_all_and_counted() -> None:
     scores: list[list[float | None]] = [[1.0, 0.5, None], [0.25, 0.5, 0.5], [0.5, 0.5, 0.5], [0.75, None, 0.5]]
     arguments = ((0.1, 1.0), (1, 2), (0,), {"t": "relevance"}, {"t": "pattern"})
     results = Results(*arguments, {point: cell(own) for point, own in zip(points, scores, strict=True)})  # type: ignore[arg-type]
-    assert results.found["reward", "tokens", "t"].values.tolist() == [[[1.0]], [[0.25]], [[0.5]], [[0.75]]]
+    assert results.of_tasks["reward", "tokens", "t"].values.tolist() == [[[1.0]], [[0.25]], [[0.5]], [[0.75]]]
     assert results.cells()["lr0.1-b1-s0"]["reads"]["tokens"]["scores"]["t"] == 0.75
     assert "4 completions have no reward (udrl score says why); their inputs are left out." in results.notes()
     nothing = Results(*arguments, {point: cell([None, None]) for point in points})  # type: ignore[arg-type]

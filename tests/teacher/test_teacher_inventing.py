@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 import yaml
+from deduplication import deduplicate
 from endpoint_teacher import card_file, plain_environment  # noqa: F401
 from fault_server import FaultServer, Plan
 
-from udrl.data.dedup import deduplicate
 from udrl.data.episode import Episode
 from udrl.data.episodes import read_episodes
 from udrl.data.ledger import Ledger

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deduplication import deduplicate
 from echo_teacher import IMAGE, Echo, all_episodes, rows, small, start_echo, write_inputs
 
-from udrl.data.dedup import deduplicate
 from udrl.data.hashing import hash_hex
 from udrl.data.inputs import input_id
 from udrl.data.ledger import Ledger

@@ -15,8 +15,6 @@ pair of .95 is found as surely as elsewhere, a pair that just reaches the thresh
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -45,15 +43,6 @@ _STARTS = np.arange(_BANDS)[:, None] * _ROWS
 _ENDS = _STARTS + np.minimum(_ROWS << np.arange(_LEVELS), _HASHES)
 _POWERS = np.asarray([1000003**power for power in range(_SHINGLE)], np.uint64)
 _NUMBERS = re.compile(r"[-\u2212]?\d+(?:[.,:/]\d+)*(?:\s?%)?")
-
-
-@dataclass(frozen=True)
-class Deduplicated:
-    """kept: positions of the texts that stay, in order; exact, near: how many were dropped, and as what."""
-
-    kept: list[int] = field(default_factory=list)
-    exact: int = 0
-    near: int = 0
 
 
 class Deduplicator:
@@ -105,18 +94,6 @@ class Deduplicator:
             return numbers
         agreeing = (self._minima[numbers] == minima).sum(axis=1)
         return [numbers[place] for place in np.argsort(-agreeing, kind="stable")[:_VERIFIED]]
-
-
-def deduplicate(texts: Iterable[str], *, threshold: float = THRESHOLD) -> Deduplicated:
-    """Return which of ``texts`` stay when exact and near duplicates of earlier ones go.
-
-    threshold: Jaccard similarity from which two texts are near duplicates; in [0.75, 1], since the banding
-    misses many pairs below.
-    """
-    seen = Deduplicator(threshold=threshold)
-    verdicts = [seen.add(text) for text in texts]
-    kept = [position for position, verdict in enumerate(verdicts) if verdict == "new"]
-    return Deduplicated(kept, verdicts.count("exact"), verdicts.count("near"))
 
 
 def _shingles(text: str) -> Shingles:

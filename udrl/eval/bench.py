@@ -39,7 +39,7 @@ from udrl.eval.participants import (
 from udrl.eval.report_sentences import ReportSentence, report_sentences
 from udrl.eval.students import STUDENT, StudentEntry, student_entries, student_entry
 from udrl.eval.suites import Items, Suite, load_suite
-from udrl.eval.systems import Student
+from udrl.eval.systems import CommandedStudent
 from udrl.eval.teachers import check_base_url, check_tasks, is_builtin
 from udrl.eval.writer import BlockWriter, RunData, planned_rows, read_data
 from udrl.progress import track
@@ -150,7 +150,7 @@ def bench(
 def bench_student(
     run: Run,
     suite: Suite,
-    student: Student,
+    student: CommandedStudent,
     *,
     student_key: str,
     name: str | None = None,

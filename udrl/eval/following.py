@@ -19,7 +19,7 @@ from udrl import metrics
 from udrl.commands import LENGTH, CommandSpace
 from udrl.eval.completions import Completion
 from udrl.eval.suites import Item, Sweep
-from udrl.eval.systems import Student, wish
+from udrl.eval.systems import CommandedStudent, wish
 
 LEVELS = 9
 LEAKAGE_LEVELS = (0, 4, 8)
@@ -43,7 +43,7 @@ class Bounds:
 
 
 def sweep_wishes(
-    student: Student,
+    student: CommandedStudent,
     items: Sequence[Item],
     attribute: str,
     sweep: Sweep,
@@ -77,7 +77,7 @@ def sweep_wishes(
 
 
 def leakage_wishes(
-    student: Student,
+    student: CommandedStudent,
     items: Sequence[Item],
     attribute: str,
     sweep: Sweep,
@@ -117,7 +117,7 @@ def leakage_wishes(
 
 
 def uncalibrated_wishes(
-    student: Student,
+    student: CommandedStudent,
     items: Sequence[Item],
     attribute: str,
     sweep: Sweep,

@@ -2,7 +2,7 @@
 
 The harness knows texts only, and a student is asked by more than text: the ids of its task and command stand between
 input and completion. Here the harness's context is the input, what it scores or lets be written is the completion, and
-task and command are said once, in ``--model_args`` (`StudentModel`). The harness's own ``--model hf`` loads a student,
+task and command are said once, in ``--model_args`` (`AskedStudent`). The harness's own ``--model hf`` loads a student,
 too, as a plain language model that is never told its task.
 """
 
@@ -36,7 +36,7 @@ UNSAID = "cuda:0"
 """What the harness's command line passes on where no device was named."""
 
 
-class StudentModel:
+class AskedStudent:
     """What the harness asks of a student, in plain types; `register` gives it the harness's own."""
 
     def __init__(
@@ -169,7 +169,7 @@ def register() -> None:
 
     @register_model("udrl")
     class HarnessStudent(LM):  # type: ignore[misc]
-        """A student; ``--model_args`` are the arguments of `StudentModel`."""
+        """A student; ``--model_args`` are the arguments of `AskedStudent`."""
 
         def __init__(self, batch_size: int | str = BATCH, max_batch_size: object = None, **arguments: Any) -> None:
             super().__init__()
@@ -177,7 +177,7 @@ def register() -> None:
             if arguments.get("device") == UNSAID and not torch.cuda.is_available():
                 note(f"there is no {UNSAID}, the harness's own choice where --device is left out: the CPU computes")
                 arguments["device"] = "cpu"
-            self.asked = StudentModel(**{**arguments, "batch_size": size})
+            self.asked = AskedStudent(**{**arguments, "batch_size": size})
 
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
             return self.asked.likelihoods([request.args for request in requests])

@@ -14,7 +14,7 @@ from statistics import fmean
 from udrl.commands import LENGTH
 from udrl.eval.completions import Completion
 from udrl.eval.suites import Item
-from udrl.eval.systems import RELEVANCE, Student, Targets, answer, attribute_names, wish
+from udrl.eval.systems import RELEVANCE, CommandedStudent, Targets, answer, attribute_names, wish
 from udrl.words import count_words
 
 PILOT = 24
@@ -33,7 +33,7 @@ def mean_lengths(rows: Iterable[Completion]) -> dict[str, float]:
     return {task: fmean(lengths) for task, lengths in found.items()}
 
 
-def matched_targets(student: Student, lengths: Mapping[str, float], *, reward: str = RELEVANCE) -> Targets:
+def matched_targets(student: CommandedStudent, lengths: Mapping[str, float], *, reward: str = RELEVANCE) -> Targets:
     """Command each task's length in ``lengths`` (the reference's mean, in words), and the highest ``reward`` there.
 
     A length that the student does not reach is moved to the nearest that it does; what was achieved is checked later,
@@ -45,7 +45,12 @@ def matched_targets(student: Student, lengths: Mapping[str, float], *, reward: s
 
 
 def settled_targets(
-    student: Student, items: Sequence[Item], lengths: Mapping[str, float], *, seed: int, reward: str = RELEVANCE
+    student: CommandedStudent,
+    items: Sequence[Item],
+    lengths: Mapping[str, float],
+    *,
+    seed: int,
+    reward: str = RELEVANCE,
 ) -> Targets:
     """Return `matched_targets` moved, task by task, to where completions for some ``items`` are as long as asked for.
 
@@ -77,7 +82,7 @@ def settled_targets(
     return found
 
 
-def _command(student: Student, task: str, length: float, reward: str) -> dict[str, float]:
+def _command(student: CommandedStudent, task: str, length: float, reward: str) -> dict[str, float]:
     """Return the command of the reachable length nearest to ``length``, and of the highest ``reward`` there."""
     low, high = student.reachable(task, LENGTH)
     allowed = next(attribute for attribute in student.space.attributes if attribute.name == LENGTH)

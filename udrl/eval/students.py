@@ -13,7 +13,7 @@ from udrl.data.facts import RunFacts
 from udrl.data.known_answers import Answers
 from udrl.data.run import Run
 from udrl.errors import RunError, UsageError
-from udrl.eval.systems import RELEVANCE, Student, attribute_names
+from udrl.eval.systems import RELEVANCE, CommandedStudent, attribute_names
 from udrl.rewards import as_scored
 from udrl.rewards.protocol import Reward
 from udrl.student import load
@@ -32,7 +32,7 @@ class StudentEntry:
     """
 
     name: str
-    student: Student
+    student: CommandedStudent
     key: str
     swept: tuple[str, ...]
     rewards: Mapping[str, str] = field(default_factory=dict)
@@ -72,7 +72,7 @@ def student_entries(
 
 def student_entry(
     name: str,
-    student: Student,
+    student: CommandedStudent,
     *,
     key: str,
     run: Run | None,

@@ -35,7 +35,7 @@ progress.
 """
 
 
-class Generation(Protocol):
+class WrittenText(Protocol):
     """One completion as a student returns it."""
 
     @property
@@ -46,7 +46,7 @@ class Generation(Protocol):
     def tokens(self) -> int: ...
 
 
-class Student(Protocol):
+class CommandedStudent(Protocol):
     """What a benchmark needs of a student; `udrl.student.load` returns one."""
 
     @property
@@ -69,17 +69,17 @@ class Student(Protocol):
         calibrated: bool = True,
         batch_size: int = ...,
         warn: bool = True,
-    ) -> Sequence[Generation]: ...
+    ) -> Sequence[WrittenText]: ...
 
     def reachable(self, task: str, attribute: str, *, length: float | None = None) -> tuple[float, float]: ...
 
 
-def attribute_names(student: Student) -> tuple[str, ...]:
+def attribute_names(student: CommandedStudent) -> tuple[str, ...]:
     """Return the names of the attributes that ``student`` can be commanded in."""
     return tuple(attribute.name for attribute in student.space.attributes)
 
 
-def is_calibrated(student: Student) -> bool:
+def is_calibrated(student: CommandedStudent) -> bool:
     """Say whether targets are turned into the commands that achieve them."""
     return getattr(student, "calibration", None) is not None
 
@@ -92,7 +92,7 @@ def open_targets(tasks: Sequence[str]) -> Targets:
     return {task: {} for task in tasks}
 
 
-def top_targets(student: Student, tasks: Sequence[str]) -> Targets:
+def top_targets(student: CommandedStudent, tasks: Sequence[str]) -> Targets:
     """Command the highest relevance that the student reaches in each task, length open."""
     if RELEVANCE not in attribute_names(student):
         return {}
@@ -100,7 +100,7 @@ def top_targets(student: Student, tasks: Sequence[str]) -> Targets:
 
 
 def student_block(
-    student: Student,
+    student: CommandedStudent,
     items: Sequence[Item],
     targets: Targets,
     *,
@@ -170,7 +170,7 @@ def wish(
 
 
 def answer(
-    student: Student, wanted: Sequence[Completion], *, calibrated: bool = True, bar: Bar | None = None
+    student: CommandedStudent, wanted: Sequence[Completion], *, calibrated: bool = True, bar: Bar | None = None
 ) -> list[Completion]:
     """Let ``student`` write what is ``wanted``, in few large calls; keeps the order.
 

@@ -29,7 +29,7 @@ from udrl.eval import baselines, following, matched_length, systems
 from udrl.eval.completions import Block, Completion, SystemFacts, block_key, read_blocks, write_blocks
 from udrl.eval.students import STUDENT, StudentEntry
 from udrl.eval.suites import Item, Items, Suite
-from udrl.eval.systems import Student
+from udrl.eval.systems import CommandedStudent
 from udrl.eval.teachers import Contestant, LiveRow, WrittenRow
 from udrl.progress import Bar, note
 from udrl.rewards.protocol import covered
@@ -307,7 +307,7 @@ class BlockWriter:
         return block_key(items, self.seed, *parts)
 
 
-def _engine(student: Student) -> tuple[str, str]:
+def _engine(student: CommandedStudent) -> tuple[str, str]:
     return student.engine, student.precision
 
 

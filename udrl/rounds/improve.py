@@ -67,8 +67,6 @@ def improve(
     no calibrated student or it is none of the rounds', RunError where the run has no episodes, InputError (inputs).
     """
     options = options or RoundOptions()
-    if rounds < 1:
-        raise UsageError(f"rounds start at 1, found {rounds}")
     if input_field is not None and inputs is None:
         raise UsageError(f"'{input_field}' names a column of a file of inputs: give --inputs, too, or leave it out")
     place = Run(run)

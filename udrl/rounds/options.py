@@ -47,22 +47,11 @@ class RoundOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        counts = ("num_inputs", "samples", "per_input", "per_task", "patience", "validation_inputs", "sweep_inputs",
-                  "calibration_inputs")  # fmt: skip
-        for name in counts:
+        for name in ("patience", "calibration_inputs"):  # which elsewhere may be 0: off
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} starts at 1, found {getattr(self, name)}")
-        for name in ("best_bin", "random", "diversity_floor"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} is a share, within [0, 1], found {getattr(self, name):g}")
         if self.best_bin + self.random > 1:
             raise UsageError(
                 f"best_bin and random are shares of the same commands: together at most 1, found "
                 f"{self.best_bin:g} and {self.random:g}"
             )
-        if not 0 < self.best <= 1:
-            raise UsageError(f"best is a share of the episodes, within (0, 1], found {self.best:g}")
-        if not 0 <= self.original < 1:
-            raise UsageError(f"original is a share, within [0, 1), found {self.original:g}")
-        if self.temperature < 0:
-            raise UsageError(f"temperature starts at 0, found {self.temperature:g}")

@@ -27,7 +27,7 @@ from udrl.files import atomic_write, remove_folder
 from udrl.study.cells import MADE, Cell, place_in, run_cells
 from udrl.study.figures import Figure, Items, gain, over_inputs, over_seeds, shown
 from udrl.study.folders import copy_of, data_of, same_data
-from udrl.study.output import Bars, StudyReport, place_of, publish
+from udrl.study.output import Bars, StudyReport, publish, study_folder
 from udrl.study.training import Measure, facts_of, look_at
 from udrl.training.checkpoint import is_trained
 from udrl.training.methods import Grpo, Udrl, method_of, through_trl
@@ -78,7 +78,7 @@ def study_methods(
     options, rates = options or {}, rates or {}
     _check(student, methods, arms, options, rates, (seconds, calls, seeds, start_steps))
     run, look = Path(run), measure or Measure()
-    place = place_of(run, name)
+    place = study_folder(run, name)
     common, places = {**data_of(run), **look.settings}, {"run": str(run.absolute())}
     starts = {k: _first_cell(k, student, start_steps, common, places) for k in range(seed, seed + seeds)}
     with place.writing() as folder:

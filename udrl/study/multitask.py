@@ -20,7 +20,7 @@ from udrl.errors import UsageError
 from udrl.study.cells import Cell, run_cells
 from udrl.study.figures import Figure, Items, gain, over_inputs, shown
 from udrl.study.folders import data_of
-from udrl.study.output import Bars, StudyReport, place_of, publish
+from udrl.study.output import Bars, StudyReport, publish, study_folder
 from udrl.study.training import Measure, train_one
 from udrl.training.presets import PRESETS, Preset
 from udrl.training.starting_point import preset_of
@@ -62,7 +62,7 @@ def study_multitask(
     task alone and for an unknown preset, StudentError where cells fail.
     """
     run, look = Path(run), measure or Measure()
-    place = place_of(run, name)
+    place = study_folder(run, name)
     tasks = sorted({episode.task for episode in iterate_episodes(Run(run).episodes, splits=("train",))})
     if len(tasks) < 2:
         raise UsageError(f"{run} has the task {', '.join(tasks) or 'none'} alone: there is nothing to compare")

@@ -33,7 +33,7 @@ class StudyReport:
 
 
 @dataclass(frozen=True)
-class Place:
+class StudyFolder:
     """The folder of one study in a run, written by one process at a time."""
 
     run: Path
@@ -51,12 +51,12 @@ class Place:
             yield self.folder
 
 
-def place_of(run: Path, name: str) -> Place:
+def study_folder(run: Path, name: str) -> StudyFolder:
     """Return the place of the study ``name``; raises UsageError for a name that is no folder, RunError for no run."""
     if not NAME.fullmatch(name):
         raise UsageError(f"the name of a study must be small letters, digits and single hyphens, found {name!r}")
     Run(run).check()
-    return Place(run, name)
+    return StudyFolder(run, name)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Bars:
 
 
 def publish(
-    place: Place,
+    place: StudyFolder,
     folder: Path,
     *,
     title: str,

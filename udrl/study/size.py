@@ -12,7 +12,7 @@ from udrl.errors import UsageError
 from udrl.study.cells import Cell, run_cells
 from udrl.study.figures import Figure, mean, over_inputs, shown
 from udrl.study.folders import data_of
-from udrl.study.output import MUTED, STUDENT, StudyReport, place_of, publish
+from udrl.study.output import MUTED, STUDENT, StudyReport, publish, study_folder
 from udrl.study.training import Measure, train_one
 from udrl.training.starting_point import preset_of
 
@@ -49,7 +49,7 @@ def study_size(
     if len(set(students)) < 2:
         raise UsageError("a study of sizes compares two students at least")
     run, look = Path(run), measure or Measure()
-    place = place_of(run, name)
+    place = study_folder(run, name)
     common = {**data_of(run), **look.settings, "steps": steps}
     cells = [
         Cell(f"{one}-{k}", train_one, {**common, "student": one, "seed": k}, {"run": str(run.absolute())})

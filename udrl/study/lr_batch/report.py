@@ -35,7 +35,7 @@ Key = tuple[float, int, int]
 
 
 @dataclass(frozen=True)
-class Found:
+class OfTask:
     """What was found for one task, read and score; values: (cells, seeds, items), higher is better."""
 
     values: Floats
@@ -66,7 +66,7 @@ class Results:
         return Grid(np.array(rates, dtype=np.float64), np.array(batches, dtype=np.float64))
 
     @cached_property
-    def found(self) -> dict[tuple[str, str, str], Found]:
+    def of_tasks(self) -> dict[tuple[str, str, str], OfTask]:
         """By (score, read, task)."""
         found = {}
         for score in (REWARD, LOSS):
@@ -74,7 +74,7 @@ class Results:
                 for task in self.rewards:
                     values = self._values(score, read, task)
                     told = correlations(values.mean(axis=2), self.grid)
-                    found[score, read, task] = Found(values, best_of(values, self.grid), told)
+                    found[score, read, task] = OfTask(values, best_of(values, self.grid), told)
         return found
 
     @cached_property
@@ -82,7 +82,7 @@ class Results:
         """By (score, read)."""
         return {
             (score, read): claim_of(
-                {task: self.found[score, read, task].values.mean(axis=2) for task in self.rewards},
+                {task: self.of_tasks[score, read, task].values.mean(axis=2) for task in self.rewards},
                 self.kinds,
                 self.grid,
             )
@@ -156,7 +156,7 @@ class Results:
         rows = [["task", "score", "read", "best learning rate / batch", "its score", "as good", "best ratio",
                  *(f"correlation with {name}" for name in PREDICTORS)]]  # fmt: skip
         for task in self.rewards:
-            for (score, read, of), found in self.found.items():
+            for (score, read, of), found in self.of_tasks.items():
                 if of == task:
                     rate, batch = self.points[found.best.cell]
                     rows.append(
@@ -179,7 +179,7 @@ class Results:
         for score, read in ((s, r) for s in (REWARD, LOSS) for r in READS):
             maps = []
             for task in self.rewards:
-                found = self.found[score, read, task]
+                found = self.of_tasks[score, read, task]
                 name = self.rewards[task] if score == REWARD else LOSS
                 means = found.values.mean(axis=(1, 2))
                 maps.append(
@@ -209,7 +209,7 @@ class Results:
         }
 
     def _task(self, score: str, read: str, task: str) -> dict[str, Any]:
-        found = self.found[score, read, task]
+        found = self.of_tasks[score, read, task]
         rate, batch = self.points[found.best.cell]
         return {
             "kind": self.kinds[task],
@@ -269,7 +269,7 @@ class Results:
 
     def _against_rate(self) -> str:
         closer, looser, of = 0, 0, 0
-        for (score, _, _), found in self.found.items():
+        for (score, _, _), found in self.of_tasks.items():
             if score == REWARD:
                 _, low, high = found.correlations.ratio_over_rate
                 closer, looser, of = closer + (low > 0), looser + (high < 0), of + 1

@@ -27,7 +27,7 @@ from udrl.study.folders import data_of
 from udrl.study.lr_batch.cell import PLACES, CellSettings, Material, read_material, rewards_of_tasks, source_of
 from udrl.study.lr_batch.figures import Kind
 from udrl.study.lr_batch.report import Results
-from udrl.study.output import StudyReport, place_of, publish
+from udrl.study.output import StudyReport, publish, study_folder
 from udrl.teacher.synthesis.synth import synth
 from udrl.training.methods.method_data import own
 from udrl.training.options import LoopOptions
@@ -111,7 +111,7 @@ def study_lr_batch(
     if not source.episodes.is_dir():
         _make_run(source, wanted, seed=seed)
     rewards = scored_by(read_episodes(source.episodes))
-    place = place_of(source.path, name)
+    place = study_folder(source.path, name)
     with place.writing() as folder:
         material = read_material(source, rewards, method=wanted.method, limit=wanted.limit)
         data = data_of(source.path)["episodes"]

@@ -54,7 +54,7 @@ _UNNAMED = "recorded"
 
 
 @dataclass(frozen=True)
-class Row:
+class RecordedRow:
     """One completion of the file."""
 
     task: str
@@ -67,7 +67,7 @@ class Row:
 
 
 @dataclass
-class Survey:
+class FileSurvey:
     """What is in a file. lengths: words of the completions, by task; inputs: how many different ones, by task.
 
     rows: completions. blank: rows without an input or an output. cut: inputs longer than is read.
@@ -98,7 +98,7 @@ class RecordedTeacher:
         self.model = path.name
         self._wanted = tuple(tasks)
         self._field = input_field
-        self._held: tuple[str, Row] | None = None
+        self._held: tuple[str, RecordedRow] | None = None
 
     def sampling(self, index: int, seed: int, min_words: int, max_words: int) -> Mapping[str, Any]:
         """Nothing can be set."""
@@ -108,9 +108,9 @@ class RecordedTeacher:
         """Nothing can be set."""
         return {}
 
-    def survey(self) -> Survey:
+    def survey(self) -> FileSurvey:
         """Read all of the file once, without keeping its texts; raises InputError where it cannot be read so."""
-        found = Survey()
+        found = FileSurvey()
         inputs: dict[str, set[int]] = {}
         for row in self._rows(found):
             found.rows += 1
@@ -138,7 +138,7 @@ class RecordedTeacher:
         """
         samples: dict[int, int] = {}
         keys = _Keys()
-        for row in self._rows(Survey()):
+        for row in self._rows(FileSurvey()):
             identity = input_id(row.input)
             asked = hash_int(row.task, identity)
             sample = samples.get(asked, 0)
@@ -167,7 +167,7 @@ class RecordedTeacher:
         """Nothing is held open."""
         self._held = None
 
-    def _rows(self, counts: Survey) -> Iterator[Row]:
+    def _rows(self, counts: FileSurvey) -> Iterator[RecordedRow]:
         for place, data in tables.read_rows(self.path, self._pick, numbers=True):
             where = f"{self.path}{place}"
             names = self._names(where, data)
@@ -190,7 +190,7 @@ class RecordedTeacher:
             reason = _text(data, "finish_reason", where) or _text(data, "stop_reason", where)
             numbers = _numbers(data, names, where)
             for output in given:
-                yield Row(task, text, _clean(without_thoughts(output)), model, licence, numbers, reason)
+                yield RecordedRow(task, text, _clean(without_thoughts(output)), model, licence, numbers, reason)
 
     def _names(self, where: str, columns: Collection[str]) -> tuple[str, str]:
         """Return the columns of the input and of the output."""
@@ -214,7 +214,7 @@ class RecordedTeacher:
         return name
 
 
-def define_tasks(run: Run, survey: Survey, *, given: Iterable[Task] = (), source: Path) -> tuple[Task, ...]:
+def define_tasks(run: Run, survey: FileSurvey, *, given: Iterable[Task] = (), source: Path) -> tuple[Task, ...]:
     """Return the tasks of the file, and write what is new into the run, which must be held for writing.
 
     A task that is ``given`` or that the run has already stays as it is. One that ships keeps its texts, with bounds

@@ -73,10 +73,7 @@ class Estimate:
 
 
 def check_limits(limits: Limits, given: Sequence[Card]) -> None:
-    """Raise UsageError for a limit that is not above 0, or one on money where a card states no prices."""
-    for name, limit in (("max_tokens", limits.tokens), ("max_usd", limits.usd), ("max_minutes", limits.minutes)):
-        if limit is not None and not 0 < limit < float("inf"):
-            raise UsageError(f"{name} must be above 0, found {limit}")
+    """Raise UsageError for a limit on money where a card states no prices."""
     if limits.usd is None:
         return
     for card in given:

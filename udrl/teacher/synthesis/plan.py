@@ -58,7 +58,7 @@ class Share:
         )
 
 
-class Place(NamedTuple):
+class CompletionPlace(NamedTuple):
     """One completion that is wanted."""
 
     task: Task
@@ -133,15 +133,15 @@ class Plan:
             for item in chosen
         }
 
-    def places(self) -> Iterator[Place]:
+    def places(self) -> Iterator[CompletionPlace]:
         """Yield every place, by task, input and sample."""
         for item in self._chosen:
             for text in item.inputs:
                 identity = input_id(text)
                 for sample in range(self._samples):
-                    yield Place(item.task, text, identity, sample)
+                    yield CompletionPlace(item.task, text, identity, sample)
 
-    def share_of(self, place: Place) -> Share:
+    def share_of(self, place: CompletionPlace) -> Share:
         """Return whose ``place`` is."""
         if len(self._by_name) == 1:
             return self._by_name[0]
@@ -152,7 +152,7 @@ class Plan:
                 return share
         return self._by_name[-1]
 
-    def request(self, share: Share, place: Place) -> Request:
+    def request(self, share: Share, place: CompletionPlace) -> Request:
         """Return what ``share``'s teacher is asked for ``place``: a function of these two and the seed alone."""
         task, writer = place.task, share.writer
         # 31 bits: what every engine takes for a seed.
@@ -204,7 +204,7 @@ class Plan:
             if settled is None or (settled == "failed" and retry_failed):
                 yield request
 
-    def _settled(self, share: Share, request: Request, place: Place, known: Survey) -> str | None:
+    def _settled(self, share: Share, request: Request, place: CompletionPlace, known: Survey) -> str | None:
         """Return ``good`` or ``failed`` where a named teacher, this one first, has a response for ``place``."""
         if request.key in known.good:
             return "good"

@@ -95,7 +95,7 @@ def _held(writer: recorded.RecordedTeacher, keys: KeySet) -> int:
     return sum(request.key in keys for request in writer.requests()) if len(keys) else 0
 
 
-def _described(survey: recorded.Survey, file: Path) -> dict[str, TeacherFacts]:
+def _described(survey: recorded.FileSurvey, file: Path) -> dict[str, TeacherFacts]:
     """Return what run.json says of the models in the file."""
     return {
         model: TeacherFacts(

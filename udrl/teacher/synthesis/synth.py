@@ -105,7 +105,6 @@ def synth(
     """
     run = run if isinstance(run, Run) else Run(run)
     started = time.monotonic()
-    _check_numbers(num_inputs, samples, max_failure_rate)
     limits = Limits(max_tokens, max_usd, max_minutes)
     scored = _rewards_of(rewards, score)
     named = [teacher] if isinstance(teacher, str | Path) else list(teacher)
@@ -158,14 +157,6 @@ def synth(
             with start.recording():
                 _write(run, start, wanted, shares, announce)
             return start.finish(rewards=scored, max_failure_rate=max_failure_rate, hygiene=hygiene)
-
-
-def _check_numbers(num_inputs: int | None, samples: int | None, max_failure_rate: float) -> None:
-    for name, value in (("num_inputs", num_inputs), ("samples", samples)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} must be at least 1, found {value}")
-    if not 0 <= max_failure_rate <= 1:
-        raise UsageError(f"max_failure_rate must be within [0, 1], found {max_failure_rate}")
 
 
 def _rewards_of(rewards: Sequence[str] | None, score: bool) -> Sequence[str] | None:
