@@ -39,7 +39,12 @@ def prepare(base: Path, command: Callable[[list[str]], int]) -> None:
     shutil.rmtree(files, ignore_errors=True)
     files.mkdir(parents=True)
     made = [
-        ["synth", "--task", TASK, "--task", "text-to-image", "--num-inputs", "30", "--samples", "3", "--run", run],
+        [
+            *"synth --no-decontaminate --num-inputs 30 --samples 2 --task text-to-image --task".split(),
+            TASK,
+            "--run",
+            run,
+        ],
         ["train", "--student", "gpt2-700k", "--steps", "4", "--batch-size", "8", "--vocab-size", "400", "--run", run],
         ["export", "--run", run],
         ["bench", "--run", run, "--limit", "2", "--name", "small"],
@@ -95,8 +100,11 @@ def write_tables(stem: Path, rows: list[dict[str, object]]) -> None:
 def _readers(run: Path) -> dict[str, list[list[str]]]:
     """Return the commands by what file they read; FILE stands for it."""
     new = ["--run", str(run.with_name("new"))]
-    small = ["--num-inputs", "3", "--samples", "1", "--no-score"]
+    few = ["--num-inputs", "3", "--samples", "1", "--no-score"]
+    small = [*few, "--no-decontaminate"]
     given = ["generate", "--run", str(run), "--task", TASK, "--max-tokens", "4"]
+    rewards = ["score", "--reward", "novelty", "--run", str(run), "--reward-file", "FILE", "--reward-field"]
+    recorded = ["--teacher", "recorded:FILE", "--no-score", "--no-decontaminate", *new]
     return {
         "inputs": [
             ["synth", "--task", TASK, "--inputs", "FILE", *small, *new],
@@ -107,21 +115,17 @@ def _readers(run: Path) -> dict[str, list[list[str]]]:
             ["score", "--answers", "FILE", "--reward", "accuracy", "--run", str(run)],
         ],
         "outputs": [
-            ["synth", "--teacher", "recorded:FILE", "--num-inputs", "3", "--no-score", *new],
-            ["synth", "--task", TASK, "--teacher", "recorded:FILE", "--num-inputs", "3", "--no-score", *new],
-            ["synth", "--task", TASK, "--teacher", "recorded:FILE", "--dry-run", *new],
+            *[["synth", "--num-inputs", "3", *recorded], ["synth", "--task", TASK, *recorded]] * 2,
+            *[["synth", "--task", TASK, "--dry-run", *recorded]] * 2,
             ["bench", "--recorded", "FILE", "--limit", "1", *new],
         ],
-        "rewards": [
-            ["score", "--reward-file", "FILE", "--reward-field", "clicks", "--run", str(run)],
-            ["score", "--reward-file", "FILE", "--reward-field", "clicks=0:1", "--run", str(run)],
-        ],
+        "rewards": [[*rewards, "clicks"], [*rewards, "clicks=0:1"]],
         "task": [["tasks", "FILE"], ["tasks", "FILE"], ["synth", "--task", "FILE", *small, *new]],
         TASK: [["synth", "--task", "TASK", *small, *new]],  # the seeds beside the task's file
         "teacher": [["teachers", "FILE"], ["synth", "--task", TASK, "--teacher", "FILE", *small, *new]],
         "llm": [["teachers", "FILE"], ["synth", "--task", TASK, "--teacher", "FILE", "--dry-run", *small, *new]],
         "suite": [
-            ["synth", "--task", TASK, "--decontaminate", "FILE", *small, *new],
+            ["synth", "--task", TASK, "--decontaminate", "FILE", *few, *new],
             ["bench", "--suite", "FILE", "--limit", "1", "--run", str(run.with_name("none"))],
         ],
         "config": [["synth", "--config", "FILE", *small, *new], [*given, "--config", "FILE", "lamp"]],
@@ -138,12 +142,13 @@ def _run_commands(run: str) -> list[tuple[int, str, list[str]]]:
         (20, "student", [*generate, "--engine", "torch", "lamp"]),
         (10, "student episodes", ["render", "--run", run]),
         (10, "ledger inputs tasks", [*synth, "--num-inputs", "30", "--samples", "3", "--no-score"]),
-        (10, "bench", ["report", "--run", run]),
-        (6, "episodes", ["report", "--episodes", "--run", run]),
-        (4, "ledger episodes cache", ["score", "--run", run]),
-        (2, "episodes student", train),
+        (3, "bench", ["report", "--run", run]),
+        (3, "episodes", ["report", "--episodes", "--run", run]),
+        (1, "ledger episodes cache", ["score", "--run", run]),
+        (3, "ledger episodes", ["score", "--reward", "novelty", "--run", run]),
+        (1, "episodes student", train),
         (2, "episodes", ["select", "--run", run, "--student", "gpt2-700k", "--probe-steps", "1"]),
-        (2, "student episodes", ["calibrate", "--run", run, "--inputs", "1"]),
+        (1, "student episodes", ["calibrate", "--run", run, "--inputs", "1"]),
         (2, "student episodes", ["push", "--run", run, "--repo", "x/y"]),
         (1, "bench student", ["bench", "--run", run, "--limit", "1", "--name", "small"]),
     ]
@@ -190,7 +195,7 @@ def _with_options(rng: random.Random, run: Path) -> tuple[str, list[str]]:
         )
     )
     command = import_module(f"udrl.cli.{name}").command
-    missing = name in HEAVY or (name == "score" and rng.random() < 0.8)
+    missing = name in HEAVY or (name in ("score", "report") and rng.random() < 0.8)
     arguments = [name, "--run", str(run.with_name("missing") if missing else run)]
     if name == "synth":
         arguments += ["--dry-run", "--num-inputs", "2"]
@@ -211,29 +216,32 @@ def _with_options(rng: random.Random, run: Path) -> tuple[str, list[str]]:
 
 
 def _copy(base: Path, target: Path) -> None:
-    """Copy the run; large files, which udrl only ever replaces, as links."""
-    for source in base.rglob("*"):
-        to = target / source.relative_to(base)
-        if source.is_dir():
-            to.mkdir(parents=True, exist_ok=True)
-        else:
-            to.parent.mkdir(parents=True, exist_ok=True)
-            if source.stat().st_size > 100_000 and source.suffix in (".safetensors", ".onnx", ".vectors"):
-                os.link(source, to)
-            else:
-                shutil.copy2(source, to)
+    """Copy the run: as links, which cost less, but for what udrl appends to; all else it only ever replaces."""
+    for folder, _, names in os.walk(base):
+        to = target / Path(folder).relative_to(base)
+        to.mkdir(parents=True)
+        for name in names:
+            written = to.name in ("ledger", "cache") or name == ".lock"
+            (shutil.copy2 if written else os.link)(f"{folder}/{name}", to / name)
+
+
+def _laid_out(base: Path, run: Path, arguments: list[str]) -> list[Path]:
+    """Copy the valid run where a command names it, and return its files."""
+    if str(run) not in arguments:
+        return []
+    _copy(base / "run", run)
+    return [path for path in run.rglob("*") if path.is_file() and path.name != ".lock"]
 
 
 def make(base: Path, work: Path, rng: random.Random) -> Case:
     """Lay out one malformed case in the empty folder ``work``."""
     run = work / "run"
-    _copy(base / "run", run)
-    before = [path for path in run.rglob("*") if path.is_file() and path.name != ".lock"]
     kind = rng.choices(("files", "run", "options"), (45, 25, 30))[0]
     if kind == "options":
         what, arguments = _with_options(rng, run)
-        return Case(kind, what, arguments, before)
+        return Case(kind, what, arguments, _laid_out(base, run, arguments))
     if kind == "run":
+        before = _laid_out(base, run, [str(run)])
         weights, reads, commands = zip(*_run_commands(str(run)), strict=True)
         number = rng.choices(range(len(commands)), weights)[0]
         read = [path for path in before if path.relative_to(run).parts[0] in reads[number].split()]
@@ -241,9 +249,10 @@ def make(base: Path, work: Path, rng: random.Random) -> Case:
         what = f"{target.relative_to(work)}: {mutate(target, rng)}"
         return Case(kind, what, commands[number], [path for path in before if path != target])
     files = work / "files"
-    shutil.copytree(base / "files", files)
+    shutil.copytree(base / "files", files, copy_function=os.link)
     target = rng.choice(sorted(files.iterdir()))
     wrong = mutate(target, rng)
     arguments = rng.choice(_readers(run)[target.name.partition(".")[0]])
+    before = _laid_out(base, run, arguments)
     names = {"FILE": str(target), "TASK": str(files / "task.yaml"), "recorded:FILE": f"recorded:{target}"}
     return Case(kind, f"{target.name}: {wrong}", [names.get(argument, argument) for argument in arguments], before)

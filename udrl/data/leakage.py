@@ -122,6 +122,7 @@ def repaired(text: str, *, allow: Collection[str] = ()) -> tuple[str, tuple[str,
     return text, tuple(dict.fromkeys(done))
 
 
+@functools.lru_cache(maxsize=256)
 def asked_for(request: str) -> frozenset[str]:
     """Return the rules whose finds the request itself asks for: a dialogue, a code block, tokens that it holds too.
 
