@@ -13,7 +13,7 @@ import pytest
 from tiny_answering import TASK, tiny_student
 
 import udrl
-from udrl.arguments import LARGEST, RANGES, ZERO_IS_OFF, Range, checked, fitting_seed
+from udrl.arguments import LARGEST, RANGES, ZERO_IS_OFF, Range, check_number, checked, fitting_seed
 from udrl.cli import main as cli
 from udrl.cli.numbers import Real, Whole
 from udrl.commands import Command
@@ -82,6 +82,13 @@ def test_seeds_of_any_size_fit_where_libraries_take_small_ones() -> None:
     assert 0 <= fitting_seed(large) < 2**63
     assert fitting_seed(large) != fitting_seed(large + 1)
     assert 0 <= fitting_seed(10**20, bits=32) < 2**32
+
+
+def test_a_vocabulary_is_one_that_memory_holds() -> None:
+    """tokenizers would end the process where it cannot have the memory."""
+    check_number("vocab_size", 300_000, whole=True)
+    with pytest.raises(UsageError, match=r"^vocab_size must be at least 257 and at most 1e\+06, got 999999999$"):
+        check_number("vocab_size", 999_999_999, whole=True)
 
 
 HOMES = ("synth", "score", "select", "train", "prefer", "bench", "improve", "render")

@@ -72,7 +72,7 @@ RANGES = {
     "group_size": Range(2),
     "original": Range(0, 1, below=True),
     "ratio_clip": INSIDE,
-    "vocab_size": Range(257),
+    "vocab_size": Range(257, 1_000_000),
 }  # fmt: skip
 """The range of every number that has a name of its own; see `check_number`."""
 

@@ -55,9 +55,13 @@ def atomic_write(path: Path, content: bytes | str) -> None:
 def replacing_file(path: Path) -> Iterator[BinaryIO]:
     """Give an empty file to write; it takes the place of ``path``, on disk, when the block ends without an error.
 
-    Writers of the same path wait for each other. Raises RunError as `disk_errors` does.
+    Writers of the same path wait for each other. Raises RunError as `disk_errors` does, and where the path is a device,
+    a pipe or a folder: what took the place of /dev/null would be in every program's way.
     """
     partial = partial_of(path)
+    with disk_errors(path):
+        if path.exists() and not path.is_file():
+            raise RunError(f"{path} is a folder, a pipe or a device, which no file may replace: name another file")
     with disk_errors(path), alone(partial) as file:
         try:
             yield file

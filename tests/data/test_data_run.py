@@ -14,7 +14,7 @@ import pytest
 
 from udrl.data.facts import SynthFacts, TeacherFacts, TrainFacts
 from udrl.data.run import Run
-from udrl.errors import RunError
+from udrl.errors import RunError, UsageError
 from udrl.files import atomic_write, disk_errors
 
 HOLDER = """
@@ -122,3 +122,10 @@ def test_run_atomic_write_keeps_the_old_contents_on_a_full_disk(
 def test_run_disk_errors_leaves_other_errors_alone(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="weird"), disk_errors(tmp_path):
         raise OSError(errno.EIO, "weird")
+
+
+@pytest.mark.parametrize("name", ["../student", "a/b", "", ".", "..", ".hidden", "a\0", "a\n", "x" * 201, "é"])
+def test_run_folder_of_a_benchmark_lies_among_the_benchmarks(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="is no name for a benchmark: use letters, digits, dots"):
+        Run(tmp_path).bench(name)
+    assert Run(tmp_path).bench("v1.2_a-b") == tmp_path / "bench" / "v1.2_a-b"

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from udrl.data import tables
 from udrl.data.inputs import input_id, read_inputs, read_references
 from udrl.data.known_answers import answers_of_file
 from udrl.data.ledger import Ledger
@@ -177,3 +178,13 @@ def test_tables_answers_may_be_asked_for_in_any_format(tmp_path: Path) -> None:
     for suffix in FORMATS:
         path = write(tmp_path / f"own{suffix}", [{"question": "1+1?", "answer": "2"}])
         assert answers_of_file(path) == {input_id("1+1?"): "2"}
+
+
+def test_tables_read_no_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_LINE", 100)
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "a"}\n{"text": "' + "b" * 85 + '"}\n')
+    assert [len(text) for text in read_inputs(file)] == [1, 85]
+    file.write_text('{"text": "a"}\n{"text": "' + "b" * 95 + '"}\n')
+    with pytest.raises(InputError, match=f"{file}, line 2: is longer than 100 bytes: break it into lines"):
+        list(read_inputs(file))

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 @click.option(
     "--vocab-size",
     metavar="N",
-    type=Whole(min=257),
+    type=Whole(257, 1_000_000),
     help="Of a student from scratch. Default: the preset's.",
 )
 @click.option(

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any
 from udrl import __version__, hardware
 from udrl.data.facts import RunFacts, StageFacts
 from udrl.data.facts_json import read_facts, written
-from udrl.errors import RunError
+from udrl.errors import RunError, UsageError
 from udrl.files import atomic_write, disk_errors, finish_replacing, partial_of, replace_folder
 
 SCHEMA = 1
@@ -58,7 +59,8 @@ class Run:
         return self.path / "student"
 
     def bench(self, name: str) -> Path:
-        """Folder of the benchmark ``name``."""
+        """Folder of the benchmark ``name``; raises UsageError where that cannot be a name."""
+        check_name(name, "benchmark")
         return self.path / "bench" / name
 
     def facts(self) -> RunFacts:
@@ -219,6 +221,14 @@ class Run:
 
     def _write(self, data: dict[str, Any]) -> None:
         atomic_write(self.path / "run.json", json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def check_name(name: str, what: str) -> None:
+    """Raise UsageError where the name that a user gives to ``what`` would lead out of its folder."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", name):
+        raise UsageError(
+            f"'{name}' is no name for a {what}: use letters, digits, dots, underscores and hyphens, 200 at most"
+        )
 
 
 def _published(file: Path) -> dict[str, Any] | None:

@@ -39,6 +39,10 @@ _CELL = 1 << 28
 """Longest cell of a CSV file, in bytes: csv refuses those of over 128 KiB; what is too long is cut later."""
 
 
+_LINE = 1 << 30
+"""No line is read that is as long, in bytes: what gives no line break, such as /dev/zero, may never end."""
+
+
 class Row(NamedTuple):
     """One row: where it stands (``, line 3, row 2``; for messages, behind the file's name) and its values by column."""
 
@@ -116,7 +120,9 @@ def text_lines(path: Path | str, file: IO[bytes]) -> Iterator[tuple[int, str]]:
     """Yield (number, line) decoded from UTF-8; a byte-order mark is dropped."""
     number = 0
     try:
-        for number, raw in enumerate(file, start=1):
+        for number, raw in enumerate(iter(lambda: file.readline(_LINE), b""), start=1):
+            if len(raw) == _LINE:
+                raise InputError(f"{path}, line {number}: is longer than {_LINE:,} bytes: break it into lines")
             if number == 1:
                 if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
                     raise InputError(f"{path}: is UTF-16 text: save it as UTF-8")

@@ -237,7 +237,7 @@ def _bench(
 ) -> BenchReport:
     started = time.monotonic()
     seed = seed or suite.seed or 0
-    folder = run.bench(name or suite.name)
+    folder = run.bench(suite.name if name is None else name)
     data = read_data(run)
     tasks = known_tasks(run)
     items = chosen_items(suite, entries, data, tasks, limit)

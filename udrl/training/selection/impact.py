@@ -20,7 +20,6 @@ import io
 import itertools
 import json
 import math
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ import numpy.typing as npt
 
 from udrl.commands import LENGTH
 from udrl.data.episode import Episode
-from udrl.data.run import Run
+from udrl.data.run import Run, check_name
 from udrl.errors import StudentError, UsageError, unknown
 from udrl.files import atomic_write
 from udrl.training.checkpoint import fingerprint
@@ -141,8 +140,7 @@ def best_share(
 
 def file_of(run: Run, name: str) -> Path:
     """Return the file of the selection ``name``; raises UsageError where that cannot be a name."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise UsageError(f"'{name}' is no name for a selection: use letters, digits, dots, underscores and hyphens")
+    check_name(name, "selection")
     return run.path / FOLDER / f"{name}.parquet"
 
 
