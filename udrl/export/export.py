@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -16,6 +15,7 @@ from udrl.data.facts import ExportedFacts, ExportFacts
 from udrl.data.run import Run
 from udrl.errors import MissingDependency, is_installed, unknown
 from udrl.export.verification import Answerer, EngineAnswerer, Verification, verify_obedience, verify_tokens
+from udrl.files import remove_folder
 from udrl.rewards import scored_rewards
 from udrl.student.engines.exports import (
     FOLDER,
@@ -136,7 +136,7 @@ def _export(
     final = place.student / FOLDER / name
     size = sum(file.stat().st_size for file in final.iterdir())
     if precision == "fp32" and not found.passed:
-        shutil.rmtree(final)
+        remove_folder(final)
     return Exported(name, final, size, found)
 
 
