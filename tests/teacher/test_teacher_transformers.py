@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from udrl.decoding.sampling import Sampler
 from udrl.errors import TaskError, TeacherError
 from udrl.teacher.backends import choice
 from udrl.teacher.backends.conversation import conversation_ids
-from udrl.teacher.backends.transformers import TransformersTeacher, _draw, _Row
+from udrl.teacher.backends.transformers import TransformersTeacher, _Network, sampling_of
 from udrl.teacher.protocol import Reply, Request
 
 TEMPLATE = (
@@ -71,7 +72,7 @@ def teacher_of(tmp_path: Path, model: Path, **changes: Any) -> TransformersTeach
         "model": str(model),
         "licence": {"name": "apache-2.0", "outputs": "no limits"},
         "sampling": [{"name": "careful", "temperature": 0.0}],
-        "settings": {"transformers": {"batch_size": 8, "device": "cpu"}},
+        "settings": {"transformers": {"batch_size": 8, "device": "cpu", "precision": "float32"}},
     }
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(data | changes))
@@ -204,14 +205,17 @@ def test_teacher_transformers_halves_a_batch_that_the_memory_does_not_hold(
 ) -> None:
     teacher = teacher_of(tmp_path, model)
     expected = written(teacher.generate(requests(8)))
-    write = teacher._write
+    start = _Network.start
 
-    def small(rows: list[_Row]) -> None:
-        if len(rows) > 2 or "key-3" in {row.request.key for row in rows}:
+    def small(self: _Network, prompts: Sequence[Sequence[int]]) -> Any:
+        if len(prompts) > 2 or longest in prompts:
             raise torch.OutOfMemoryError("too much")
-        write(rows)
+        return start(self, prompts)
 
-    monkeypatch.setattr(teacher, "_write", small)
+    row = teacher._row(requests(8)[3])
+    assert not isinstance(row, Reply)
+    longest = row.prompt
+    monkeypatch.setattr(_Network, "start", small)
     replies = {reply.key: reply for reply in teacher.generate(requests(8))}
     assert len(replies) == 8
     assert (replies["key-3"].error or "").startswith("memory: ")
@@ -219,12 +223,11 @@ def test_teacher_transformers_halves_a_batch_that_the_memory_does_not_hold(
 
 
 def test_teacher_transformers_draws_what_the_settings_allow() -> None:
-    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
+    logits = np.log(np.array([[0.5, 0.3, 0.15, 0.05]], dtype=np.float32)).repeat(2000, 0)
+    numbers = np.random.default_rng(0).random(2000)
 
     def counts(**sampling: Any) -> list[float]:
-        (request,) = requests(1, **{"temperature": 1.0, **sampling})
-        rows = [_Row(request, [1], 1, random.Random(seed)) for seed in range(2000)]
-        found = _draw(logits.expand(2000, 4), rows)
+        found = Sampler([sampling_of(sampling)] * 2000)(logits.copy(), numbers).tolist()
         return [found.count(token) / 2000 for token in range(4)]
 
     assert counts() == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.04)

@@ -35,7 +35,11 @@ def declared_context(config: Any) -> int | None:
 
 def takes_positions(module: nn.Module) -> bool:
     """Say whether a module's forward can be told positions: those without an argument for them count by the mask."""
-    return "position_ids" in signature(type(module).forward).parameters
+    return _takes(module, "position_ids")
+
+
+def _takes(module: nn.Module, name: str) -> bool:
+    return name in signature(type(module).forward).parameters
 
 
 def with_weight(embedding: nn.Module, weight: Tensor) -> nn.Module:
@@ -140,17 +144,17 @@ class WholeCache:
         self.starts, self.filled = real.shape[1] - real.sum(1), 0
 
     def run(self, embeddings: Tensor, positions: Tensor) -> Tensor:
-        """Read new places; return the logits behind the last."""
+        """Read new places, given as embeddings (B, L, width) or as ids (B, L); return the logits behind the last."""
         self.filled += embeddings.shape[1]
+        optional = {"position_ids": positions, "logits_to_keep": 1}
         mask = torch.arange(self.filled, device=self.starts.device) >= self.starts[:, None]
         with torch.autocast(embeddings.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             out = self.model(
-                inputs_embeds=embeddings,
+                **{"inputs_embeds" if embeddings.is_floating_point() else "input_ids": embeddings},
                 attention_mask=mask.long(),
                 past_key_values=self.past,
                 use_cache=True,
-                logits_to_keep=1,
-                **({"position_ids": positions} if takes_positions(self.model) else {}),
+                **{name: value for name, value in optional.items() if _takes(self.model, name)},
             )
         self.past = out.past_key_values
         logits: Tensor = out.logits[:, -1, : self.text_size].float()

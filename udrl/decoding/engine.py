@@ -40,8 +40,19 @@ class Session(Protocol):
         ...
 
 
-class Engine(Protocol):
-    """Starts sessions. parameters: of the checkpoint; context: ids that a prompt and its completion may have."""
+class Starter(Protocol):
+    """Starts sessions: all that the loop needs. context: ids that a prompt and its completion may have."""
+
+    @property
+    def context(self) -> int: ...
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Session, Array]:
+        """Read the prompts, of any lengths; return their session and the logits (B, text ids) behind each."""
+        ...
+
+
+class Engine(Starter, Protocol):
+    """What computes for a student. parameters: of the checkpoint."""
 
     @property
     def name(self) -> str: ...
@@ -55,12 +66,6 @@ class Engine(Protocol):
     @property
     def parameters(self) -> int: ...
     @property
-    def context(self) -> int: ...
-    @property
     def device(self) -> str:
         """Where it computes: cpu, cuda:0. What it takes and gives lies in the memory of the CPU."""
-        ...
-
-    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Session, Array]:
-        """Read the prompts, of any lengths; return their session and the logits (B, text ids) behind each."""
         ...

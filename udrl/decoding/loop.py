@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from udrl.decoding.engine import Array, Engine, Session
+from udrl.decoding.engine import Array, Session, Starter
 from udrl.decoding.guidance import guided
 from udrl.decoding.sampling import Runs, Sampler, Sampling, ban, choose
 from udrl.decoding.wording import Draw, LookAhead, Writer
@@ -76,7 +76,7 @@ class Decoder:
     What a request gets does not depend on its company, up to the rounding of the engine's number format.
     """
 
-    def __init__(self, engine: Engine, most: int | None = None) -> None:
+    def __init__(self, engine: Starter, most: int | None = None) -> None:
         """Write with ``engine``. most: requests that write at once, while others wait (None: all that there are)."""
         self.engine, self.most = engine, most
         self.count = 0
@@ -131,7 +131,7 @@ class Decoder:
         return [self.waiting.popleft() for _ in range(free)]
 
 
-def decode_requests(engine: Engine, requests: Iterable[Request], *, most: int | None = None) -> Iterator[Step]:
+def decode_requests(engine: Starter, requests: Iterable[Request], *, most: int | None = None) -> Iterator[Step]:
     """Continue all ``requests``, at most so many at once, and yield what each step did; handles count them."""
     decoder = Decoder(engine, most)
     for request in requests:
@@ -141,7 +141,7 @@ def decode_requests(engine: Engine, requests: Iterable[Request], *, most: int | 
 
 
 def decode_batch(
-    engine: Engine,
+    engine: Starter,
     prompts: Sequence[Sequence[int]],
     seeds: Sequence[int],
     *,
@@ -185,7 +185,7 @@ def decode_batch(
 class _Row:
     """One request while it is written. places: ids that a session holds of it; next: the id that it reads next."""
 
-    def __init__(self, handle: int, request: Request, engine: Engine) -> None:
+    def __init__(self, handle: int, request: Request, engine: Starter) -> None:
         self.handle, self.request, self.engine = handle, request, engine
         self.ids: list[int] = [] if request.writer is None else request.writer.ids
         self.runs = Runs(request.sampling.no_repeat)
@@ -248,7 +248,7 @@ class _Row:
 class _Batch:
     """Requests under way in one session, which has a row for each, and behind it the open one of those that guide."""
 
-    def __init__(self, engine: Engine, rows: Sequence[_Row]) -> None:
+    def __init__(self, engine: Starter, rows: Sequence[_Row]) -> None:
         self.engine = engine
         self._seat(rows)
         self.session: Session

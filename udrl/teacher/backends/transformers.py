@@ -1,22 +1,25 @@
 """Any causal language model of transformers as a teacher, on CPU or GPU.
 
-Requests are taken a window at a time, put into batches of like length and padded on the left, with positions that
-count from each prompt's first token. Every request draws from its own stream of random numbers, one a token, so
-that what it gets does not depend on its batch: exactly so for greedy decoding in float32 (sampling follows logits
-that differ in their last bits).
+Requests are taken a window at a time, the longest first, and written by the loop of the students: a batch's worth at
+once, where each that ends gives its place to the next. Every request draws from its own stream of random numbers, so
+that what it gets does not depend on its batch: exactly so for greedy decoding in float32 (sampling follows logits that
+differ in their last bits).
 """
 
 from __future__ import annotations
 
-import inspect
-import random
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
+from udrl.decoding import loop as decoding
+from udrl.decoding.engine import Array, Session
+from udrl.decoding.loop import Decoder
+from udrl.decoding.sampling import EVERY, Sampling
 from udrl.errors import TeacherError
 from udrl.hardware import choose_device, choose_precision
 from udrl.teacher import mixes
@@ -39,7 +42,6 @@ WINDOW = 8
 """Batches that are put in order of length at a time; also how many requests may be lost to a kill, over batch_size."""
 
 _SUPPORTED = ("temperature", "top_p", "top_k", "min_p")
-_COMPACT = 0.5
 _STOP_TAIL = 12
 
 
@@ -50,7 +52,6 @@ class _Row:
     request: Request
     prompt: list[int]
     limit: int
-    stream: random.Random
     ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
 
@@ -77,7 +78,7 @@ class TransformersTeacher:
         self._network: Any = None
         self._tokenizer: Any = None
         self._ends: frozenset[int] = frozenset()
-        self._arguments: frozenset[str] = frozenset()
+        self._room = 0
 
     @property
     def gpus(self) -> int:
@@ -93,7 +94,7 @@ class TransformersTeacher:
         return mixes.careful(self._card.mix, max_words)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
-        """Yield one reply for every request, batch by batch.
+        """Yield one reply for every request, as they end.
 
         A prompt that leaves no room for a token is a reply with an error of the kind ``prompt``; one request alone
         that the memory does not hold is one of the kind ``memory``. Raises TeacherError where the model cannot be
@@ -111,8 +112,7 @@ class TransformersTeacher:
                     rows.append(row)
             # The longest first: what does not fit into the memory shows at once.
             rows.sort(key=lambda row: (len(row.prompt), row.limit), reverse=True)
-            for start in range(0, len(rows), self._batch_size):
-                yield from self._batch(rows[start : start + self._batch_size])
+            yield from self._written(rows)
 
     def close(self) -> None:
         """Release the model's memory."""
@@ -135,6 +135,8 @@ class TransformersTeacher:
         import torch
         import transformers
 
+        from udrl.architecture.any import declared_context
+
         device = choose_device(self._device_name)
         precision = self._precision
         if precision == "auto":
@@ -154,9 +156,8 @@ class TransformersTeacher:
                 "folder as 'model' in a copy of the card; for gated weights accept their licence on the hub and set "
                 "HF_TOKEN"
             ) from error
-        # Models that know positions by other means (ALiBi) take no position_ids.
-        self._arguments = frozenset(inspect.signature(network.forward).parameters)
         self._tokenizer = tokenizer
+        self._room = declared_context(network.config) or 1 << 30
         self._ends = self._end_tokens()
 
     def _end_tokens(self) -> frozenset[int]:
@@ -175,43 +176,41 @@ class TransformersTeacher:
                 f"{self._card.path}: the backend 'transformers' has no {', '.join(unsupported)}: take it out of "
                 "'sampling'"
             )
-        from udrl.architecture.any import declared_context
-
         arguments = self._card.chat.template_arguments
         try:
             ids = conversation_ids(self._tokenizer, self._turns(request.messages), arguments)
         except TemplateError as error:
             raise TeacherError(f"teacher '{self.name}': {error}") from error
-        room = declared_context(self._network.config) or 1 << 30
+        room = self._room
         limit = min(int(request.sampling.get("max_tokens", 256)), room - len(ids))
         if not ids or limit < 1:
             refusal = f"prompt: has {len(ids)} tokens, of {room} that the model reads"
             return Reply(request.key, None, None, len(ids), None, time.time(), 0.0, error=refusal)
-        return _Row(request, ids, limit, random.Random(request.seed))
+        return _Row(request, ids, limit)
 
-    def _batch(self, rows: list[_Row]) -> Iterator[Reply]:
+    def _written(self, rows: list[_Row]) -> Iterator[Reply]:
+        """Continue every row until its end; what the memory does not hold at once is written by halves."""
         import torch
 
-        started, clock = time.time(), time.monotonic()
-        try:
-            with torch.inference_mode():
-                self._write(rows)
-        except torch.OutOfMemoryError:
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            if len(rows) > 1:
-                half = len(rows) // 2
-                for part in (rows[:half], rows[half:]):
-                    yield from self._batch(
-                        [_Row(r.request, r.prompt, r.limit, random.Random(r.request.seed)) for r in part]
-                    )
-                return
-            error = f"memory: {len(rows[0].prompt)} tokens do not fit into the memory of {self._network.device}"
-            yield self._reply(rows[0], started, time.monotonic() - clock, error)
-            return
-        seconds = (time.monotonic() - clock) / len(rows)
-        for row in rows:
-            yield self._reply(row, started, seconds, None)
+        started, clock, most = time.time(), time.monotonic(), self._batch_size
+        while rows:
+            try:
+                for row in self._write(rows, most):
+                    rows.remove(row)
+                    now = time.monotonic()
+                    yield self._reply(row, started, now - clock, None)
+                    clock = now
+            except torch.OutOfMemoryError:
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                for row in rows:
+                    row.ids, row.finish_reason = [], None
+                most = min(most, len(rows)) // 2
+                if not most:
+                    row = rows.pop(0)
+                    error = f"memory: {len(row.prompt)} tokens do not fit into the memory of {self._network.device}"
+                    yield self._reply(row, started, time.monotonic() - clock, error)
+                    clock, most = time.monotonic(), self._batch_size
 
     def _reply(self, row: _Row, started: float, seconds: float, error: str | None) -> Reply:
         text: str = self._tokenizer.decode(row.ids, skip_special_tokens=True)
@@ -231,89 +230,58 @@ class TransformersTeacher:
             error=error,
         )
 
-    def _write(self, rows: list[_Row]) -> None:
-        """Continue every row until its end."""
+    def _write(self, rows: Sequence[_Row], most: int) -> Iterator[_Row]:
+        """Continue the rows, at most so many at once; yield each at its end."""
+        decoder, written = Decoder(_Network(self._network, self._room), most), list(rows)
+        ends = tuple(self._ends) or (-1,)
+        for row in written:
+            sampling = sampling_of(row.request.sampling)
+            decoder.add(decoding.Request(row.prompt, row.request.seed % 2**63, sampling, row.limit, ends))
+        while decoder:
+            for step in decoder.step():
+                row = written[step.handle]
+                if step.token is not None:
+                    row.ids.append(step.token)
+                if self._stops(row):
+                    row.finish_reason = "stop"
+                    decoder.drop(step.handle)
+                elif step.decoded is not None:
+                    row.finish_reason = "stop" if step.decoded.stopped else "length"
+                if row.finish_reason is not None:
+                    yield row
+
+    def _stops(self, row: _Row) -> bool:
+        """Say whether a stop of the card stands at the end of what was written."""
+        if not self._card.chat.stop:
+            return False
+        tail = self._tokenizer.decode(row.ids[-_STOP_TAIL:], skip_special_tokens=False)
+        return any(stop in tail for stop in self._card.chat.stop)
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A causal language model of transformers as the loop sees it."""
+
+    model: Any
+    context: int
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Session, Array]:
+        """Read the prompts; return their session and the logits (B, ids) behind each."""
         import torch
 
-        device = self._network.device
-        width = max(len(row.prompt) for row in rows)
-        ids = torch.zeros(len(rows), width, dtype=torch.long)
-        mask = torch.zeros(len(rows), width, dtype=torch.long)
-        for n, row in enumerate(rows):
-            ids[n, width - len(row.prompt) :] = torch.tensor(row.prompt)
-            mask[n, width - len(row.prompt) :] = 1
-        ids, mask = ids.to(device), mask.to(device)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        active, cache = list(rows), None
-        while active:
-            optional = {"position_ids": positions, "logits_to_keep": 1}
-            output = self._network(
-                input_ids=ids,
-                attention_mask=mask,
-                past_key_values=cache,
-                use_cache=True,
-                **{name: value for name, value in optional.items() if name in self._arguments},
-            )
-            cache = output.past_key_values
-            drawn = _draw(output.logits[:, -1].float(), active)
-            for row, token in zip(active, drawn, strict=True):
-                if row.finish_reason is None:
-                    self._add(row, token)
-            left = [n for n, row in enumerate(active) if row.finish_reason is None]
-            if not left:
-                return
-            step = torch.tensor(drawn, device=device)[:, None]
-            positions = positions[:, -1:] + 1
-            if len(left) <= _COMPACT * len(active):
-                keep = torch.tensor(left, device=device)
-                cache.batch_select_indices(keep)
-                step, positions, mask = step[keep], positions[keep], mask[keep]
-                active = [active[n] for n in left]
-            ids, mask = step, torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
+        from udrl.architecture.any import WholeCache
+        from udrl.architecture.session import read_prompts
 
-    def _add(self, row: _Row, token: int) -> None:
-        if token in self._ends:
-            row.finish_reason = "stop"
-            return
-        row.ids.append(token)
-        if self._card.chat.stop:
-            tail = self._tokenizer.decode(row.ids[-_STOP_TAIL:], skip_special_tokens=False)
-            if any(stop in tail for stop in self._card.chat.stop):
-                row.finish_reason = "stop"
-                return
-        if len(row.ids) >= row.limit:
-            row.finish_reason = "length"
+        size = self.model.config.get_text_config().vocab_size
+        cache = partial(WholeCache, self.model, dtype=torch.float32, text_size=size)  # it computes in its own format
+        return read_prompts(prompts, embed=lambda ids: ids, cache=cache, device=self.model.device)
 
 
-def _draw(logits: Any, rows: Sequence[_Row]) -> list[int]:
-    """Return the next token of each row; logits: (rows, vocabulary) in float32.
-
-    The token is where the row's next random number falls in the cumulated probabilities, the likeliest first; it is
-    drawn at every step, kept or not, so that a row's stream depends on nothing but its own length.
-    """
-    import torch
-
-    def setting(name: str, default: float) -> Any:
-        values = [float(row.request.sampling.get(name, default)) for row in rows]
-        return torch.tensor(values, device=logits.device)[:, None]
-
-    numbers = torch.tensor([row.stream.random() for row in rows], device=logits.device, dtype=torch.float64)
-    temperature = setting("temperature", 1.0)
-    greedy = temperature[:, 0] == 0
-    if bool(greedy.all()):
-        best: list[int] = logits.argmax(-1).tolist()
-        return best
-    scaled = logits / torch.where(temperature == 0, 1.0, temperature)
-    chances, order = scaled.softmax(-1).sort(dim=-1, descending=True, stable=True)
-    before = chances.cumsum(-1) - chances
-    top_k = setting("top_k", 0)
-    rank = torch.arange(logits.shape[-1], device=logits.device)[None, :]
-    keep = (before < setting("top_p", 1.0)) & ((top_k <= 0) | (rank < top_k))
-    keep &= chances >= setting("min_p", 0.0) * chances[:, :1]
-    keep[:, 0] = True  # the likeliest always stays
-    sums = (chances.double() * keep).cumsum(-1)
-    place = torch.searchsorted(sums, numbers[:, None] * sums[:, -1:], right=True)
-    place = torch.minimum(place[:, 0], keep.sum(-1) - 1)  # the kept ones are the first
-    sampled = order.gather(1, place[:, None])[:, 0]
-    found: list[int] = torch.where(greedy, logits.argmax(-1), sampled).tolist()
-    return found
+def sampling_of(asked: Mapping[str, Any]) -> Sampling:
+    """Return how a request's next token is drawn: of all tokens, but for what it ``asked`` to leave out."""
+    return Sampling(
+        temperature=float(asked.get("temperature", 1.0)),
+        top_p=float(asked.get("top_p", 1.0)),
+        top_k=max(0, int(asked.get("top_k", 0))) or EVERY,
+        min_p=float(asked.get("min_p", 0.0)),
+    )
