@@ -135,7 +135,7 @@ def test_protocol_family_added_by_one_line_trains_and_answers(llama: Added, monk
     assert [type(new_student(other).architecture) for other in ("gpt2", "opt")] == [Gpt2, AnyCausalModel]
     assert written(student) == written(plain)
     assert losses(student) == losses(plain)
-    assert llama.asked == {"cache", "losses"}
+    assert llama.asked == {"caches", "losses"}
 
 
 def test_protocol_family_says_what_decays_what_lora_changes_and_what_is_prepared(llama: Added, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from inspect import signature
 from typing import Any, Self
 
@@ -222,9 +223,9 @@ class AnyCausalModel:
         logits = whole_logits(model, embeddings, batch, dtype=dtype, text_size=text_size)
         return F.cross_entropy(logits, batch.labels, reduction="none")
 
-    def cache(self, model: Any, real: Tensor, *, dtype: torch.dtype, text_size: int) -> WholeCache:
-        """Return transformers' cache, empty."""
-        return WholeCache(model, real, dtype=dtype, text_size=text_size)
+    def caches(self, model: Any, *, dtype: torch.dtype, text_size: int) -> Callable[[Tensor], WholeCache]:
+        """Return what makes transformers' caches, empty."""
+        return partial(WholeCache, model, dtype=dtype, text_size=text_size)
 
     def blocks(self, model: Any) -> nn.ModuleList:
         """Return `whole_blocks`."""

@@ -7,7 +7,7 @@ Embedding, control rows, final head and saving are the same for all and stand in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -39,7 +39,7 @@ class GgufTensor:
 
 
 class Cache(Protocol):
-    """What a batch of prompts under way has read. Made by `Architecture.cache`, used by the torch engine."""
+    """What a batch of prompts under way has read. Made by `Architecture.caches`, used by the torch engine."""
 
     def run(self, embeddings: Tensor, positions: Tensor) -> Tensor:
         """Read L new places a row; return float32 logits (B, text ids) behind the last, which the caller may write to.
@@ -147,10 +147,11 @@ class Architecture(Protocol):
         """
         ...
 
-    def cache(self, model: Any, real: Tensor, *, dtype: torch.dtype, text_size: int) -> Cache:
-        """Return an empty cache for prompts padded on the left, whose real places ``real`` (B, L) says.
+    def caches(self, model: Any, *, dtype: torch.dtype, text_size: int) -> Callable[[Tensor], Cache]:
+        """Return what makes empty caches, each of prompts padded on the left whose real places (B, L) it is told.
 
-        dtype: of matrix products, keys and values; text_size: as of `logits`. Called by `TorchEngine.start`.
+        dtype: of matrix products, keys and values; text_size: as of `logits`. What the caches read of the weights in
+        another form is made once, for all of them. Called by `TorchEngine`.
         """
         ...
 

@@ -24,8 +24,18 @@ class TorchSession:
     On the CPU the logits that it gives are torch's own memory.
     """
 
-    def __init__(self, embed: Callable[[Tensor], Tensor], cache: Cache, lengths: Tensor) -> None:
-        self.embed, self.cache, self.lengths = embed, cache, lengths
+    def __init__(
+        self,
+        embed: Callable[[Tensor], Tensor],
+        caches: Callable[[Tensor], Cache],
+        cache: Cache,
+        lengths: Tensor,
+    ) -> None:
+        self.embed, self.caches, self.cache, self.lengths = embed, caches, cache, lengths
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[TorchSession, Array]:
+        """Read other prompts with the same weights."""
+        return read_prompts(prompts, embed=self.embed, caches=self.caches, device=self.lengths.device)
 
     @torch.inference_mode()
     def step(self, ids: Array) -> Array:
@@ -59,12 +69,12 @@ def read_prompts(
     prompts: Sequence[Sequence[int]],
     *,
     embed: Callable[[Tensor], Tensor],
-    cache: Callable[[Tensor], Cache],
+    caches: Callable[[Tensor], Cache],
     device: torch.device | str,
 ) -> tuple[TorchSession, Array]:
     """Read the prompts; return their session and the logits (B, text ids) behind each.
 
-    embed: makes of ids (B, L) what the cache reads; cache: makes an empty one of which places (B, L) are real.
+    embed: makes of ids (B, L) what the cache reads; caches: makes an empty cache, told which places (B, L) are real.
     """
     longest = max(map(len, prompts))
     ids = torch.zeros(len(prompts), longest, dtype=torch.long)
@@ -74,6 +84,6 @@ def read_prompts(
         real[row, longest - len(prompt) :] = True
     ids, real = ids.to(device), real.to(device)
     positions = (real.cumsum(1) - 1).clamp(min=0)
-    made = cache(real)
-    logits: Array = made.run(embed(ids), positions).cpu().numpy()
-    return TorchSession(embed, made, real.sum(1)), logits
+    cache = caches(real)
+    logits: Array = cache.run(embed(ids), positions).cpu().numpy()
+    return TorchSession(embed, caches, cache, real.sum(1)), logits

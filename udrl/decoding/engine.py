@@ -30,6 +30,10 @@ class Session(Protocol):
         """Go on with these rows (n,) of the batch only, in this order; the memory of the others is given back."""
         ...
 
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Session, Array]:
+        """Do what the engine's ``start`` does, with what this session has of the weights already."""
+        ...
+
     @property
     def joins(self) -> bool:
         """Whether it can `join`; else the loop lets new rows wait until those under way have ended."""

@@ -18,6 +18,10 @@ COMPACT = 0.75
 """Rows leave a cache, and join a crowded one, once no more than this share is still writing: moving it has a price."""
 
 
+Start = Callable[[Sequence[Sequence[int]]], tuple[Session, Array]]
+"""Reads prompts, as an engine does; or as a session under way does, which has the weights at hand."""
+
+
 @dataclass(frozen=True)
 class Request:
     """A prompt to continue, and how: nothing of it depends on what else is in its batch.
@@ -85,7 +89,7 @@ class Decoder:
 
     def add(self, request: Request) -> int:
         """Take a request; return the handle by which `step` tells of it: 0, 1, 2, ..."""
-        self.waiting.append(_Row(self.count, request, self.engine))
+        self.waiting.append(_Row(self.count, request))
         self.count += 1
         return self.count - 1
 
@@ -106,7 +110,8 @@ class Decoder:
         if self.batch is not None:
             self.batch.advance(crowded=bool(new))
         if new:
-            joining = _Batch(self.engine, new)
+            starter = self.engine if self.batch is None else self.batch.session
+            joining = _Batch(starter.start, new, self.engine.context)
             if self.batch is None:
                 self.batch = joining
             else:
@@ -185,8 +190,8 @@ def decode_batch(
 class _Row:
     """One request while it is written. places: ids that a session holds of it; next: the id that it reads next."""
 
-    def __init__(self, handle: int, request: Request, engine: Starter) -> None:
-        self.handle, self.request, self.engine = handle, request, engine
+    def __init__(self, handle: int, request: Request) -> None:
+        self.handle, self.request = handle, request
         self.ids: list[int] = [] if request.writer is None else request.writer.ids
         self.runs = Runs(request.sampling.no_repeat)
         self.places = max(map(len, request.prompts))
@@ -204,11 +209,14 @@ class _Row:
         self.drawn += 1
         return 0.0 if self.numbers is None else float(self.numbers.random())
 
-    def worded(self, logits: Array, uniform: float) -> int | None:
-        """Return the next id by the writer of the request, or None where it must end here."""
+    def worded(self, logits: Array, uniform: float, start: Start) -> int | None:
+        """Return the next id by the writer of the request, or None where it must end here.
+
+        start: starts sessions, in which it looks ahead.
+        """
         writer = self.request.writer
         assert writer is not None
-        return writer.next(logits, self._draw(uniform), self._look_ahead())
+        return writer.next(logits, self._draw(uniform), self._look_ahead(start))
 
     def _draw(self, uniform: float) -> Draw:
         """Return how this step draws; what is drawn again in it has random numbers of its own."""
@@ -221,11 +229,11 @@ class _Row:
 
         return draw
 
-    def _look_ahead(self) -> LookAhead:
+    def _look_ahead(self, start: Start) -> LookAhead:
         """Return what gives the logits after some more ids; in a session of its own, since a cache only grows."""
 
         def logits(ids: list[int]) -> Array:
-            found = self.engine.start([[*prompt, *self.ids, *ids] for prompt in self.request.prompts])[1]
+            found = start([[*prompt, *self.ids, *ids] for prompt in self.request.prompts])[1]
             weight = np.float32(self.request.sampling.guidance)
             mixed: Array = guided(found[0], found[1], weight) if self.request.is_guided else found[0]
             return mixed
@@ -248,11 +256,11 @@ class _Row:
 class _Batch:
     """Requests under way in one session, which has a row for each, and behind it the open one of those that guide."""
 
-    def __init__(self, engine: Starter, rows: Sequence[_Row]) -> None:
-        self.engine = engine
+    def __init__(self, start: Start, rows: Sequence[_Row], context: int) -> None:
+        self.context = context
         self._seat(rows)
         self.session: Session
-        self.session, self.logits = engine.start([prompt for row in rows for prompt in row.request.prompts])
+        self.session, self.logits = start([prompt for row in rows for prompt in row.request.prompts])
 
     def _seat(self, rows: Sequence[_Row]) -> None:
         self.rows = list(rows)
@@ -282,7 +290,7 @@ class _Batch:
             if row.request.writer is None:
                 token: int | None = ids[place]
             else:
-                token = row.worded(logits[place], float(uniform[place])) if row.alive else None
+                token = row.worded(logits[place], float(uniform[place]), self.session.start) if row.alive else None
             if row.alive:
                 steps.append(row.take(token))
             else:  # its id is of no use, but each row of the session reads one
@@ -302,7 +310,7 @@ class _Batch:
         crowded: others are about to join.
         """
         # what has ended still takes up places, of which a context has only so many
-        full = any(not row.alive and row.places >= self.engine.context for row in self.rows)
+        full = any(not row.alive and row.places >= self.context for row in self.rows)
         writing = self.writing
         if writing < len(self.rows) and (crowded or full or writing <= COMPACT * len(self.rows)):
             self.session.keep(np.flatnonzero([row.alive for row in self.rows for _ in row.request.prompts]))

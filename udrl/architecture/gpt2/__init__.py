@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from types import MethodType
 from typing import Any, cast
 
@@ -9,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from udrl.architecture.gpt2.cache import Gpt2Cache
+from udrl.architecture.gpt2.cache import Gpt2Cache, cast_weights
 from udrl.architecture.gpt2.export import Gpt2Exporter
 from udrl.architecture.gpt2.forward import SHARDED, packed_hidden, run_block
 from udrl.architecture.head import text_head, token_losses
@@ -53,9 +55,9 @@ class Gpt2:
         hidden = packed_hidden(model, embeddings, batch, dtype=dtype)
         return token_losses(hidden, text_head(model, text_size).to(dtype), batch.labels)
 
-    def cache(self, model: Any, real: Tensor, *, dtype: torch.dtype, text_size: int) -> Gpt2Cache:
-        """Return an empty cache that grows as the completions do."""
-        return Gpt2Cache(model, real, dtype=dtype, text_size=text_size)
+    def caches(self, model: Any, *, dtype: torch.dtype, text_size: int) -> Callable[[Tensor], Gpt2Cache]:
+        """Return what makes caches that grow as the completions do."""
+        return partial(Gpt2Cache, model, cast_weights(model, dtype, text_size), dtype)
 
     def blocks(self, model: Any) -> nn.ModuleList:
         """Return the stack of blocks."""

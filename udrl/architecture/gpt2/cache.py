@@ -21,10 +21,10 @@ def cache_shape(config: Any) -> CacheShape:
 class Gpt2Cache(PaddedCache):
     """GPT-2's `Cache`."""
 
-    def __init__(self, model: Any, real: Tensor, *, dtype: torch.dtype, text_size: int) -> None:
-        """Begin with prompts whose real places ``real`` (B, L) says."""
+    def __init__(self, model: Any, weights: list[Tensor], dtype: torch.dtype, real: Tensor) -> None:
+        """Begin with prompts whose real places ``real`` (B, L) says. weights: see `cast_weights`."""
         super().__init__(cache_shape(model.config), real, dtype)
-        self.model, self.weights = model, cast_weights(model, dtype, text_size)
+        self.model, self.weights = model, weights
 
     def run(self, embeddings: Tensor, positions: Tensor) -> Tensor:
         """Read new places; return the logits behind the last."""

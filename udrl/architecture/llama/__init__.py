@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import MethodType
 from typing import Any, cast
 
@@ -11,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from udrl.architecture.head import text_head, token_losses
-from udrl.architecture.llama.cache import LlamaCache, longest
+from udrl.architecture.llama.cache import LlamaCache, cast_weights, longest
 from udrl.architecture.llama.export import LlamaExporter
 from udrl.architecture.llama.forward import SHARDED, packed_hidden, run_block
 from udrl.architecture.packing import Batch
@@ -60,9 +62,9 @@ class Llama:
         hidden = packed_hidden(model, embeddings, batch, dtype=dtype)
         return token_losses(hidden, text_head(model, text_size).to(dtype), batch.labels)
 
-    def cache(self, model: Any, real: Tensor, *, dtype: torch.dtype, text_size: int) -> LlamaCache:
-        """Return an empty cache that grows as the completions do."""
-        return LlamaCache(model, real, dtype=dtype, text_size=text_size)
+    def caches(self, model: Any, *, dtype: torch.dtype, text_size: int) -> Callable[[Tensor], LlamaCache]:
+        """Return what makes caches that grow as the completions do."""
+        return partial(LlamaCache, model, cast_weights(model, dtype, text_size), dtype)
 
     def blocks(self, model: Any) -> nn.ModuleList:
         """Return the stack of blocks."""

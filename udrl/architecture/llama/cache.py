@@ -40,6 +40,9 @@ class Matrix:
         return made.view(*x.shape[:-1], -1)
 
 
+Weights = tuple[list[tuple[Any, Matrix, Matrix, Matrix, Matrix]], Tensor]
+
+
 def cast(dtype: torch.dtype, *layers: Any) -> Matrix:
     """Return ``layers`` as one `Matrix` in ``dtype``: the cast is done once, not in every step."""
     weight = torch.cat([layer.weight.detach() for layer in layers]).to(dtype).T
@@ -49,24 +52,29 @@ def cast(dtype: torch.dtype, *layers: Any) -> Matrix:
     return Matrix(weight, torch.cat(biases).to(dtype))
 
 
+def cast_weights(model: Any, dtype: torch.dtype, text_size: int) -> Weights:
+    """Return what a cache computes with: each block and its matrices in ``dtype``, and the head (width, text ids)."""
+    blocks = [
+        (
+            block,
+            cast(dtype, block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj),
+            cast(dtype, block.self_attn.o_proj),
+            cast(dtype, block.mlp.gate_proj, block.mlp.up_proj),
+            cast(dtype, block.mlp.down_proj),
+        )
+        for block in model.model.layers
+    ]
+    return blocks, model.lm_head.weight.detach()[:text_size].to(dtype).T
+
+
 class LlamaCache(PaddedCache):
     """The `Cache` of Llama and its relatives."""
 
-    def __init__(self, model: Any, real: Tensor, *, dtype: torch.dtype, text_size: int) -> None:
-        """Begin with prompts whose real places ``real`` (B, L) says."""
+    def __init__(self, model: Any, weights: Weights, dtype: torch.dtype, real: Tensor) -> None:
+        """Begin with prompts whose real places ``real`` (B, L) says. weights: see `cast_weights`."""
         super().__init__(cache_shape(model.config), real, dtype)
         self.model, self.dtype = model, dtype
-        self.blocks = [
-            (
-                block,
-                cast(dtype, block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj),
-                cast(dtype, block.self_attn.o_proj),
-                cast(dtype, block.mlp.gate_proj, block.mlp.up_proj),
-                cast(dtype, block.mlp.down_proj),
-            )
-            for block in model.model.layers
-        ]
-        self.head: Tensor = model.lm_head.weight.detach()[:text_size].to(dtype).T
+        self.blocks, self.head = weights
 
     def run(self, embeddings: Tensor, positions: Tensor) -> Tensor:
         """Read new places; return the logits behind the last."""

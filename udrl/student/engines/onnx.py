@@ -123,6 +123,10 @@ class _Session:
         self.lengths = self.lengths[rows]
         self._hold(self.cache[..., : int(self.lengths.max()), :].take(rows, axis=2))
 
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Session, Array]:
+        """Read other prompts."""
+        return self.engine.start(prompts)
+
     def join(self, other: Self) -> None:
         """Take in the rows of ``other`` behind the own ones."""
         self.lengths = np.concatenate([self.lengths, other.lengths])

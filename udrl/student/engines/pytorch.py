@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
-from udrl.architecture.protocol import Cache
 from udrl.architecture.session import read_prompts
 from udrl.commands import CommandSpace
 from udrl.decoding.engine import Array, Session
@@ -51,8 +49,5 @@ class TorchEngine:
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Session, Array]:
         """Read the prompts; return their session and the logits (B, text ids) behind each."""
         network = self.model
-
-        def cache(real: Tensor) -> Cache:
-            return network.architecture.cache(network.model, real, dtype=self.dtype, text_size=self.space.base)
-
-        return read_prompts(prompts, embed=network.embed, cache=cache, device=self.device)
+        caches = network.architecture.caches(network.model, dtype=self.dtype, text_size=self.space.base)
+        return read_prompts(prompts, embed=network.embed, caches=caches, device=self.device)

@@ -273,8 +273,8 @@ class _Network:
         from udrl.architecture.session import read_prompts
 
         size = self.model.config.get_text_config().vocab_size
-        cache = partial(WholeCache, self.model, dtype=torch.float32, text_size=size)  # it computes in its own format
-        return read_prompts(prompts, embed=lambda ids: ids, cache=cache, device=self.model.device)
+        caches = partial(WholeCache, self.model, dtype=torch.float32, text_size=size)  # it computes in its own format
+        return read_prompts(prompts, embed=lambda ids: ids, caches=caches, device=self.model.device)
 
 
 def sampling_of(asked: Mapping[str, Any]) -> Sampling:
