@@ -14,6 +14,7 @@ import torch
 from tiny_checkpoints import ROWS, byte_level, new_model
 
 from udrl.architecture.any import AnyCausalModel
+from udrl.architecture.gpt2 import Gpt2
 from udrl.commands import Attribute, CommandSpace
 from udrl.decoding.engine import Engine, Session
 from udrl.decoding.loop import Decoded, Decoder, Request
@@ -140,7 +141,7 @@ def test_joining_gives_each_what_it_gets_alone_in_whatever_order_they_come(
     assert len({tuple(one.ids) for one in expected.values()}) >= 12
     assert {one.stopped for one in expected.values()} == {True, False}
     assert max(len(requests(engine)[k].prompt) + len(one.ids) for k, one in expected.items()) == CONTEXT
-    for seed in range(3):
+    for seed in range(2):
         assert written(engine, at_random(seed, len(expected))) == expected
 
 
@@ -219,3 +220,17 @@ def test_joining_rows_that_are_dropped_are_heard_of_no_more(engine_of: Callable[
     decoder.step()
     decoder.drop(handle)
     assert not decoder
+
+
+def test_joining_reads_with_the_weights_that_are_at_hand(
+    engine_of: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, real, made = engine_of("gpt2"), Gpt2.caches, []
+
+    def counted(self: Gpt2, *given: Any, **options: Any) -> Any:
+        made.append(self)
+        return real(self, *given, **options)
+
+    monkeypatch.setattr(Gpt2, "caches", counted)
+    assert written(engine, [[3], [0], [], [1]]).keys() == {0, 1, 3}
+    assert len(made) == 1
