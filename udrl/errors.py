@@ -79,7 +79,10 @@ class MissingDependency(UdrlError):
     """An optional package is not installed; the message names the command that installs it."""
 
 
-_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, EOFError, OSError)
+_DAMAGE = (
+    ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, NotImplementedError, EOFError,
+    OSError,
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -118,7 +121,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
         or "can't allocate memory" in str(error)
-        or "DefaultCPUAllocator" in str(error)
+        or any(said in str(error) for said in ("DefaultCPUAllocator", "bad_alloc", "bad allocation"))
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
     )
 

@@ -27,15 +27,15 @@ def read_facts(data: Mapping[str, Any], file: Path) -> RunFacts:
     values: dict[str, Any] = {"stages": tuple(stages)}
     for name in ("schema", "udrl", "created"):
         if name in data:
-            values[name] = _value(hints[name], data[name], f"{file}: {name}")
+            values[name] = typed(hints[name], data[name], f"{file}: {name}")
     benches = {}
     for name, stage in stages.items():
         kind = hints.get(name)
         if isinstance(kind, type) and issubclass(kind, StageFacts):
-            values[name] = _value(kind, stage, f"{file}: stages.{name}")
+            values[name] = typed(kind, stage, f"{file}: stages.{name}")
         elif name.startswith(f"{BenchFacts.KEY} "):
             bench = name.removeprefix(f"{BenchFacts.KEY} ")
-            benches[bench] = replace(_value(BenchFacts, stage, f"{file}: stages.{name}"), name=bench)
+            benches[bench] = replace(typed(BenchFacts, stage, f"{file}: stages.{name}"), name=bench)
     return RunFacts(**values, bench=benches)
 
 
@@ -54,26 +54,30 @@ def written(value: Any) -> Any:
 _hints = cache(get_type_hints)
 
 
-def _value(hint: Any, value: Any, place: str) -> Any:
-    """Return ``value``, which JSON has at ``place``, as the type ``hint`` has it."""
+def typed(hint: Any, value: Any, place: str) -> Any:
+    """Return ``value``, which JSON has at ``place`` (for messages), as the type ``hint`` has it.
+
+    hint: a type of plain values, a dataclass of such, or tuples and mappings of them. Raises RunError for a value of
+    another type, and for a record that lacks one which has no default.
+    """
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
     if origin in (Union, UnionType):
         if value is None:
             return None
-        return _value(next(one for one in arguments if one is not NoneType), value, place)
+        return typed(next(one for one in arguments if one is not NoneType), value, place)
     if is_dataclass(hint) and isinstance(value, Mapping):
         return _record(hint, value, place)
     if origin is Literal and value in arguments:
         return value
     if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
-        return {key: _value(arguments[1], part, f"{place}.{key}") for key, part in value.items()}
+        return {key: typed(arguments[1], part, f"{place}.{key}") for key, part in value.items()}
     if origin is tuple and isinstance(value, list):
         kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(kinds) == len(value):
             parts = enumerate(zip(kinds, value, strict=True))
-            return tuple(_value(kind, part, f"{place}[{number}]") for number, (kind, part) in parts)
+            return tuple(typed(kind, part, f"{place}[{number}]") for number, (kind, part) in parts)
     if type(value) is hint or (hint is float and type(value) is int):
         return value
     shown = repr(value)
@@ -87,7 +91,7 @@ def _record(kind: Any, data: Mapping[str, Any], place: str) -> Any:
     hints, values = _hints(kind), {}
     for one in fields(kind):
         if one.name in data:
-            values[one.name] = _value(hints[one.name], data[one.name], f"{place}.{one.name}")
+            values[one.name] = typed(hints[one.name], data[one.name], f"{place}.{one.name}")
         elif one.default is MISSING and one.default_factory is MISSING:
             raise RunError(
                 f"{place} has no '{one.name}', needed is {_needed(hints[one.name])}: add it, or restore the file"

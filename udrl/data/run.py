@@ -17,7 +17,7 @@ from typing import Any
 from udrl import __version__, hardware
 from udrl.data.facts import RunFacts, StageFacts
 from udrl.data.facts_json import read_facts, written
-from udrl.errors import RunError, UsageError
+from udrl.errors import RunError, UsageError, damaged, expect
 from udrl.files import atomic_write, disk_errors, finish_replacing, partial_of, replace_folder
 
 SCHEMA = 1
@@ -234,7 +234,10 @@ def check_name(name: str, what: str) -> None:
 def _published(file: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    with damaged(RunError, file, "remove it, and repeat the command that was interrupted"):
+        content = expect(json.loads(file.read_text(encoding="utf-8")), dict, "all of it")
+        for name, kind in (("stage", str), ("asked", str), ("report", dict), ("facts", dict)):
+            expect(content[name], kind, name)
     return content
 
 

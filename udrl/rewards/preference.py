@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from udrl.errors import RewardError
+from udrl.errors import RewardError, damaged
 
 NAME = "preference"
 FILE = "preference.json"
@@ -86,10 +87,13 @@ class Preference:
         file = Path(folder) / FILE
         if not file.is_file():
             raise RewardError(f"{folder} holds no reward model ({FILE} is missing): make one with udrl prefer")
-        facts = json.loads(file.read_text(encoding="utf-8"))
-        if facts["schema"] > SCHEMA:
-            raise RewardError(f"{file} has the schema {facts['schema']}, which a newer udrl writes: update udrl")
-        self.mean, self.deviation = float(facts["mean"]), float(facts["deviation"])
+        with damaged(RewardError, file, "make the reward model with udrl prefer"):
+            facts = json.loads(file.read_text(encoding="utf-8"))
+            if facts["schema"] > SCHEMA:
+                raise RewardError(f"{file} has the schema {facts['schema']}, which a newer udrl writes: update udrl")
+            self.mean, self.deviation = float(facts["mean"]), float(facts["deviation"])
+            if not (math.isfinite(self.mean) and 0 < self.deviation < math.inf):
+                raise ValueError(f"mean {self.mean} and deviation {self.deviation} are none of values")
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             self.model = load_scorer(folder).eval()
@@ -103,7 +107,5 @@ class Preference:
 
     def __call__(self, inputs: Sequence[str], completions: Sequence[str]) -> list[float]:
         """Return the value of each pair."""
-        import math
-
         rows = pair_ids(self.tokenizer, inputs, completions, context=self.context)
         return [1 / (1 + math.exp(min(700.0, (self.mean - x) / self.deviation))) for x in logits_of(self.model, rows)]

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from udrl.commands import LENGTH, Command, CommandSpace
 from udrl.data.episode import Episode
+from udrl.data.facts_json import typed
 from udrl.data.hashing import hash_int, hash_unit
-from udrl.errors import RunError
+from udrl.errors import RunError, damaged, expect
 from udrl.files import atomic_write
 from udrl.progress import track
 from udrl.rounds.options import RoundOptions
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 CHUNK = 256
 """Completions in a file of exploration: what a kill loses at most, and what is generated together."""
+_ADVICE = "start the round anew with --restart"
 Kind = Literal["ahead", "best_bin", "random"]
 
 
@@ -139,12 +141,12 @@ def write_wishes(path: Path, wishes: Sequence[Wish], about: Mapping[str, Any]) -
 
 def read_wishes(path: Path) -> tuple[dict[str, Any], list[Wish]]:
     """Return what `write_wishes` wrote; raises RunError where the file is damaged."""
-    try:
+    with damaged(RunError, path, _ADVICE):
         lines = path.read_text(encoding="utf-8").split("\n")  # an input may hold what splitlines() also splits at
-        about, *rows = (json.loads(line) for line in lines if line)
-        return about, [Wish(**row) for row in rows]
-    except (ValueError, TypeError) as error:
-        raise RunError(f"{path}: is damaged ({error}): start the round anew with --restart") from error
+        about, *rows = (expect(json.loads(line), dict, "a line") for line in lines if line)
+        expect(about["options"], dict, "options")
+        expect(about["parent"], int, "parent")
+    return about, [typed(Wish, row, f"{path}, line {number}") for number, row in enumerate(rows, start=2)]
 
 
 def explore(student: Student, wishes: Sequence[Wish], folder: Path, *, temperature: float) -> list[Written]:
@@ -169,7 +171,8 @@ def explore(student: Student, wishes: Sequence[Wish], folder: Path, *, temperatu
             )
             rows = [[one.completion, one.finish_reason] for one in made]
             atomic_write(file, json.dumps(rows, ensure_ascii=False, indent=0))
-        rows = json.loads(file.read_text(encoding="utf-8"))
+        with damaged(RunError, file, _ADVICE):
+            rows = typed(tuple[tuple[str, str], ...], json.loads(file.read_text(encoding="utf-8")), str(file))
         if len(rows) != len(part):
             raise RunError(f"{file} holds {len(rows)} completions for {len(part)}: start the round anew with --restart")
         found += [Written(*row) for row in rows]

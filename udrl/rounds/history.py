@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from udrl import __version__
+from udrl.data.facts_json import typed
 from udrl.data.run import Run
-from udrl.errors import RunError, UsageError
+from udrl.errors import RunError, UsageError, damaged, expect
 from udrl.eval.figures import DIVERSITY
 from udrl.files import atomic_write
 from udrl.rounds.options import RoundOptions
@@ -29,6 +30,7 @@ from udrl.rounds.quality import TOP, Measured
 
 SCHEMA = 1
 STATE, RECORD, MEASURED = "rounds.json", "round.json", "measured.json"
+_ADVICE = "restore it, or move the rounds away to begin anew"
 KEPT, LESS_DIVERSE, NO_BETTER = "kept", "less diverse", "no better"
 
 
@@ -142,7 +144,7 @@ def read_round(folder: Path) -> tuple[Round, RoundOptions] | None:
     if not path.exists():
         return None
     data = _read(path)
-    return _round(data), RoundOptions(**data["options"])
+    return typed(Round, data, str(path)), typed(RoundOptions, data.get("options"), f"{path}: options")
 
 
 def write_state(run: Run, state: State) -> None:
@@ -156,29 +158,22 @@ def read_state(run: Run) -> State | None:
     path = run.path / STATE
     if not path.exists():
         return None
-    data = _read(path)
-    rounds = tuple(map(_round, data["rounds"]))
-    return State(rounds, data["kept"], data["head"], data["misses"], data["stopped"])
+    state: State = typed(State, _read(path), str(path))
+    for number in (state.kept, state.head):
+        if number not in [one.round for one in state.rounds]:
+            raise RunError(f"{path}: names the round {number}, which is none of its rounds: {_ADVICE}")
+    return state
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(f"{path}: is damaged ({error}): restore it, or move the rounds away to begin anew") from error
+    with damaged(RunError, path, _ADVICE):
+        data: dict[str, Any] = expect(json.loads(path.read_text(encoding="utf-8")), dict, "all of it")
     if data.get("schema") != SCHEMA:
         raise RunError(
             f"{path}: written by udrl {data.get('udrl', 'unknown')} with schema {data.get('schema')}, this udrl "
             f"{__version__} reads {SCHEMA}: install udrl {data.get('udrl', 'of that version')}"
         )
     return data
-
-
-def _round(data: Mapping[str, Any]) -> Round:
-    known = {field.name: data[field.name] for field in fields(Round)}
-    for name in ("figures", "gain"):
-        known[name] = {key: tuple(value) for key, value in known[name].items()}
-    return Round(**known)
 
 
 # -- the table -----------------------------------------------------------------------------------------------------

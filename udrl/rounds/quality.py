@@ -13,8 +13,9 @@ import numpy as np
 
 from udrl.commands import LENGTH, CommandSpace
 from udrl.data.episode import Episode
+from udrl.data.facts_json import typed
 from udrl.encoder import Encoder
-from udrl.errors import RunError, StudentError
+from udrl.errors import RunError, StudentError, damaged
 from udrl.eval.completions import Completion, SystemFacts
 from udrl.eval.figures import DIVERSITY, System, items_of, systems_of
 from udrl.eval.following import first_items, sweep_wishes
@@ -65,10 +66,9 @@ class Measured:
     @staticmethod
     def load(path: Path) -> Measured:
         """Read what `save` wrote; raises RunError where it cannot be read."""
-        try:
-            return Measured(json.loads(path.read_text(encoding="utf-8"))["values"])
-        except (OSError, ValueError, KeyError) as error:
-            raise RunError(f"{path}: cannot be read ({error}): restore it, or start the rounds anew") from error
+        with damaged(RunError, path, "restore it, or start the rounds anew"):
+            values = json.loads(path.read_text(encoding="utf-8"))["values"]
+        return Measured(typed(Values, values, f"{path}: values"))
 
 
 def judged_items(held: Sequence[Episode], tasks: Collection[str], reward: Reward, count: int) -> list[Item]:

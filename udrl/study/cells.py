@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from udrl.data.hashing import hash_hex
-from udrl.errors import MissingDependency, StudentError, UdrlError, UsageError, is_installed
+from udrl.errors import MissingDependency, StudentError, UdrlError, UsageError, damaged, expect, is_installed
 from udrl.files import atomic_write
 from udrl.progress import note, track
 from udrl.training.checkpoint import STATE
@@ -97,7 +97,12 @@ def run_cells(folder: Path, cells: Sequence[Cell], *, jobs: int = 1, ray: bool =
             f"{len(failed)} of {len(cells)} cells of the study failed, see {listed}: correct what stands there and "
             "start the same command again, finished cells are kept"
         )
-    return {name: json.loads((place / RESULT).read_text(encoding="utf-8")) for name, place in places.items()}
+    return {name: _result(place) for name, place in places.items()}
+
+
+def _result(place: Path) -> dict[str, Any]:
+    with damaged(StudentError, place / RESULT, "remove it, and start the same command again: the cell goes on"):
+        return expect(json.loads((place / RESULT).read_text(encoding="utf-8")), dict, "all of it")
 
 
 def compute(place: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
-from udrl.errors import UsageError
+from udrl.errors import StudentError, UsageError, damaged
 from udrl.files import atomic_write
 from udrl.training.ranks import Rank
 
@@ -82,7 +82,8 @@ class Meter:
         self._started = self._written if started is None else started
         self._earlier = 0.0
         if self._file is not None and self._file.exists():
-            self._earlier = float(json.loads(self._file.read_text())["seconds"])
+            with damaged(StudentError, self._file, "forget the interrupted training with --restart"):
+                self._earlier = float(json.loads(self._file.read_text())["seconds"])
 
     @property
     def seconds(self) -> float:

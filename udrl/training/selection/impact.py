@@ -32,7 +32,7 @@ import numpy.typing as npt
 from udrl.commands import LENGTH
 from udrl.data.episode import Episode
 from udrl.data.run import Run, check_name
-from udrl.errors import StudentError, UsageError, unknown
+from udrl.errors import StudentError, UsageError, damaged, expect, unknown
 from udrl.files import atomic_write
 from udrl.training.checkpoint import fingerprint
 
@@ -173,7 +173,6 @@ def selected(run: Run, name: str, episodes: Sequence[Episode]) -> list[Episode]:
     Raises UsageError for a name that the run has no selection of, StudentError where the selection cannot be read or
     was made from other episodes than these.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     file = file_of(run, name)
@@ -182,16 +181,14 @@ def selected(run: Run, name: str, episodes: Sequence[Episode]) -> list[Episode]:
         if not known:
             raise UsageError(f"{run.path} has no selection '{name}', nor any other: make one with udrl select")
         raise unknown("selection", name, known)
-    try:
+    with damaged(StudentError, file, "make it again with udrl select"):
         table = pq.read_table(file, columns=["episode_id", "kept"])
-        facts = json.loads(table.schema.metadata[FACTS])
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        raise StudentError(f"{file} cannot be read ({error}): make it again with udrl select") from error
+        facts = expect(json.loads(table.schema.metadata[FACTS]), dict, "what it says of itself")
     if facts.get("schema") != SCHEMA:
         raise StudentError(
             f"{file} has schema {facts.get('schema')}, this version reads {SCHEMA}: make it again with udrl select"
         )
-    if facts["episodes"] != fingerprint(episodes):
+    if facts.get("episodes") != fingerprint(episodes):
         raise StudentError(
             f"selection '{name}' was made from other episodes or returns than {run.path} has now: make it again with "
             "udrl select"
