@@ -18,6 +18,7 @@ from typing import Literal
 from udrl.errors import WeightsError, is_installed
 from udrl.hardware import choose_precision
 from udrl.training.presets import SMOLLM2, SMOLLM2_PACKAGE
+from udrl.weights.sources import find_here, install_command
 
 State = Literal["ok", "limited", "missing"]
 
@@ -195,8 +196,6 @@ def _encoder(_: Path) -> Iterator[Check]:
 
 
 def _smollm2(_: Path) -> Iterator[Check]:
-    from udrl.weights.sources import find_here, install_command
-
     try:
         found = find_here(SMOLLM2, package=SMOLLM2_PACKAGE)
     except WeightsError as error:
