@@ -1,14 +1,16 @@
 """Training speed: udrl's loop beside transformers' Trainer and TRL's SFTTrainer.
 
     pip install "udrl[study]"
-    python benchmarks/train.py [--model 14m|124m] [--sides udrl trainer trl trl-fp32] [--repetitions 3] [--steps 6]
+    python benchmarks/train.py [--model 14m|124m|smollm2] [--sides udrl trainer trl trl-fp32] [--repetitions 3]
+        [--steps 6] [--layers N]
 
-Every side trains the same GPT-2 from the same weights on the same batches with the same AdamW, clipped at 1, and its
-speed is the real (non-padding) tokens per second from the end of its first step to the end of its last, loading of
-data included. ``trl`` is SFTTrainer with its own defaults (bf16, gradient checkpointing), ``trl-fp32`` the same without
-both, ``trainer`` the Trainer with its defaults in udrl's precision: bf16 where the hardware multiplies it, else
-float32. Where it does not, TRL's bf16 is emulated: compare with ``trl-fp32``, too. The sides take turns; the ratio to
-udrl is taken within a turn and given with its range over turns. The losses of every step must agree within 1 %.
+Every side trains the same network (a GPT-2, or one of SmolLM2-135M's shape) from the same weights on the same batches
+with the same AdamW, clipped at 1, and its speed is the real (non-padding) tokens per second from the end of its first
+step to the end of its last, loading of data included. ``trl`` is SFTTrainer with its own defaults (bf16, gradient
+checkpointing), ``trl-fp32`` the same without both, ``trainer`` the Trainer with its defaults in udrl's precision: bf16
+where the hardware multiplies it, else float32. Where it does not, TRL's bf16 is emulated: compare with ``trl-fp32``,
+too. The sides take turns; the ratio to udrl is taken within a turn and given with its range over turns. The losses of
+every step must agree within 1 %.
 
 The data: random ids; prompts and completions have log-normal lengths (medians 22 and 30 tokens, sigma 0.4 and 0.6, at
 most 120 and 200), as in the demo's data; commands are text, so that they are ordinary ids on every side.
@@ -38,8 +40,9 @@ from udrl.training.examples import Examples
 from udrl.training.loop import batches, run_loop
 from udrl.training.options import LoopOptions
 
-SHAPES = {"14m": (6, 384, 6, 8192, 32), "124m": (12, 768, 12, 50257, 16), "tiny": (2, 32, 2, 512, 4)}
-"""Layers, width, heads, vocabulary, batch size."""
+SHAPES = {"14m": (6, 384, 6, 8192, 32), "124m": (12, 768, 12, 50257, 16), "tiny": (2, 32, 2, 512, 4),
+          "smollm2": (30, 576, 9, 49152, 16)}  # fmt: skip
+"""Layers, width, heads, vocabulary, batch size. All are GPT-2s but smollm2, a Llama with a key for three heads."""
 SIDES = ("udrl", "trainer", "trl", "trl-fp32")
 RATE = 1e-4
 TOLERANCE = 0.01
@@ -57,6 +60,24 @@ def command_space(base: int) -> CommandSpace:
     text = TextCommands.make(pieces, tasks=("t",), attributes=[a.name for a in attributes], bins=10)
     fitted = CommandSpace.fit(base, attributes, values)
     return CommandSpace(**{**vars(fitted), "text": text})
+
+
+def new_model(name: str, layers: int) -> Any:
+    """Return a network of the shape ``name`` with random weights, and with ``layers`` blocks."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    _, width, heads, base, _ = SHAPES[name]
+    if name != "smollm2":
+        return scratch_gpt2(
+            vocab_size=base, layers=layers, width=width, heads=heads, context=512, eos=0, seed=0, copying=False
+        )
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=base, hidden_size=width, intermediate_size=1536, num_hidden_layers=layers, eos_token_id=0,
+            num_attention_heads=heads, num_key_value_heads=3, tie_word_embeddings=True, max_position_embeddings=8192,
+        )
+    )  # fmt: skip
 
 
 def data(base: int, count: int) -> Examples:
@@ -149,10 +170,11 @@ def main() -> None:
     parser.add_argument("--sides", choices=SIDES, nargs="+", default=SIDES)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6, help="the first is not timed")
+    parser.add_argument("--layers", type=int, help="another number of blocks than the model's, for a quick look")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="on udrl's side")
     given = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    layers, width, heads, base, batch_size = SHAPES[given.model]
+    layers, _, _, base, batch_size = SHAPES[given.model]
     space = command_space(base)
     options = LoopOptions(
         steps=given.steps, batch_size=batch_size, micro_batch=batch_size, learning_rate=RATE, warmup=0.0,
@@ -161,9 +183,7 @@ def main() -> None:
     examples = data(base, given.steps * batch_size)
     rows = sequences(examples, space, options)
     tokens = sum(len(row["input_ids"]) for row in rows[batch_size:])
-    model = scratch_gpt2(
-        vocab_size=base, layers=layers, width=width, heads=heads, context=512, eos=0, seed=0, copying=False
-    )
+    model = new_model(given.model, given.layers or layers)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     speeds: dict[str, list[float]] = {side: [] for side in given.sides}
     first: list[float] = []
