@@ -62,7 +62,7 @@ def test_admission_takes_every_family_as_it_is(family: str, tmp_path: Path) -> N
 def test_admission_refuses_what_computes_otherwise(
     what: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    student, tokenizer = student_of(put(tmp_path, "llama"))
+    student, tokenizer = student_of(put(tmp_path, "gemma"))  # whose own forward answers, too
     if what == "embed":  # as networks that scale embeddings outside of their module
         whole = StudentModel.embed
         monkeypatch.setattr(StudentModel, "embed", lambda self, ids: whole(self, ids) * 1.1)
