@@ -95,8 +95,8 @@ def test_wishes_ask_ahead_of_the_best_and_hold_their_shares() -> None:
 def test_wishes_survive_their_file(tmp_path: Path) -> None:
     aims = aims_of([episode(1, 0.5)], reward="relevance", share=1)
     wishes = make_wishes({TASK: [("a", "ä “b”\u2028c\u2029d\x85e")]}, aims, space(), None, RoundOptions(), number=1)
-    write_wishes(tmp_path / "plan.jsonl", wishes, {"round": 1})
-    assert read_wishes(tmp_path / "plan.jsonl") == ({"round": 1}, wishes)
+    write_wishes(tmp_path / "plan.jsonl", wishes, about := {"round": 1, "options": {}, "parent": 0})
+    assert read_wishes(tmp_path / "plan.jsonl") == (about, wishes)
     (tmp_path / "plan.jsonl").write_text('{"round": 1}\n{"task": "a"}\n')
     with pytest.raises(RunError, match="damaged"):
         read_wishes(tmp_path / "plan.jsonl")

@@ -17,7 +17,7 @@ import torch
 import udrl
 from udrl.commands import LENGTH, Command
 from udrl.data.episodes import read_episodes
-from udrl.errors import HardwareError, RunError, StudentError, UdrlError, UsageError
+from udrl.errors import HardwareError, RunError, StudentError, UdrlError, UsageError, WeightsError
 from udrl.student.student import Student
 from udrl.teacher.synthesis.synth import synth
 from udrl.training.examples import draw_open, make_examples, training_order
@@ -221,7 +221,7 @@ def test_training_wrong_usage_is_one_sentence(
 
 def test_training_without_hub_says_what_to_do(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(StudentError, match="--init random"):
+    with pytest.raises(WeightsError, match="--init random"):
         train(run, student="no-such-owner/no-such-model", steps=1)
 
 
