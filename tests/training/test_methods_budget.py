@@ -222,7 +222,7 @@ def test_grpo_keeps_the_best_weights_by_validation_reward_also_after_an_interrup
 
     def scripted(self: Judge) -> dict[str, float]:
         found = real(self)
-        seen.append(self.model.transformer.h[0].mlp.c_fc.weight.detach().clone())
+        seen.append(self.author.student.model.transformer.h[0].mlp.c_fc.weight.detach().clone())
         assert {"validation_reward", "validation_brevity", "validation_opening"} <= found.keys()
         return {**found, "validation_reward": judged[calls.pop(0)]}
 

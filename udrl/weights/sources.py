@@ -54,7 +54,8 @@ class Weights:
 
     def tell(self) -> None:
         """Say in one line on standard error which weights are taken."""
-        say(f"weights of {self.name}: {self.source}, SHA-256 {self.sha256[:16]}")
+        where = "" if self.source == self.name else f": {self.source}"
+        say(f"weights of {self.name}{where}, SHA-256 {self.sha256[:16]}")
 
 
 def find_weights(name: str, *, package: str | None = None, revision: str | None = None) -> Weights:
