@@ -50,8 +50,7 @@ def run(folder: Path, *, scale: float, seed: int) -> dict[str, Any]:
     for _, stage, trial in sorted(planned, key=lambda plan: plan[0]):  # all stages from early on
         if (stage.name, trial) in known:
             continue
-        endpoint.asked.clear()
-        one = _trial(folder, stage, ends[stage.name], random.Random(f"{seed} {stage.name} {trial}"))
+        one = _trial(folder, stage, ends[stage.name], random.Random(f"{seed} {stage.name} {trial}"), endpoint)
         again = sum(count - 1 for count in endpoint.asked.values())
         one |= {"stage": stage.name, "trial": trial, "asked_again": max(0, again - CONCURRENCY * one["kills"])}
         done.append(one)
@@ -101,11 +100,12 @@ def _begin(folder: Path, stage: Stage) -> Path:
     return run
 
 
-def _trial(folder: Path, stage: Stage, end: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+def _trial(folder: Path, stage: Stage, end: dict[str, Any], rng: random.Random, endpoint: Endpoint) -> dict[str, Any]:
     """Kill a stage once or twice, bring it to its end, and compare."""
+    endpoint.asked.clear()
     run, one = _begin(folder, stage), {"kills": 0, "moments": [], **dict.fromkeys(COUNTED, 0), "files": []}
     try:
-        ended = _killed(folder, stage, end, rng, one) or _ended(_start(folder, stage))
+        ended = _killed(folder, stage, end, rng, one, endpoint) or _ended(_start(folder, stage))
     except ChildProcessError as error:
         return {**one, "failed": 1, "files": [str(error)]}
     if not ended:
@@ -120,7 +120,9 @@ def _trial(folder: Path, stage: Stage, end: dict[str, Any], rng: random.Random) 
             "files": differing}  # fmt: skip
 
 
-def _killed(folder: Path, stage: Stage, end: dict[str, Any], rng: random.Random, one: dict[str, Any]) -> bool:
+def _killed(
+    folder: Path, stage: Stage, end: dict[str, Any], rng: random.Random, one: dict[str, Any], endpoint: Endpoint
+) -> bool:
     """Kill a stage once, and in a third of the cases what resumes it, too; note in ``one`` how often and when.
 
     Returns whether the last process was faster than its kill, so that it came to the end.
@@ -140,6 +142,7 @@ def _killed(folder: Path, stage: Stage, end: dict[str, Any], rng: random.Random,
             return True
         if ended:  # nothing was killed
             _begin(folder, stage)
+            endpoint.asked.clear()
     return False
 
 
