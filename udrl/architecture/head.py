@@ -21,8 +21,9 @@ def text_head(model: Any, text_size: int) -> Tensor:
 def token_losses(hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
     """Return the negative log-likelihood (M,) in float32 of ``labels`` (M,) behind ``hidden`` (M, width).
 
-    head: (ids, width), of the same number format. Softmax is computed in float32; for the backward pass the
-    probabilities are kept in the format of ``hidden``.
+    head: (ids, width), of the same number format. Softmax is computed in float32; the gradients of the logits are kept
+    for the backward pass in the format of ``hidden``. Probabilities kept so would round to 1 in bfloat16 where a label
+    is nearly certain, and what is left to learn would be lost.
     """
     learns = torch.is_grad_enabled() and (hidden.requires_grad or head.requires_grad)
     return _Losses.apply(hidden, head, labels, learns)  # type: ignore[no-any-return,no-untyped-call]
@@ -32,22 +33,20 @@ class _Losses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor, learns: bool) -> Tensor:
         losses = hidden.new_empty(len(hidden), dtype=torch.float32)
-        shares = hidden.new_empty(len(hidden), len(head)) if learns else None
+        changes = hidden.new_empty(len(hidden), len(head)) if learns else None
         for start in range(0, len(hidden), ROWS):
             rows = slice(start, start + ROWS)
-            logs = torch.log_softmax(F.linear(hidden[rows], head).float(), -1)
-            losses[rows] = -logs.gather(1, labels[rows, None])[:, 0]
-            if shares is not None:
-                shares[rows] = logs.exp_()
-        if shares is not None:
-            ctx.save_for_backward(hidden, head, labels, shares)
+            logs, own = torch.log_softmax(F.linear(hidden[rows], head).float(), -1), labels[rows, None]
+            losses[rows] = -logs.gather(1, own)[:, 0]
+            if changes is not None:
+                changes[rows] = logs.exp_().scatter_add_(1, own, logs.new_full(own.shape, -1.0))
+        if changes is not None:
+            ctx.save_for_backward(hidden, head, changes)
         return losses
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        hidden, head, labels, shares = ctx.saved_tensors
-        grad = grad.to(hidden.dtype)
-        change = shares * grad[:, None]
-        change[torch.arange(len(labels), device=labels.device), labels] -= grad
+        hidden, head, changes = ctx.saved_tensors
+        change = changes * grad.to(hidden.dtype)[:, None]
         below = change @ head if ctx.needs_input_grad[0] else None
         return below, change.t() @ hidden if ctx.needs_input_grad[1] else None, None, None

@@ -193,7 +193,7 @@ def load_model(folder: Path, space: CommandSpace, *, revision: str | None = None
     import transformers
 
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
     )
     embedding = model.get_input_embeddings().weight.detach()
     if len(embedding) < space.base + space.size:

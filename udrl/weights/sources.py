@@ -162,11 +162,9 @@ def _snapshot(name: str, revision: str | None, *, download: bool) -> Path | None
             ignore_patterns=OTHER_FILES,
             local_files_only=not download,
         )
-    except LocalEntryNotFoundError:
-        if not download:
-            return None
-        raise
     except (OSError, ValueError) as error:
+        if isinstance(error, LocalEntryNotFoundError) and not download:
+            return None
         first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
         raise WeightsError(
             f"'{name}' cannot be loaded ({first}): check the name, accept its licence and set HF_TOKEN if it is gated, "
