@@ -39,6 +39,8 @@ _CELL = 1 << 28
 """Longest cell of a CSV file, in bytes: csv refuses those of over 128 KiB; what is too long is cut later."""
 
 
+_FOLDER = "is a folder and cannot be read: name a file in it"
+
 _LINE = 1 << 30
 """No line is read that is as long, in bytes: what gives no line break, such as /dev/zero, may never end."""
 
@@ -65,6 +67,8 @@ def kind_of(path: Path, formats: Collection[str] = FORMATS) -> str:
     name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
     kind = name.suffix.lower()
     if kind not in formats:
+        if path.is_dir():
+            raise InputError(f"{path}: {_FOLDER}")
         raise InputError(f"{path}: cannot tell the format; name the file {', '.join(formats)}, each also with .gz")
     return kind
 
@@ -109,7 +113,7 @@ def check_regular(path: Path) -> None:
     except ValueError as error:  # a NUL in the path
         raise InputError(f"{str(path)!r}: is no path ({error}): check it") from None
     if stat.S_ISDIR(mode):
-        raise InputError(f"{path}: is a folder and cannot be read: name a file in it")
+        raise InputError(f"{path}: {_FOLDER}")
     if not stat.S_ISREG(mode):
         raise InputError(
             f"{path}: is a pipe or a device and cannot be read again: write what it gives into a file first"

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 LONGEST = 1000.0
 """Declared upper end of the length attribute, in words (raised where training completions are longer)."""
+FROM_SCRATCH = "train a student from scratch (--student gpt2-mini)"
 GENERIC = Preset("", None, 0, 0, 0, 0, 0, 2e-4, 32)
 """Training defaults of a model that is no preset."""
 
@@ -54,7 +55,9 @@ class Source:
 
     def weights(self) -> Weights | None:
         """Find the pretrained weights, None where there are none to begin with; raises as `find_weights` does."""
-        return None if self.preset.hub is None else find_weights(self.preset.hub, package=self.preset.package)
+        if self.preset.hub is None:
+            return None
+        return find_weights(self.preset.hub, package=self.preset.package, instead=FROM_SCRATCH)
 
 
 @dataclass(frozen=True)

