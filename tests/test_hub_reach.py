@@ -71,5 +71,5 @@ def test_weights_without_a_hub_are_refused_without_waiting(monkeypatch: pytest.M
 
     assert not is_reachable()
     monkeypatch.setattr("time.sleep", sleep)
-    with pytest.raises(WeightsError, match=r"'no-such/model' cannot be loaded .*--init random"):
+    with pytest.raises(WeightsError, match=r"'no-such/model' cannot be loaded .* and pass the folder$"):
         admit("no-such/model")

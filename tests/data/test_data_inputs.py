@@ -148,9 +148,10 @@ def test_inputs_refuses_bad_files_with_one_line(tmp_path: Path, case: str) -> No
 def test_inputs_refuses_missing_files_and_folders(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no file"):
         list(read_inputs(tmp_path / "no.jsonl"))
-    (tmp_path / "folder.txt").mkdir()
-    with pytest.raises(InputError, match="is a folder and cannot be read"):
-        list(read_inputs(tmp_path / "folder.txt"))
+    for name in ("folder.txt", "folder"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(InputError, match=f"{name}: is a folder and cannot be read: name a file in it"):
+            list(read_inputs(tmp_path / name))
     os.mkfifo(tmp_path / "pipe.jsonl")
     with pytest.raises(InputError, match="is a pipe or a device and cannot be read again"):
         list(read_inputs(tmp_path / "pipe.jsonl"))

@@ -206,7 +206,7 @@ def test_training_misses_a_reward_before_it_begins(run: Path, tmp_path: Path, mo
     [
         ({"student": "gpt2-mimi"}, UsageError, "did you mean gpt2-mini"),
         ({"student": "gpt2-mini", "init": "pretrained"}, UsageError, "no pretrained weights"),
-        ({"student": "some/model", "init": "random"}, UsageError, "needs a preset"),
+        ({"student": "some/model", "init": "random"}, UsageError, r"needs a preset \(gpt2, gpt2-100m, "),
         ({"student": "gpt2-mini", "attributes": ("clicks",)}, UsageError, "known: relevance, length"),
         ({"student": "gpt2-mini", "device": "cuda:9"}, HardwareError, "cannot be used"),
     ],
@@ -221,8 +221,9 @@ def test_training_wrong_usage_is_one_sentence(
 
 def test_training_without_hub_says_what_to_do(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(WeightsError, match="--init random"):
-        train(run, student="no-such-owner/no-such-model", steps=1)
+    for student in ("no-such-owner/no-such-model", "gpt2"):
+        with pytest.raises(WeightsError, match=r", or train a student from scratch \(--student gpt2-mini\)$"):
+            train(run, student=student, steps=1)
 
 
 def test_training_of_a_run_without_episodes_or_a_missing_run(tmp_path: Path) -> None:

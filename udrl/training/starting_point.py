@@ -19,7 +19,7 @@ from udrl.tokenizer import encode, student_tokenizer, train_tokenizer
 from udrl.training.checkpoint import begun, take_up
 from udrl.training.options import Rendering
 from udrl.training.origin import GENTLER, Origin
-from udrl.training.presets import PRESETS, Preset
+from udrl.training.presets import FROM_SCRATCH, PRESETS, Preset
 from udrl.weights.sources import Weights, find_weights
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 LONGEST = 1000.0
 """Declared upper end of the length attribute, in words (raised where training completions are longer)."""
-FROM_SCRATCH = "train a student from scratch (--student gpt2-mini)"
 GENERIC = Preset("", None, 0, 0, 0, 0, 0, 2e-4, 32)
 """Training defaults of a model that is no preset."""
 
@@ -100,7 +99,8 @@ def preset_of(student: str, init: str, origin: Origin | None = None) -> Preset:
     known = PRESETS.get(student)
     if known is None:
         if init == "random":
-            raise UsageError(f"--init random needs a preset ({', '.join(PRESETS)}), '{student}' is none")
+            scratch = ", ".join(name for name, preset in PRESETS.items() if preset.layers)
+            raise UsageError(f"--init random needs a preset ({scratch}), '{student}' is none")
         if "/" not in student and not Path(student).exists() and suggestion(student, PRESETS):
             raise UsageError(f"unknown student '{student}'{suggestion(student, PRESETS)}; known: {', '.join(PRESETS)}, "
                              "or a hub id or local path of a causal language model")  # fmt: skip
