@@ -264,3 +264,25 @@ def test_teacher_recorded_where_all_is_rejected_ends_with_one_line_and_counts(
         said = capsys.readouterr()
         assert "nothing is left to train on: all 15 completions were rejected (15 under_length)" in said.err
         assert "next: udrl train" not in said.out + said.err
+
+
+def test_teacher_recorded_folder_is_read_as_one_table_in_the_order_of_names(tmp_path: Path) -> None:
+    data = rows()
+    folder = tmp_path / "outputs"
+    folder.mkdir()
+    jsonl(folder / "b.jsonl", data[10:])
+    with gzip.open(folder / "a.jsonl.gz", "wt") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in data[:10]))
+    (folder / "README.md").write_text("no table")
+    take(tmp_path / "of-folder", folder)
+    take(tmp_path / "of-file", jsonl(tmp_path / "whole.jsonl", data))
+    assert [(r.key, r.completion) for r in Ledger(tmp_path / "of-folder" / "ledger")] == [
+        (r.key, r.completion) for r in Ledger(tmp_path / "of-file" / "ledger")
+    ]
+    (folder / "b.jsonl").write_text('{"input": "x"}\n')
+    with pytest.raises(InputError, match=r"b\.jsonl, line 1: has no column 'output'"):
+        take(tmp_path / "of-folder", folder)
+    for file in folder.glob("*.jsonl*"):
+        file.unlink()
+    with pytest.raises(InputError, match=r"outputs: is a folder without tables: it takes files named \.jsonl"):
+        take(tmp_path / "of-folder", folder)

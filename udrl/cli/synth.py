@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 @click.option(
     "--teacher",
     "teachers",
-    metavar="NAME|FILE[=WEIGHT]|recorded:FILE",
+    metavar="NAME|FILE[=WEIGHT]|written|recorded:FILE",
     multiple=True,
     default=("builtin",),
     show_default=True,
     help="Who writes (udrl teachers). Repeatable: each completion is one teacher's, in proportion to the weights. "
-    "recorded:FILE takes completions that already exist: a table (.jsonl, .json, .csv, .tsv, .parquet, each also .gz) "
-    "with the columns input, output and, if you like, task, model.",
+    "'written' takes the completions that ship with udrl, recorded:FILE those of your own: a table "
+    "(.jsonl, .json, .csv, .tsv, .parquet, each also .gz) "
+    "with the columns input, output and, if you like, task, model, or a folder of tables.",
 )
 @click.option(
     "--base-url",
@@ -184,10 +185,10 @@ def command(
 
 def _announcement(teachers: Sequence[str]) -> Callable[[SynthReport], None]:
     """Tell the licences of the teachers that are paid for; return what tells the expected cost before they are."""
-    from udrl.teacher.backends.recorded import PREFIX
+    from udrl.teacher.backends.recorded import source_of
     from udrl.teacher.synthesis.plan import read_teachers
 
-    recorded = any(teacher.startswith(PREFIX) for teacher in teachers)
+    recorded = any(source_of(teacher) for teacher in teachers)
     paid = [] if recorded else [card for card, _ in read_teachers(teachers) if card.backend != "builtin"]
     for card in paid:
         click.echo(f"{card.title}: licence {card.licence.name}: {card.licence.outputs}", err=True)

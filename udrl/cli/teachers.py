@@ -12,6 +12,7 @@ from udrl.cli.common import common_options, emit, table
 @common_options(run=None, seed=False)
 def command(names: tuple[str, ...], *, as_json: bool) -> None:
     """List the shipped teacher cards, or show the named ones: a name, or a YAML file, which is checked."""
+    from udrl.teacher.backends.recorded import WRITTEN
     from udrl.teacher.cards import load_card, shipped_cards
 
     cards = [load_card(name) for name in names or shipped_cards()]
@@ -33,5 +34,6 @@ def command(names: tuple[str, ...], *, as_json: bool) -> None:
     else:
         heads = ("teacher", "backend", "licence", "what it is")
         rows = [(card.name, card.backend, card.licence.name, card.title) for card in cards]
+        rows.append((WRITTEN, "recorded", "apache-2.0", "Completions of six tasks that ship with udrl"))
         text = table([heads, *rows]) + "\n\nuse one: udrl synth --teacher NAME; edit a copy: udrl init"
     emit({"teachers": cards}, as_json=as_json, text=text)

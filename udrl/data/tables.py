@@ -73,6 +73,12 @@ def kind_of(path: Path, formats: Collection[str] = FORMATS) -> str:
     return kind
 
 
+def is_table(path: Path) -> bool:
+    """Say whether ``path`` is a file that has the name of a table."""
+    name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    return path.is_file() and name.suffix.lower() in FORMATS
+
+
 def read_rows(path: Path | str, pick: Pick, *, numbers: bool = False) -> Iterator[Row]:
     """Yield the rows of a table in order, reading as it goes.
 

@@ -1,6 +1,7 @@
-"""Completions that already exist, as a teacher: ``udrl synth --teacher recorded:FILE``.
+"""Completions that already exist, as a teacher: ``--teacher recorded:FILE``, or ``written`` for those that ship.
 
-A file is a table, one completion or a list of them a row:
+FILE is a table, or a folder of tables, which are read as one in the order of their names. One completion or a list of
+them a row:
 
     input    what it was written for; also under the names text, prompt, caption, or the one that is given
     output   the completion, or a list of completions; also under the name completion
@@ -34,11 +35,15 @@ from udrl.data.survey import KeySet
 from udrl.data.tasks import NAME, Task, load_task, shipped_tasks
 from udrl.errors import InputError, TaskError, suggestion
 from udrl.files import atomic_write
+from udrl.resources import folder
 from udrl.teacher.protocol import Reply, Request
 from udrl.teacher.thoughts import without_thoughts
 from udrl.words import count_words
 
 PREFIX = "recorded:"
+
+WRITTEN = "written"
+"""The teacher's name for the completions that ship with udrl, ``data/written``."""
 
 OUTPUTS = ("output", "completion")
 
@@ -83,8 +88,29 @@ class FileSurvey:
     tasks: set[str] = field(default_factory=set)
 
 
+def source_of(teacher: str | Path) -> Path | None:
+    """Return the table or folder of recorded completions that is named as a ``teacher``; None for any other teacher."""
+    name = str(teacher)
+    if name == WRITTEN:
+        return folder("data") / WRITTEN
+    return Path(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
+
+
+def tables_of(source: Path) -> tuple[Path, ...]:
+    """Return the table ``source``, or the tables of this folder by name; raises InputError where it holds none."""
+    if not source.is_dir():
+        return (source,)
+    found = tuple(path for path in sorted(source.iterdir()) if tables.is_table(path))
+    if not found:
+        raise InputError(f"{source}: is a folder without tables: it takes files named {', '.join(tables.FORMATS)}")
+    return found
+
+
 class RecordedTeacher:
-    """Replies with what stands in ``path``. It is asked with its own ``requests``, which are all that it knows."""
+    """Replies with what stands in ``path``, see `tables_of`.
+
+    It is asked with its own ``requests``, which are all that it knows.
+    """
 
     name = _UNNAMED
     revision: str | None = None
@@ -168,8 +194,7 @@ class RecordedTeacher:
         self._held = None
 
     def _rows(self, counts: FileSurvey) -> Iterator[RecordedRow]:
-        for place, data in tables.read_rows(self.path, self._pick, numbers=True):
-            where = f"{self.path}{place}"
+        for where, data in self._read():
             names = self._names(where, data)
             task = self._task(data, where)
             counts.tasks.add(task)
@@ -191,6 +216,12 @@ class RecordedTeacher:
             numbers = _numbers(data, names, where)
             for output in given:
                 yield RecordedRow(task, text, _clean(without_thoughts(output)), model, licence, numbers, reason)
+
+    def _read(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield where each row stands, and what it says."""
+        for path in tables_of(self.path):
+            for place, data in tables.read_rows(path, self._pick, numbers=True):
+                yield f"{path}{place}", data
 
     def _names(self, where: str, columns: Collection[str]) -> tuple[str, str]:
         """Return the columns of the input and of the output."""

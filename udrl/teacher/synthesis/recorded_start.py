@@ -22,17 +22,20 @@ from udrl.teacher.synthesis.outcome import SynthReport
 from udrl.teacher.synthesis.start import Start
 
 
-def recorded_file(named: Sequence[str | Path], of_asking: Mapping[str, object]) -> Path:
-    """Return the file of recorded outputs that is named as a teacher.
+def recorded_file(named: Sequence[str | Path], of_asking: Mapping[str, object]) -> Path | None:
+    """Return the file, or folder, of recorded outputs that is named as a teacher; None where none is.
 
     of_asking: options that only a teacher has that is asked. Raises UsageError where one is given, or another teacher.
     """
+    found = [source for entry in named if (source := recorded.source_of(entry)) is not None]
+    if not found:
+        return None
     for option, given in of_asking.items():
         if given:
             raise UsageError(f"{named[0]} brings its own inputs and completions: leave {option} out")
     if len(named) > 1:
         raise UsageError(f"recorded outputs are taken by a start of their own: name {named[0]} alone")
-    return Path(str(named[0]).removeprefix(recorded.PREFIX))
+    return found[0]
 
 
 def take_recorded(
@@ -68,7 +71,8 @@ def take_recorded(
         with run.writing():
             defined = recorded.define_tasks(run, survey, given=defined, source=file)
             store_tasks(run, defined)
-            store_answers(run.path, answers_of_file(file, field=field))
+            for path in recorded.tables_of(file):
+                store_answers(run.path, answers_of_file(path, field=field))
             start = Start(
                 run,
                 report,

@@ -28,7 +28,6 @@ from udrl.progress import track
 from udrl.rewards import BUILT_IN, load_reward
 from udrl.teacher import cards
 from udrl.teacher.backends import choice
-from udrl.teacher.backends.recorded import PREFIX
 from udrl.teacher.cards import Card
 from udrl.teacher.mixes import check_references
 from udrl.teacher.synthesis.account import Account
@@ -78,7 +77,8 @@ def synth(
 
     teacher: name or file of a card, or several, each also as ``NAME=WEIGHT``: every completion is one teacher's, in
     proportion to the weights (see ``plan``), and the first one invents inputs. Or ``recorded:FILE`` for completions
-    that already exist: then inputs, tasks and samples are the file's, see ``udrl.teacher.backends.recorded``.
+    that already exist, ``written`` for those that ship: then inputs, tasks and samples are the file's, see
+    ``udrl.teacher.backends.recorded``.
     tasks: names or files (none: all that ship).
     inputs: the user's file (None: the tasks' seeds), read as ``read_inputs`` does with ``input_field``; what stands in
     its column ``reference``, if it has one, is shown to teachers by settings that prime them with a reference; what
@@ -108,21 +108,21 @@ def synth(
     limits = Limits(max_tokens, max_usd, max_minutes)
     scored = _rewards_of(rewards, score)
     named = [teacher] if isinstance(teacher, str | Path) else list(teacher)
-    if any(str(entry).startswith(PREFIX) for entry in named):
-        of_asking = {
-            "inputs": inputs,
-            "base_url": base_url,
-            "backend": backend,
-            "engine_arguments": engine_arguments,
-            "invent": invent,
-            "keep_near_duplicates": keep_near_duplicates,
-            "limits": limits != Limits(),
-            "num_inputs": num_inputs,
-            "samples": samples,
-            "retry_failed": retry_failed,  # what is not good in the ledger is always taken
-        }
+    of_asking = {
+        "inputs": inputs,
+        "base_url": base_url,
+        "backend": backend,
+        "engine_arguments": engine_arguments,
+        "invent": invent,
+        "keep_near_duplicates": keep_near_duplicates,
+        "limits": limits != Limits(),
+        "num_inputs": num_inputs,
+        "samples": samples,
+        "retry_failed": retry_failed,  # what is not good in the ledger is always taken
+    }
+    if (file := recorded_file(named, of_asking)) is not None:
         return take_recorded(
-            run, recorded_file(named, of_asking), tasks, field=input_field, seed=seed, rewards=scored,
+            run, file, tasks, field=input_field, seed=seed, rewards=scored,
             dry_run=dry_run, started=started, hygiene=hygiene,
         )  # fmt: skip
     weighted = _teachers_of(named, base_url=base_url, backend=backend, engine_arguments=engine_arguments)
