@@ -280,7 +280,7 @@ def test_teacher_recorded_folder_is_read_as_one_table_in_the_order_of_names(tmp_
         (r.key, r.completion) for r in Ledger(tmp_path / "of-file" / "ledger")
     ]
     (folder / "b.jsonl").write_text('{"input": "x"}\n')
-    with pytest.raises(InputError, match=r"b\.jsonl, line 1: has no column 'output'"):
+    with pytest.raises(InputError, match=r"b\.jsonl, line 1: there is no column output or completion"):
         take(tmp_path / "of-folder", folder)
     for file in folder.glob("*.jsonl*"):
         file.unlink()
