@@ -12,7 +12,7 @@ import pytest
 
 from udrl.data.episodes import read_episodes
 from udrl.data.tasks import load_tasks
-from udrl.encoder import SentenceEncoder
+from udrl.encoder import load_encoder
 from udrl.metrics import copy_rate, distinct_n
 from udrl.resources import folder
 from udrl.teacher.synthesis.synth import synth
@@ -52,11 +52,11 @@ def test_written_keep_the_bounds_and_differ(written: dict[str, list[Row]]) -> No
         assert len({" ".join(one.lower().split()) for one in completions}) == len(completions), task
         assert distinct_n(completions[:300]) > 0.75, task
         assert np.mean([copy_rate(*row) for row in rows]) < 0.35, task
-        assert max(Counter(opening(one) for one in completions).values()) < 0.05 * len(completions), task
+        assert max(Counter(opening(one) for one in completions).values()) < 0.02 * len(completions), task
 
 
 def opening(text: str) -> str:
-    return " ".join(text.lower().split()[:3])
+    return " ".join(text.lower().split()[:6])
 
 
 def test_written_pass_the_rules_of_cleaning(written: dict[str, list[Row]], tmp_path: Path) -> None:
@@ -70,7 +70,8 @@ def test_written_pass_the_rules_of_cleaning(written: dict[str, list[Row]], tmp_p
     assert {one.teacher for one in episodes} == {"written"}
 
 
-def test_written_are_relevant_to_different_degrees(written: dict[str, list[Row]], encoder: SentenceEncoder) -> None:
+def test_written_are_relevant_to_different_degrees(written: dict[str, list[Row]]) -> None:
+    encoder = load_encoder(precision="fp32", device="cpu")
     for task, rows in written.items():
         of, to = (encoder.encode(texts) for texts in zip(*rows, strict=True))
         relevance = (np.asarray(of) * np.asarray(to)).sum(1)
