@@ -21,7 +21,7 @@ from udrl.data.facts import HygieneFacts, TeacherFacts
 from udrl.data.hygiene import said
 from udrl.data.run import Run
 from udrl.errors import RunError, UdrlError, UsageError
-from udrl.hub_reach import TRANSPORTS
+from udrl.hub_reach import is_of_transport
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -159,7 +159,7 @@ def _hub_errors(name: str) -> Iterator[None]:
             raise HubError("the hub's client is set to be offline: unset HF_HUB_OFFLINE") from error
         if isinstance(cause, HfHubHTTPError):
             raise HubError(f"{endpoint} {_refusal(cause, name)}") from error
-        if type(cause).__module__.partition(".")[0] in TRANSPORTS:
+        if is_of_transport(cause):
             said = str(cause) or type(cause).__name__
             raise HubError(f"{endpoint} cannot be reached ({said}): check the network and HF_ENDPOINT") from error
         raise

@@ -6,6 +6,11 @@ TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
 """Packages whose errors say that the service was not reached; which one depends on the client's version."""
 
 
+def is_of_transport(error: BaseException) -> bool:
+    """Say whether ``error`` says that a service was not reached, or stopped answering."""
+    return type(error).__module__.partition(".")[0] in TRANSPORTS
+
+
 def is_reachable(*, seconds: float = 5.0) -> bool:
     """Say whether the hub answers at all, by one request of the hub's own client, which knows of proxies.
 
@@ -19,7 +24,7 @@ def is_reachable(*, seconds: float = 5.0) -> bool:
     except OfflineModeIsEnabled:
         return False
     except Exception as error:
-        if type(error).__module__.partition(".")[0] in TRANSPORTS:
+        if is_of_transport(error):
             return False
         raise
     return True

@@ -180,3 +180,18 @@ def test_gguf_tells_ways_to_split_apart() -> None:
     assert split_name(made) is None
     backend.pre_tokenizer = parts.Sequence([parts.Split(Regex(qwen), "isolated"), raw])
     assert split_name(made) == "qwen2"
+
+
+@pytest.mark.parametrize(("window", "context"), [(64, 64), (None, 128), (4096, 128)])
+def test_llama_exports_name_the_window_as_their_context(window: int | None, context: int) -> None:
+    _, network = new_student("mistral", sliding_window=window, max_position_embeddings=128)
+    exporter, said = exporter_of(network), {}
+
+    class Writer:
+        def __getattr__(self, name: str) -> Any:
+            return lambda value: said.__setitem__(name, value)
+
+    exporter.add_gguf_facts(Writer(), network.model)
+    assert said["add_context_length"] == context == network.architecture.context(network.model.config)
+    attention = exporter.ctranslate2_spec(network.model).decoder.layer[0].self_attention
+    assert attention.original_max_position_embeddings == context

@@ -121,6 +121,8 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no embedding": (lambda f: WRITE(f, without=("token_embd.weight",)), r"holds no embedding \(token_embd.weight\):"),
     "a weight less": (lambda f: WRITE(f, without=(MATRIX,)), r"\(it lacks weights, such as model.layers.1.mlp.up_proj"),
     "a part": (lambda f: WRITE(f, facts={"split.count": 3}), r"is one of 3 parts of a model: join them with llama-ggu"),
+    "parts in a list": (lambda f: WRITE(f, facts={"split.count": [1, 2]}), r"holds the number of parts \[1, 2\]"),
+    "a number for tokens": (lambda f: WRITE(f, facts={"tokenizer.ggml.tokens": 3}), r"holds no tokenizer: take"),
     "scaled": (lambda f: WRITE(f, facts={"llama.rope.scaling.type": "yarn"}), r"scales its positions \(rope scaling\)"),
     "split otherwise": (
         lambda f: WRITE(f, facts={"tokenizer.ggml.pre": "chameleon"}),

@@ -111,6 +111,10 @@ def test_weights_with_a_part_missing_are_half_downloaded(tmp_path: Path) -> None
     found = find_here(NAME)
     assert found is not None
     assert [file.name for file in found.files] == list(parts.values())
+    for index in ("{", '{"weight_map": ["a"]}', '{"weight_map": {"a": 1}}', "{}"):
+        (folder / "model.safetensors.index.json").write_text(index)
+        with pytest.raises(WeightsError, match=r"index\.json is damaged \(.*\): download the model again"):
+            find_here(NAME)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,9 @@ def packed_attention(qkv: Tensor, heads: int, batch: Batch, *, dropout: float = 
 
 def variable_length(qkv: Tensor, size: int, dropout: float) -> Any:
     """Return torch's attention over sequences of any length, where it can compute heads of ``size``; else None."""
-    if qkv.device.type != "cuda" or qkv.dtype not in (torch.bfloat16, torch.float16) or size % 8 or dropout:
+    if qkv.device.type != "cuda" or qkv.dtype not in (torch.bfloat16, torch.float16) or dropout:
+        return None
+    if size % 8 or size > 256:
         return None
     if torch.cuda.get_device_capability(qkv.device) < (8, 0):
         return None

@@ -159,16 +159,19 @@ def check_head(head: Head, name: str) -> None:
     """Raise WeightsError unless ``head`` is of a whole language model with a tokenizer, in types that can be read."""
     if not head.architecture:
         raise WeightsError(f"the GGUF file '{name}' names no architecture: take the file of a language model")
-    if int(head.values.get("split.count", 1)) > 1:
+    parts = head.values.get("split.count", 1)
+    if not isinstance(parts, int):
+        raise damaged_head(name, f"the number of parts {parts!r}")
+    if parts > 1:
         raise WeightsError(
-            f"the GGUF file '{name}' is one of {head.values['split.count']} parts of a model: join them with "
-            "llama-gguf-split --merge"
+            f"the GGUF file '{name}' is one of {parts} parts of a model: join them with llama-gguf-split --merge"
         )
     _check_tensors(head, name)
     tokens = head.values.get("tokenizer.ggml.tokens")
-    if not tokens:
+    if not tokens or not isinstance(tokens, list):
         raise WeightsError(f"the GGUF file '{name}' holds no tokenizer: take one with weights and tokenizer")
-    rows = next((tensor.shape[-1] for tensor in head.tensors if tensor.name == "token_embd.weight"), None)
+    tables = [tensor for tensor in head.tensors if tensor.name == "token_embd.weight" and tensor.shape]
+    rows = tables[0].shape[-1] if tables else None
     if rows is None:
         raise WeightsError(f"the GGUF file '{name}' holds no embedding (token_embd.weight): take a language model's")
     if len(tokens) > rows:

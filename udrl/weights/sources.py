@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from udrl.errors import WeightsError
-from udrl.hub_reach import is_reachable
+from udrl.errors import WeightsError, damaged, expect
+from udrl.hub_reach import is_of_transport, is_reachable
 from udrl.progress import say
 from udrl.weights.gguf_checkpoint import checkpoint_of
 
@@ -147,7 +147,9 @@ def _is_whole(folder: Path) -> bool:
     index = folder / "model.safetensors.index.json"
     parts = {"model.safetensors"}
     if index.is_file():
-        parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        with damaged(WeightsError, index, "download the model again"):
+            listed = expect(json.loads(index.read_text(encoding="utf-8"))["weight_map"], dict, "weight_map")
+            parts = {expect(part, str, "a part") for part in listed.values()}
     return all((folder / name).is_file() for name in ("config.json", *parts)) and any(folder.glob("*token*"))
 
 
@@ -164,9 +166,11 @@ def _snapshot(name: str, revision: str | None, *, download: bool) -> Path | None
             ignore_patterns=OTHER_FILES,
             local_files_only=not download,
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:
         if isinstance(error, LocalEntryNotFoundError) and not download:
             return None
+        if not (isinstance(error, OSError | ValueError) or is_of_transport(error)):
+            raise
         first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
         raise WeightsError(
             f"'{name}' cannot be loaded ({first}): check the name, accept its licence and set HF_TOKEN if it is gated, "

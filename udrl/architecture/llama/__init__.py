@@ -43,8 +43,8 @@ class Llama:
         )
 
     def context(self, config: Any) -> int:
-        """Return the limit that ``config`` names, or the sliding window: within it, every id sees all before it."""
-        return min(longest(config), getattr(config, "sliding_window", None) or longest(config))
+        """Return the number of positions, or the sliding window."""
+        return longest(config)
 
     def prepare(self, model: Any) -> None:
         """Set attention dropout to 0: attention over sequences of any length has none, on every device alike."""

@@ -22,8 +22,9 @@ def cache_shape(config: Any) -> CacheShape:
 
 
 def longest(config: Any) -> int:
-    """Return the number of positions that ``config`` names, which these kinds do by themselves."""
-    return int(config.max_position_embeddings)
+    """Return the number of positions of ``config``, or its sliding window: within it every id sees all before it."""
+    positions = int(config.max_position_embeddings)
+    return min(positions, getattr(config, "sliding_window", None) or positions)
 
 
 @dataclass(frozen=True)
