@@ -225,7 +225,9 @@ def test_joining_rows_that_are_dropped_are_heard_of_no_more(engine_of: Callable[
 def test_joining_reads_with_the_weights_that_are_at_hand(
     engine_of: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, real, made = engine_of("gpt2"), Gpt2.caches, []
+    shared, real, made = engine_of("gpt2"), Gpt2.caches, []
+    assert isinstance(shared, TorchEngine)
+    engine = TorchEngine(shared.model, shared.dtype)
 
     def counted(self: Gpt2, *given: Any, **options: Any) -> Any:
         made.append(self)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_answering
 import torch
@@ -20,6 +21,7 @@ from udrl import forks
 from udrl.commands import LENGTH, Command
 from udrl.errors import StudentError
 from udrl.student.answers import answer
+from udrl.student.engines.pytorch import TorchEngine
 from udrl.student.student import Generation, Student
 from udrl.student.targets import Clamped
 from udrl.tokenizer import END, encode, text_only
@@ -126,3 +128,26 @@ def test_calls_by_thousands_keep_nothing(student: Student) -> None:
     for k in range(60):
         call(k)
     assert tensors() == before
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_calls_prepare_weights_once_and_anew_where_they_have_changed(precision: str) -> None:
+    made = tiny_student(precision=precision)
+    engine = made.computes
+    assert isinstance(engine, TorchEngine)
+    weights = list(engine.model.parameters())
+
+    def logits() -> np.ndarray[Any, Any]:
+        return engine.start([[5, 6, 7]])[1].copy()
+
+    before = logits()
+    kept = engine._prepared
+    assert np.array_equal(logits(), before)
+    assert engine._prepared is kept
+    for one in weights:
+        one.grad = torch.ones_like(one)
+    torch.optim.AdamW(weights, lr=0.1).step()
+    after = logits()
+    assert engine._prepared is not kept
+    assert np.array_equal(after, TorchEngine(engine.model, engine.dtype).start([[5, 6, 7]])[1])
+    assert not np.array_equal(after, before)

@@ -46,7 +46,8 @@ Weights = tuple[list[tuple[Any, Matrix, Matrix, Matrix, Matrix]], Tensor]
 
 def cast(dtype: torch.dtype, *layers: Any) -> Matrix:
     """Return ``layers`` as one `Matrix` in ``dtype``: the cast is done once, not in every step."""
-    weight = torch.cat([layer.weight.detach() for layer in layers]).to(dtype).T
+    weights = [layer.weight.detach() for layer in layers]
+    weight = (weights[0] if len(weights) == 1 else torch.cat(weights)).to(dtype).T
     if all(layer.bias is None for layer in layers):
         return Matrix(weight, None)
     biases = [weight.new_zeros(len(one.weight)) if one.bias is None else one.bias.detach() for one in layers]

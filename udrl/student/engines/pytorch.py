@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
+from udrl.architecture.protocol import Cache
 from udrl.architecture.session import read_prompts
 from udrl.commands import CommandSpace
 from udrl.decoding.engine import Array, Session
@@ -20,6 +22,7 @@ class TorchEngine:
     def __init__(self, model: StudentModel, dtype: torch.dtype = torch.float32) -> None:
         self.model = model.eval()
         self.dtype = dtype
+        self._prepared: tuple[object, Callable[[Tensor], Cache]] | None = None
 
     @property
     def precision(self) -> str:
@@ -48,6 +51,13 @@ class TorchEngine:
 
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Session, Array]:
         """Read the prompts; return their session and the logits (B, text ids) behind each."""
+        return read_prompts(prompts, embed=self.model.embed, caches=self._caches(), device=self.device)
+
+    def _caches(self) -> Callable[[Tensor], Cache]:
+        """Return what makes caches. It holds weights in another form, and is made anew where one has changed since."""
         network = self.model
-        caches = network.architecture.caches(network.model, dtype=self.dtype, text_size=self.space.base)
-        return read_prompts(prompts, embed=network.embed, caches=caches, device=self.device)
+        weights = [(one.data_ptr(), one._version) for one in network.parameters()]
+        if self._prepared is None or self._prepared[0] != weights:
+            made = network.architecture.caches(network.model, dtype=self.dtype, text_size=self.space.base)
+            self._prepared = weights, made
+        return self._prepared[1]
