@@ -33,7 +33,7 @@ def middle(student: Student) -> Command:
 
 
 def _make(run: Path) -> None:
-    synth(run, tasks=(TASK,), num_inputs=120, samples=3, seed=1, rewards=("novelty",))  # quicker than relevance
+    synth(run, tasks=(TASK,), num_inputs=500, samples=3, seed=1, rewards=("novelty",))  # quicker than relevance
     read = read_episodes(run / "episodes")
     tokenizer = train_tokenizer([e.input for e in read] + [e.completion for e in read], 500)
     end = tokenizer.eos_token_id
