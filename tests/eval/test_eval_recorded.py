@@ -16,7 +16,7 @@ import udrl.cli.main as cli
 from udrl.data.inputs import input_id
 from udrl.errors import InputError, RunError, TaskError, UsageError
 from udrl.eval.bench import BenchReport, bench, rescore
-from udrl.eval.recorded import TASK, matching, outputs_for, read_outputs, recorded_items
+from udrl.eval.recorded import TASK, model_named, outputs_for, read_outputs, recorded_items
 from udrl.eval.suites import Item
 from udrl.eval.thresholds import missed, parse
 
@@ -129,11 +129,11 @@ def test_recorded_rows_of_alpaca_may_have_an_empty_input(tmp_path: Path) -> None
 
 def test_recorded_model_is_meant_by_a_part_of_its_name() -> None:
     models = ["Meta-Llama-3-8B-Instruct", "Qwen2-7B", "Qwen2-72B"]
-    assert matching("llama3", models) == "Meta-Llama-3-8B-Instruct"
-    assert matching("Qwen2-7B", models) == "Qwen2-7B", "the whole name comes first"
-    assert matching("mistral", models) is None
+    assert model_named("llama3", models) == "Meta-Llama-3-8B-Instruct"
+    assert model_named("Qwen2-7B", models) == "Qwen2-7B", "the whole name comes first"
+    assert model_named("mistral", models) is None
     with pytest.raises(UsageError, match="may be any of Qwen2-7B, Qwen2-72B"):
-        matching("qwen2", models)
+        model_named("qwen2", models)
 
 
 def test_bench_recorded_tells_of_what_does_not_count(tmp_path: Path) -> None:

@@ -23,13 +23,14 @@ from udrl.study import methods as methods_study
 from udrl.study import multitask
 from udrl.study.cells import Cell
 from udrl.study.figures import gain, over_seeds, shown
-from udrl.study.folders import copy_of, data_of, is_trained, same_data
+from udrl.study.folders import copy_of, data_of, same_data
 from udrl.study.lr_batch import cell as lr_batch_cell
 from udrl.study.methods import begin, first_inputs, study_methods, train_by
 from udrl.study.size import study_size
 from udrl.study.training import Measure, train_cell
 from udrl.teacher.synthesis.synth import synth
 from udrl.tokenizer import train_tokenizer
+from udrl.training.checkpoint import is_trained
 from udrl.training.methods import method_of
 from udrl.training.methods.method_data import pool_of
 from udrl.training.presets import PRESETS
@@ -270,9 +271,9 @@ def test_copied_run_knows_nothing_of_a_training(run: Path, tmp_path: Path) -> No
     made = copy_of(copy, tmp_path / "made")
     assert set(Run(made).facts().stages) == {"synth", "score", "hygiene"}
     (made / "student").mkdir()
-    assert not is_trained(made), "the training of the source is not its own"
+    assert not is_trained(Run(made)), "the training of the source is not its own"
     Run(made).record(TrainFacts(steps=3))
-    assert is_trained(made)
+    assert is_trained(Run(made))
 
 
 def test_part_is_the_preset_that_makes_parameters_equal() -> None:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from test_teacher_openai import card_file
+from endpoint_teacher import card_file, kept
 
 from udrl.errors import MissingDependency, UsageError
 from udrl.teacher import cards
@@ -90,10 +90,8 @@ def test_proxy_that_cannot_be_used_is_one_clear_line(monkeypatch: pytest.MonkeyP
 
 
 def test_proxy_in_use_is_named_where_a_connection_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from test_teacher_openai import kept
-
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    card = cards.load_card(card_file(tmp_path, settings={"openai": {"attempts": 1}}))
+    card = cards.load_card(card_file(tmp_path, openai={"attempts": 1}))
     teacher = OpenAITeacher(cards.at_endpoint(card, "http://endpoint.invalid/v1"))
     replies, said = kept(teacher, 2)
     assert replies == []
