@@ -22,6 +22,7 @@ from udrl.student.engines.pytorch import TorchEngine
 from udrl.training import loop
 from udrl.training.checkpoint import STATE
 from udrl.training.distributed import Replica
+from udrl.training.freeze import freeze
 from udrl.training.loop import run_loop
 from udrl.training.lora import add_lora, merge_lora
 
@@ -52,8 +53,15 @@ def test_llama_checkpointing_computes_blocks_again(monkeypatch: pytest.MonkeyPat
     assert len(calls) == 2 + 4  # two blocks forward; the second time twice
 
 
-@pytest.mark.parametrize(("family", "lora", "stop"), [("llama", 0, 0), ("qwen3", 0, 3), ("llama tied", 2, 4)])
-def test_llama_resumed_at_any_step_is_bit_identical(family: str, lora: int, stop: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "lora", "still", "stop"),
+    [("llama", 0, 0, 0), ("qwen3", 0, 0, 3), ("llama tied", 2, 0, 4), ("llama", 0, 1, 2), ("llama", 2, 1, 2)],
+)
+def test_llama_resumed_at_any_step_is_bit_identical(
+    family: str, lora: int, still: int, stop: int, tmp_path: Path
+) -> None:
+    """With blocks frozen, too, where the others are computed again in the backward pass."""
+
     def interrupt(step: int, figures: Mapping[str, float]) -> None:
         if step == stop:
             raise KeyboardInterrupt
@@ -63,7 +71,9 @@ def test_llama_resumed_at_any_step_is_bit_identical(family: str, lora: int, stop
         student = new_student(family)
         if lora:
             add_lora(student, lora)
-        made = options(save_every=1)
+        if still:
+            freeze(student, still)
+        made = options(save_every=1, checkpointing=still > 0)
         run_loop(student, examples(40), made, dtype=torch.float32, state_file=tmp_path / folder / STATE, **more)
         return dict(student.state_dict())
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 from tiny_families import new_student, sequences
@@ -14,10 +10,8 @@ from tiny_students import examples, options
 from udrl.architecture.packing import pack
 from udrl.errors import UsageError
 from udrl.student.network import StudentModel
-from udrl.training.checkpoint import STATE
 from udrl.training.freeze import freeze
 from udrl.training.loop import run_loop
-from udrl.training.lora import add_lora, merge_lora
 from udrl.training.options import TrainOptions, make_optimizer
 from udrl.training.recipe import recipe_of
 
@@ -72,31 +66,6 @@ def test_freeze_gives_what_learns_the_gradient_that_it_had(family: str) -> None:
     assert mine is not None
     assert full is not None
     assert float(torch.nn.functional.cosine_similarity(mine.flatten(), full.flatten(), dim=0)) > 0.2
-
-
-@pytest.mark.parametrize("lora", [0, 2])
-def test_freeze_resumed_is_bit_identical(lora: int, tmp_path: Path) -> None:
-    def interrupt(step: int, figures: Mapping[str, float]) -> None:
-        if step == 2:
-            raise KeyboardInterrupt
-
-    def fit(folder: str, **more: Any) -> dict[str, torch.Tensor]:
-        student = new_student("llama")
-        torch.manual_seed(0)
-        if lora:
-            add_lora(student, lora)
-        freeze(student, 1)
-        made = options(save_every=1, checkpointing=True)
-        run_loop(student, examples(40), made, dtype=torch.float32, state_file=tmp_path / folder / STATE, **more)
-        if lora:
-            merge_lora(student)
-        return dict(student.state_dict())
-
-    whole = fit("a")
-    with pytest.raises(KeyboardInterrupt):
-        fit("b", log=interrupt)
-    resumed = fit("b")
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_freeze_needs_trained_weights() -> None:

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from types import MethodType
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from udrl.architecture.gpt2.cache import Gpt2Cache, cast_weights
 from udrl.architecture.gpt2.export import Gpt2Exporter
-from udrl.architecture.gpt2.forward import SHARDED, packed_hidden, run_block
-from udrl.architecture.head import text_head, token_losses
-from udrl.architecture.packing import Batch
+from udrl.architecture.gpt2.forward import packed_hidden, run_block
+from udrl.architecture.packed import PackedFamily
 from udrl.architecture.protocol import Architecture, Exporter
 
 
-class Gpt2:
+class Gpt2(PackedFamily):
     """GPT-2 as an `Architecture`."""
 
     name = "GPT-2"
     exporter: Exporter = Gpt2Exporter()
+    packed_hidden = staticmethod(packed_hidden)
+    run_block = staticmethod(run_block)
 
     def admits(self, config: Any) -> bool:
         """Say whether ``config`` is of a GPT-2 as it was published: variants compute something else."""
@@ -45,16 +44,6 @@ class Gpt2:
         for block in model.transformer.h:
             block.attn.attn_dropout.p = 0.0
 
-    def logits(self, model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.dtype, text_size: int) -> Tensor:
-        """Return the head's logits behind `packed_hidden`."""
-        hidden = packed_hidden(model, embeddings, batch, dtype=dtype)
-        return F.linear(hidden, text_head(model, text_size).to(dtype)).float()
-
-    def losses(self, model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.dtype, text_size: int) -> Tensor:
-        """Return the `token_losses` behind `packed_hidden`."""
-        hidden = packed_hidden(model, embeddings, batch, dtype=dtype)
-        return token_losses(hidden, text_head(model, text_size).to(dtype), batch.labels)
-
     def caches(self, model: Any, *, dtype: torch.dtype, text_size: int) -> Callable[[Tensor], Gpt2Cache]:
         """Return what makes caches that grow as the completions do."""
         return partial(Gpt2Cache, model, cast_weights(model, dtype, text_size), dtype)
@@ -62,11 +51,6 @@ class Gpt2:
     def blocks(self, model: Any) -> nn.ModuleList:
         """Return the stack of blocks."""
         return cast(nn.ModuleList, model.transformer.h)
-
-    def block_methods(self, block: nn.Module) -> tuple[str, ...]:
-        """Give ``block`` the method `SHARDED`: `packed_hidden` calls a function of a block instead of the block."""
-        setattr(block, SHARDED, MethodType(run_block, block))
-        return (SHARDED,)
 
     def decays(self, name: str) -> bool:
         """Say that the tables of tokens and positions, and the head, are not decayed."""

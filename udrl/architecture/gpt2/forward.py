@@ -8,20 +8,15 @@ over float32 parameters and residuals.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from udrl.architecture.attention import packed_attention
-from udrl.architecture.frozen import carried, frozen
+from udrl.architecture.packed import run_blocks
 from udrl.architecture.packing import Batch, select
-
-SHARDED = "packed"
-"""The method that a sharded block has: calling it gathers the block's weights, and then is `run_block`."""
 
 
 def packed_hidden(model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.dtype) -> Tensor:
@@ -33,17 +28,10 @@ def packed_hidden(model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.
     config = model.config
     embeddings = embeddings + F.embedding(batch.positions, transformer.wpe.weight)
     embeddings = _dropout(embeddings, config.embd_pdrop, model.training)
-    last, still = len(transformer.h) - 1, frozen(transformer.h)
-    hidden = embeddings.detach() if still else embeddings
-    for index, block in enumerate(transformer.h):
-        if index == still > 0:
-            hidden = carried(hidden, embeddings)
-        run = getattr(block, SHARDED, None) or partial(run_block, block)
-        arguments = (hidden, batch, config, dtype, model.training, batch.predict if index == last else None)
-        if model.training and transformer.gradient_checkpointing and index >= still:
-            hidden = checkpoint(run, *arguments, use_reentrant=False)
-        else:
-            hidden = run(*arguments)
+    hidden = run_blocks(
+        transformer.h, run_block, embeddings, batch, config, dtype, model.training,
+        places=batch.predict, checkpointing=model.training and transformer.gradient_checkpointing,
+    )  # fmt: skip
     return norm(transformer.ln_f, hidden).to(dtype)
 
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from types import MethodType
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from udrl.architecture.head import text_head, token_losses
 from udrl.architecture.llama.cache import LlamaCache, cast_weights, longest
 from udrl.architecture.llama.export import LlamaExporter
-from udrl.architecture.llama.forward import SHARDED, packed_hidden, run_block
-from udrl.architecture.packing import Batch
+from udrl.architecture.llama.forward import packed_hidden, run_block
+from udrl.architecture.packed import PackedFamily
 from udrl.architecture.protocol import Architecture, Exporter
 
 ROTATIONS = ("default", "linear", "dynamic", "llama3", "yarn")
@@ -24,7 +21,7 @@ ROTATIONS = ("default", "linear", "dynamic", "llama3", "yarn")
 
 
 @dataclass(frozen=True)
-class Llama:
+class Llama(PackedFamily):
     """Llama or one of its relatives as an `Architecture`.
 
     kinds: what transformers calls it; exporter: how it is exported.
@@ -33,6 +30,8 @@ class Llama:
     name: str
     kinds: tuple[str, ...]
     exporter: Exporter
+    packed_hidden = staticmethod(packed_hidden)
+    run_block = staticmethod(run_block)
 
     def admits(self, config: Any) -> bool:
         """Say whether ``config`` is of this family, gated by silu, with positions that a sequence has by itself."""
@@ -52,16 +51,6 @@ class Llama:
         for block in model.model.layers:
             block.self_attn.attention_dropout = 0.0
 
-    def logits(self, model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.dtype, text_size: int) -> Tensor:
-        """Return the head's logits behind `packed_hidden`."""
-        hidden = packed_hidden(model, embeddings, batch, dtype=dtype)
-        return F.linear(hidden, text_head(model, text_size).to(dtype)).float()
-
-    def losses(self, model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.dtype, text_size: int) -> Tensor:
-        """Return the `token_losses` behind `packed_hidden`."""
-        hidden = packed_hidden(model, embeddings, batch, dtype=dtype)
-        return token_losses(hidden, text_head(model, text_size).to(dtype), batch.labels)
-
     def caches(self, model: Any, *, dtype: torch.dtype, text_size: int) -> Callable[[Tensor], LlamaCache]:
         """Return what makes caches that grow as the completions do."""
         return partial(LlamaCache, model, cast_weights(model, dtype, text_size), dtype)
@@ -69,11 +58,6 @@ class Llama:
     def blocks(self, model: Any) -> nn.ModuleList:
         """Return the stack of blocks."""
         return cast(nn.ModuleList, model.model.layers)
-
-    def block_methods(self, block: nn.Module) -> tuple[str, ...]:
-        """Give ``block`` the method `SHARDED`: `packed_hidden` calls a function of a block instead of the block."""
-        setattr(block, SHARDED, MethodType(run_block, block))
-        return (SHARDED,)
 
     def decays(self, name: str) -> bool:
         """Say that the table of tokens and the head are not decayed."""

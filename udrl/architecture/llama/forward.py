@@ -8,21 +8,16 @@ of queries and keys, whose angles the model's own rotary module gives, scaled as
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from udrl.architecture.attention import packed_attention
-from udrl.architecture.frozen import carried, frozen
 from udrl.architecture.llama.parts import gated, normalised, rotated
+from udrl.architecture.packed import run_blocks
 from udrl.architecture.packing import Batch, select
-
-SHARDED = "packed"
-"""The method that a sharded block has: calling it gathers the block's weights, and then is `run_block`."""
 
 
 def packed_hidden(model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.dtype) -> Tensor:
@@ -32,17 +27,10 @@ def packed_hidden(model: Any, embeddings: Tensor, batch: Batch, *, dtype: torch.
     """
     inner = model.model
     angles = turns(model, embeddings, batch.positions, dtype)
-    last, still = len(inner.layers) - 1, frozen(inner.layers)
-    hidden = embeddings.detach() if still else embeddings
-    for index, block in enumerate(inner.layers):
-        if index == still > 0:
-            hidden = carried(hidden, embeddings)
-        run = getattr(block, SHARDED, None) or partial(run_block, block)
-        arguments = (hidden, batch, angles, dtype, batch.predict if index == last else None)
-        if model.training and inner.gradient_checkpointing and index >= still:
-            hidden = checkpoint(run, *arguments, use_reentrant=False)
-        else:
-            hidden = run(*arguments)
+    hidden = run_blocks(
+        inner.layers, run_block, embeddings, batch, angles, dtype,
+        places=batch.predict, checkpointing=model.training and inner.gradient_checkpointing,
+    )  # fmt: skip
     return norm(inner.norm, hidden).to(dtype)
 
 
