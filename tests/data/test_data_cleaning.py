@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from ledger_records import response
 
 from udrl.cli.main import app
 from udrl.data.cleaning import clean, rejected_by
 from udrl.data.episode_builder import build_episodes
 from udrl.data.episodes import count_episodes, read_episodes, write_episodes
-from udrl.data.inputs import input_id
 from udrl.data.leakage import is_preamble, is_quoted, is_refusal, repaired
-from udrl.data.ledger import SCHEMA, Ledger, LedgerRecord
+from udrl.data.ledger import Ledger, LedgerRecord
 from udrl.data.rejections import rejected
 from udrl.data.rules import RULES
 from udrl.data.run import Run
@@ -34,29 +34,8 @@ GOOD = "a red fox asleep under an old apple tree, loose watercolour, low morning
 
 
 def record(completion: str, *, text: str = INPUT, task: Task = TASK, sample: int = 0, **changes: Any) -> LedgerRecord:
-    fields: dict[str, Any] = {
-        "schema": SCHEMA,
-        "key": f"{input_id(text)}{sample}",
-        "status": "ok",
-        "error": None,
-        "attempts": 1,
-        "task": task.name,
-        "input_id": input_id(text),
-        "input": text,
-        "messages": ({"role": "user", "content": task.request(text)},),
-        "completion": completion,
-        "finish_reason": "stop",
-        "teacher": "tiny",
-        "revision": None,
-        "sampling": {"style": "careful"},
-        "seed": 1,
-        "sample": sample,
-        "prompt_tokens": 1,
-        "completion_tokens": 1,
-        "started": 0.0,
-        "seconds": 0.0,
-    }
-    return LedgerRecord(**{**fields, **changes})
+    messages = ({"role": "user", "content": task.request(text)},)
+    return response(task.name, text, sample, completion, **{"messages": messages, "teacher": "tiny", **changes})
 
 
 REJECTED = {
@@ -265,9 +244,6 @@ def test_cleaning_of_talk_about_the_idea_that_was_given(text: str, given: str, f
     assert (rejected_by(record(text, text=given), TASK) == "preamble") is found
 
 
-# --- in a run
-
-
 def run_with(tmp_path: Path, completions: list[str]) -> Run:
     run = Run(tmp_path / "run")
     with run.writing():
@@ -323,9 +299,6 @@ def test_cleaning_leaves_the_builtin_teacher_alone(tmp_path: Path) -> None:
     found = {name for name, count in report.episodes.items() if name.startswith(("rejected:", "repaired:")) and count}
     assert report.episodes["teacher"] == 20 * 4 * len(load_tasks())
     assert found <= {"rejected:duplicate"}
-
-
-# --- on real outputs
 
 
 def real(shared_data: Path, name: str) -> list[dict[str, Any]]:

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ledger_records import response
 
 from udrl.data.index import LedgerIndex
-from udrl.data.inputs import input_id
 from udrl.data.ledger import FIELDS, Ledger, LedgerRecord, request_key
 from udrl.data.survey import KeySet, survey
 from udrl.errors import RunError
@@ -25,29 +25,10 @@ from udrl.errors import RunError
 
 def record(number: int, **changes: Any) -> LedgerRecord:
     text = f"input {number // 4}"
-    base = LedgerRecord(
-        schema=1,
-        key=f"{number:032x}",
-        status="ok",
-        error=None,
-        attempts=1,
-        task="text-to-image",
-        input_id=input_id(text),
-        input=text,
-        messages=({"role": "user", "content": f"Write on: {text}"},),
-        completion=f"a completion – number {number}\nin two lines",
-        finish_reason="stop",
-        teacher="builtin",
-        revision=None,
-        sampling={"temperature": 0.7},
-        seed=number,
-        sample=number % 4,
-        prompt_tokens=3,
-        completion_tokens=5,
-        started=1.5,
-        seconds=0.25,
-    )
-    return replace(base, **changes)
+    told = {"prompt_tokens": 3, "completion_tokens": 5, "started": 1.5, "seconds": 0.25}
+    asked = {"key": f"{number:032x}", "messages": ({"role": "user", "content": f"Write on: {text}"},), "seed": number}
+    made = response("text-to-image", text, number % 4, f"a completion – number {number}\nin two lines")
+    return replace(made, **{**asked, **told, **changes})
 
 
 def as_read(written: LedgerRecord) -> LedgerRecord:
