@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from llama_cpp_ids import drawn_ids
 from tiny_answering import TASK, TEXTS
 from tiny_checkpoints import byte_level, new_model
 
@@ -105,9 +106,10 @@ def test_llama_cpp_writes_what_torch_writes_and_no_control_id(family: str, tmp_p
     assert sum(map(len, sure)) > 24
     for text, ids in zip(found, sure, strict=True):
         assert text.startswith(decode(student.tokenizer, ids).rstrip("\ufffd"))
-    written = program.complete(prompts(student, network) * 4, max_tokens=60, temperature=50.0, seed=3, ignore_end=True)
-    assert min(map(len, written)) > 40, "a control id has no text"
-    assert not any("[unused" in text for text in written)
+    base = network.space.base
+    drawn = drawn_ids(program, prompts(student, network)[0], temperature=50.0)
+    assert max(drawn) < base
+    assert len(drawn) > base / 2, "hot enough that a control id would be drawn"
 
 
 def test_gguf_has_the_names_of_llama_cpp(tmp_path: Path) -> None:
@@ -124,8 +126,7 @@ def test_gguf_has_the_names_of_llama_cpp(tmp_path: Path) -> None:
     assert stored["blk.0.attn_q.weight"] == stored["output.weight"] == gguf.GGMLQuantizationType.Q8_0
     assert stored["rope_freqs.weight"] == gguf.GGMLQuantizationType.F32
     program = LlamaCpp(tmp_path / FILE, context=128, threads=1)  # in 8 bits, the head stays closed
-    written = program.complete(prompts(student, network) * 4, max_tokens=60, temperature=50.0, seed=3, ignore_end=True)
-    assert min(map(len, written)) > 40
+    assert max(drawn_ids(program, prompts(student, network)[0], temperature=50.0)) < network.space.base
 
 
 def test_gguf_refuses_what_llama_cpp_computes_otherwise(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import gguf
 import pytest
 import torch
+from llama_cpp_ids import drawn_ids
 from tiny_trained import middle, trained_run
 
 from udrl.architecture.closed_head import NEVER, closed_head
@@ -22,7 +23,6 @@ from udrl.export.llamacpp import LlamaCpp
 from udrl.student.engines.exports import find_export
 from udrl.student.engines.pytorch import TorchEngine
 from udrl.student.student import Student, load_student
-from udrl.tokenizer import encode
 
 INPUTS = ["a red fox in the snow", "<|endoftext|> is text", "harbour — çà, 東京 \U0001f98a"]
 
@@ -108,11 +108,9 @@ def test_gguf_llama_cpp_writes_text_ids_only(
     """Hot, so that every id that can be drawn is: what control ids would give, no text does."""
     program = LlamaCpp(file(run, precision), context=student.computes.context, threads=1)
     prompts = student.prompt_ids(INPUTS, [middle(student)] * len(INPUTS))
-    written = program.complete(prompts * 8, max_tokens=60, temperature=20.0, seed=3, ignore_end=True)
-    lengths = [len(encode(student.tokenizer, [text.removeprefix(" ")])[0]) for text in written]
-    assert len(written) == 24
-    assert min(lengths) > 20  # control ids have no text, they would leave it short
-    assert not any("[unused" in text for text in written)
+    drawn = drawn_ids(program, prompts[0], temperature=20.0)
+    assert max(drawn) < student.space.base
+    assert len(drawn) > 0.4 * student.space.base, "hot enough that a control id would be drawn"
 
 
 def test_gguf_llama_cpp_reads_prompts_of_any_text(
