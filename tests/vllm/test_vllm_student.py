@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from beside import ask, engine_of, written_alike
 from tiny import serving
 
 from udrl.architecture.gpt2.scratch import scratch_gpt2
@@ -15,13 +16,12 @@ from udrl.commands import Attribute, Command, CommandSpace
 from udrl.student import load
 from udrl.student.network import StudentModel, save_model
 from udrl.student.student import Student
-from udrl.tokenizer import decode, train_tokenizer
+from udrl.tokenizer import train_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("default")  # the engine runs in this process and warns of its own parts
 
 TEXTS = ["a red fox in the snow", "boats in the old harbour", "<|endoftext|> typed by a user"]
 COMMANDS = [Command("t", {"relevance": 0.93}), Command("t", {"relevance": 0.21, "length": 7.0}), Command("t")]
-GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 24, "detokenize": False}
 
 
 @pytest.fixture(scope="module")
@@ -55,56 +55,29 @@ def student(folder: Path) -> Student:
 
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> Any:
-    import vllm
-
-    return vllm.LLM(
-        model=str(folder),
-        dtype="float32",
-        max_model_len=128,
-        enforce_eager=True,
-        kv_cache_memory_bytes=64 << 20,
-        max_num_seqs=8,
-        generation_config="vllm",
-    )
-
-
-def ask(engine: Any, student: Student, commands: list[Command], **sampling: Any) -> list[list[int]]:
-    import vllm
-
-    prompts = [{"prompt_token_ids": ids} for ids in student.prompt_ids(TEXTS, commands)]
-    asked = vllm.SamplingParams(**{**GREEDY, "allowed_token_ids": list(range(student.space.base)), **sampling})
-    return [list(one.outputs[0].token_ids) for one in engine.generate(prompts, asked, use_tqdm=False)]
+    return engine_of(folder)
 
 
 def test_student_in_vllm_writes_what_udrl_writes(engine: Any, student: Student) -> None:
-    sampling = replace(student.sampling, temperature=0, max_tokens=24, no_repeat=0)
-    own = student.generate(TEXTS, COMMANDS, sampling=sampling)
-    end = student.tokenizer.eos_token_id
-    for ids, one in zip(ask(engine, student, COMMANDS), own, strict=True):
-        text = decode(student.tokenizer, ids[:-1] if ids[-1] == end else ids)
-        assert (text if ids[-1] == end else text.rstrip("\ufffd")) == one.completion
-        assert len(ids) == one.tokens
+    completions = written_alike(engine, student, TEXTS, COMMANDS)
+    assert len({one for one, _ in completions}) == len(TEXTS)
 
 
 def test_student_in_vllm_is_commanded_by_rows_between_bins(engine: Any, student: Student) -> None:
     positions = [student.space.positions("t", {"relevance": value})["relevance"] for value in (0.30, 0.33)]
     assert all(position % 1 for position in positions)
     low, high = ([Command("t", {"relevance": value})] * 3 for value in (0.30, 0.33))
-    sampling = replace(student.sampling, temperature=0, max_tokens=24, no_repeat=0)
     for commands in (low, high):
-        written = [decode(student.tokenizer, ids) for ids in ask(engine, student, commands)]
-        own = [one.completion for one in student.generate(TEXTS, commands, sampling=sampling)]
-        for text, expected in zip(written, own, strict=True):
-            assert text.startswith(expected)
-    assert ask(engine, student, low) != ask(engine, student, high), "neighbouring rows are not one row"
+        written_alike(engine, student, TEXTS, commands)
+    assert ask(engine, student, TEXTS, low) != ask(engine, student, TEXTS, high), "neighbouring rows are not one row"
 
 
 def test_student_in_vllm_never_writes_a_control_id(engine: Any, student: Student) -> None:
     base = student.space.base
     drawn: dict[str, Any] = {"temperature": 2.0, "seed": 3, "max_tokens": 60}
-    ids = [token for one in ask(engine, student, COMMANDS, **drawn) for token in one]
+    ids = [token for one in ask(engine, student, TEXTS, COMMANDS, **drawn) for token in one]
     assert max(ids) < base
-    free = [token for one in ask(engine, student, COMMANDS, allowed_token_ids=None, **drawn) for token in one]
+    free = [token for one in ask(engine, student, TEXTS, COMMANDS, allowed_token_ids=None, **drawn) for token in one]
     assert max(free) >= base, "without the restriction they come: it is what keeps them away"
 
 
@@ -122,7 +95,7 @@ def test_student_on_vllms_server_writes_what_udrl_writes(folder: Path, student: 
             prompt=student.prompt_ids(TEXTS, COMMANDS),
             temperature=0.0,
             max_tokens=24,
-            extra_body={"allowed_token_ids": list(range(student.space.base))},
+            extra_body={"allowed_token_ids": list(range(student.space.base)), "stop_token_ids": list(student.ends)},
         )
     assert len(done.choices) == len(own)
     for choice, one in zip(done.choices, own, strict=True):

@@ -1,4 +1,4 @@
-"""Students that were trained from somebody's Llama, Mistral or Qwen2, in vLLM."""
+"""Students that were trained from somebody's Llama, Mistral or Qwen, the real SmolLM2 among them, in vLLM."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from beside import engine_of, written_alike
+from real_weights import smollm2_at_hand
 from tiny_checkpoints import put
 
 from udrl.commands import LENGTH, Attribute, Command, CommandSpace
@@ -31,10 +32,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"eos_token_id": [0, 1]},
     "mistral": {"sliding_window": 96},
     "qwen2": {},
+    "qwen3": {"head_dim": 64},
 }
 
 
-def trained(weights: str, folder: Path, **options: Any) -> Student:
+def trained(weights: Any, folder: Path, **options: Any) -> Student:
     """Train ``weights`` to say a word as often as it is told to, which ends by each of its ends in turn; save it."""
     model, tokenizer = admit(weights)
     values = {TASK: {LENGTH: [float(3 + k % 30) for k in range(600)]}}
@@ -71,3 +73,12 @@ def test_trained_student_in_vllm_writes_what_udrl_writes(family: str, tmp_path: 
     completions, ends = obeyed(student, tmp_path)
     assert [count_words(one) for one in completions[:6]] == [3, 5, 8] * 2, "it obeys"
     assert ends == set(student.ends) == ({0, 1} if family == "llama" else {0}), "each of its ends ends it"
+
+
+def test_trained_smollm2_in_vllm_writes_what_udrl_writes(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("student")
+    with smollm2_at_hand(tmp_path_factory) as weights:
+        student = trained(weights, folder, steps=6, learning_rate=5e-4)
+    completions, _ = obeyed(student, folder)
+    assert student.space.base == 49_152
+    assert len(set(completions[:6])) > 2, "commands change what it writes"
