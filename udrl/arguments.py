@@ -30,6 +30,8 @@ RUN = "runs/default"
 """The run folder of a call that names none."""
 LARGEST = 2**31 - 1
 """The largest count: what is larger is a mistake, and no machine gets there. Seeds may be of any size."""
+CANDIDATES = 10_000
+"""The most candidates that one answer is picked from: they are written and scored together."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ POSITIVE, PART, INSIDE = Range(0, above=True), Range(0, 1, above=True), Range(0,
 
 RANGES = {
     **dict.fromkeys(
-        ("batch_size", "best_of", "bins", "calibration_inputs", "calls", "closest_of", "jobs", "limit", "max_samples",
+        ("batch_size", "bins", "calibration_inputs", "calls", "jobs", "limit", "max_samples",
          "max_tokens", "max_words", "micro_batch", "moments", "num", "num_inputs", "per_input", "per_task",
          "probe_steps", "rounds", "samples", "start_steps", "steps", "sweep_inputs", "tokens", "updates",
          "validate_every", "validation_inputs", "save_every"), COUNT),
@@ -69,6 +71,7 @@ RANGES = {
     **dict.fromkeys(("best_bin", "curriculum", "diversity_floor", "max_failure_rate", "min_p", "mismatched", "open_all",
                      "open_each", "random", "replay", "truncated", "warmup"), SHARE),
     **dict.fromkeys(("best", "share", "top_p"), PART),
+    **dict.fromkeys(("best_of", "closest_of"), Range(1, CANDIDATES)),
     "group_size": Range(2),
     "original": Range(0, 1, below=True),
     "ratio_clip": INSIDE,

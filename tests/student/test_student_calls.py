@@ -98,6 +98,12 @@ def test_calls_are_repeated_by_what_an_answer_tells(precision: str) -> None:
         assert again.completion == one.completion
 
 
+def test_calls_write_answers_as_they_are_taken(student: Student) -> None:
+    [command] = commands(1)
+    endless = answer(student, [TEXTS[0]], command, num=10**9, batch_size=2)
+    assert [next(endless).seed for _ in range(5)] == [0, 1, 2, 3, 4]
+
+
 def test_calls_tell_what_was_clamped_as_values(student: Student) -> None:
     with pytest.warns(UserWarning, match=r"length=90 is beyond what this student reaches on task 't', 4.00 to 30.00"):
         far, near = student.generate(["fox"] * 2, [Command(TASK, {LENGTH: n}) for n in (90.0, 12.0)])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from udrl.arguments import CANDIDATES
 from udrl.cli.common import common_options, engine_option, only_results_on_stdout, plain
 from udrl.cli.numbers import Real, Whole
 from udrl.errors import InputError, UsageError
@@ -77,7 +78,7 @@ def _targets(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> 
 @click.option(
     "--best-of",
     metavar="N",
-    type=Whole(min=1),
+    type=Whole(1, CANDIDATES),
     default=1,
     show_default=True,
     help="Write N candidates and keep the most relevant one.",
@@ -85,7 +86,7 @@ def _targets(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> 
 @click.option(
     "--closest-of",
     metavar="N",
-    type=Whole(min=1),
+    type=Whole(1, CANDIDATES),
     default=1,
     show_default=True,
     help="Write N candidates and keep the one that comes nearest to the command.",

@@ -74,7 +74,7 @@ def answer(
 
     best_of: candidates of each answer, of which the most relevant one is kept; closest_of: the same, and the one whose
     achieved values come closest to the command is kept (`distance`). Either needs ``rewards``; with either, what lacks
-    required words stands back. seed: sample k of an input has the seeds from ``seed + k * candidates``, whatever the
+    required words stands back. seed: answer k of an input has the seeds from ``seed + k * candidates``, whatever the
     other inputs are. rewards: those to score with (None: not scored). sampling: None is what ships with the student.
     Raises UsageError for counts under 1, both counts at once, and where there is nothing to pick by.
     """
@@ -82,10 +82,10 @@ def answer(
     _check(command, best_of, closest_of, rewards)
     drawn = max(best_of, closest_of)
     spans = {name: student.reachable(command.task, name) for name in command.targets} if closest_of > 1 else {}
-    candidates = num * drawn
-    for texts in _batches(inputs, max(1, batch_size // candidates)):
-        flat = [text for text in texts for _ in range(candidates)]
-        seeds = [seed + k for _ in texts for k in range(candidates)]
+    answers = ((text, number) for text in inputs for number in range(num))
+    for some in _batches(answers, max(1, batch_size // drawn)):
+        flat = [text for text, _ in some for _ in range(drawn)]
+        seeds = [seed + number * drawn + k for _, number in some for k in range(drawn)]
         written = student.generate(
             flat, [command] * len(flat), seeds=seeds, sampling=sampling, wording=wording, batch_size=batch_size
         )
@@ -197,7 +197,7 @@ def distance(command: Command, values: Mapping[str, float], spans: Mapping[str, 
     )
 
 
-def _batches(inputs: Iterable[str], size: int) -> Iterator[list[str]]:
-    source = iter(inputs)
+def _batches(answers: Iterable[tuple[str, int]], size: int) -> Iterator[list[tuple[str, int]]]:
+    source = iter(answers)
     while batch := list(islice(source, size)):
         yield batch
