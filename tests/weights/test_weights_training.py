@@ -35,7 +35,7 @@ def test_student_from_a_gguf_file_says_which_and_the_next_one_too(
     synth(first, tasks=("text-to-image",), num_inputs=30, samples=2, seed=1, rewards=("novelty",))
     synth(second, tasks=("search-query",), num_inputs=30, samples=2, seed=2, rewards=("novelty",))
     train(first, student=str(file), **SMALL)
-    assert f"weights of {file}: {file}, SHA-256 {digest[:16]}\n" in capsys.readouterr().err
+    assert f"weights of {file}, SHA-256 {digest[:16]}\n" in capsys.readouterr().err
     kept = WeightsFacts(str(file), digest)
     assert Run(first).facts().train.weights == kept
     card = (first / "student" / "README.md").read_text()
