@@ -171,6 +171,11 @@ def test_no_arguments_show_help_as_wrong_usage(capsys: pytest.CaptureFixture[str
             "no space left on the disk at runs/x/part: ",
         ),
         (
+            NotADirectoryError(errno.ENOTDIR, "Not a directory", "runs/x"),
+            1,
+            "runs/x: Not a directory: a file stands where a folder belongs, so move it or name another folder (NotADir",
+        ),
+        (
             RuntimeError("I/O error: No space left on device (os error 28)"),
             1,
             "no space left on the disk: free",

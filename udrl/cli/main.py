@@ -52,6 +52,18 @@ COMMANDS = (
 STUDIES = ("lr-batch", "methods", "multitask", "size")
 """What ``udrl study`` compares: commands of their own, ``command`` in its module."""
 
+ADVICE = {
+    errno.ENOTDIR: "a file stands where a folder belongs, so move it or name another folder",
+    errno.EISDIR: "a folder stands where a file belongs, so move it or name another file",
+    errno.EEXIST: "move it or name another place",
+    errno.ENOENT: "check the path, and whether something removed it meanwhile",
+    errno.EACCES: "its owner or mode forbids it, so change them or name another place",
+    errno.EPERM: "its owner or mode forbids it, so change them or name another place",
+    errno.EROFS: "nothing can be written there, so name another place",
+    errno.EMFILE: "too many files are open, so raise the limit (ulimit -n)",
+}
+"""What to do about a system's refusal that no part of udrl explains better."""
+
 DEBUG = "udrl.debug"
 """Key of the flag in a click context's ``meta``, which all contexts of one call share."""
 
@@ -197,7 +209,8 @@ def explain(failure: Exception) -> tuple[str, int]:
         return f"no space left on the disk{where}: free some and repeat the command, finished work is kept", 1
     if isinstance(failure, OSError) and failure.errno is not None:
         where = f"{failure.filename}: " if failure.filename else ""
-        return f"{where}{failure.strerror} ({type(failure).__name__}; --debug shows where)", 1
+        advice = f": {ADVICE[failure.errno]}" if failure.errno in ADVICE else ""
+        return f"{where}{failure.strerror}{advice} ({type(failure).__name__}; --debug shows where)", 1
     detail = _one_line(str(failure))
     return (
         f"{type(failure).__name__}{': ' + detail if detail else ''} (a defect of udrl; --debug shows where)",
