@@ -13,7 +13,7 @@ import pytest
 
 from udrl.errors import MissingDependency, StudentError, UsageError
 from udrl.study import cells as cells_module
-from udrl.study.cells import MADE, SETTINGS, Cell, compute, place_in, run_cells
+from udrl.study.cells import MADE, SETTINGS, Cell, cell_folder, compute, run_cells
 from udrl.training.checkpoint import STATE
 
 
@@ -58,7 +58,7 @@ def test_places_decide_nothing_but_reach_the_cell(tmp_path: Path, monkeypatch: p
 
 
 def test_state_of_a_cell_stays_until_its_result_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = place_in(tmp_path, Cell("one", "study_work:resumable"))
+    place = cell_folder(tmp_path, Cell("one", "study_work:resumable"))
     (place / MADE).mkdir(parents=True)
     (place / SETTINGS).write_text('{"work": "study_work:resumable", "settings": {}}')
     with monkeypatch.context() as patch:

@@ -21,7 +21,7 @@ from udrl.data.episode import Episode
 from udrl.errors import StudentError, UsageError
 from udrl.training.loop import run_loop
 from udrl.training.methods import Dpo, Grpo, Sft, Top, Udrl, Weighted, method_of
-from udrl.training.methods.method_data import own, pool_of
+from udrl.training.methods.method_data import pool_of, without_derived
 from udrl.training.methods.watch import WINDOW, Watch
 from udrl.training.train import train
 
@@ -37,12 +37,12 @@ def value(episode: Episode) -> float:
 def test_top_takes_the_best_fifth_of_each_task_and_nothing_derived() -> None:
     pool = pool_of(Top(reward="brevity"), EPISODES)
     for task in TASKS:
-        members = [e for e in own(EPISODES) if e.task == task]
+        members = [e for e in without_derived(EPISODES) if e.task == task]
         taken = [e for e in pool.episodes if e.task == task]
         assert len(taken) == math.ceil(0.2 * len(members))
         left = [e for e in members if e not in taken]
         assert min(map(value, taken)) >= max(map(value, left))
-    assert pool.scored == len(own(EPISODES))
+    assert pool.scored == len(without_derived(EPISODES))
     assert not {e.origin for e in pool.episodes} & {"mismatched", "truncated"}
 
 
@@ -63,7 +63,9 @@ def test_dpo_pairs_are_of_one_input_with_the_gap_between_them_and_use_nothing_tw
     pairs = pool_of(Dpo(reward="brevity", gap=gap), EPISODES).pairs
     assert pairs
     ranges = {
-        task: float(np.subtract(*np.quantile([value(e) for e in own(EPISODES) if e.task == task], [0.9, 0.1])))
+        task: float(
+            np.subtract(*np.quantile([value(e) for e in without_derived(EPISODES) if e.task == task], [0.9, 0.1]))
+        )
         for task in TASKS
     }
     for pair in pairs:

@@ -55,7 +55,7 @@ class Cell:
         return f"{self.name}-{hash_hex(self.work, json.dumps(self.settings, sort_keys=True), size=4)}"
 
 
-def place_in(folder: Path, cell: Cell) -> Path:
+def cell_folder(folder: Path, cell: Cell) -> Path:
     """Return where a cell of the study in ``folder`` stands."""
     return folder.absolute() / "cells" / cell.key
 
@@ -74,44 +74,43 @@ def run_cells(folder: Path, cells: Sequence[Cell], *, jobs: int = 1, ray: bool =
         raise UsageError(f"jobs must be at least 1, found {jobs}")
     if len({cell.name for cell in cells}) < len(cells):
         raise UsageError("two cells of the study have one name")
-    places = {cell.name: place_in(folder, cell) for cell in cells}
-    missing = [cell for cell in cells if not (places[cell.name] / RESULT).is_file()]
+    folders = {cell.name: cell_folder(folder, cell) for cell in cells}
+    missing = [cell for cell in cells if not (folders[cell.name] / RESULT).is_file()]
     for cell in missing:
-        place = places[cell.name]
-        (place / MADE).mkdir(parents=True, exist_ok=True)
+        (folders[cell.name] / MADE).mkdir(parents=True, exist_ok=True)
         asked = {"work": cell.work, "settings": {**cell.settings, **cell.places}}
-        atomic_write(place / SETTINGS, json.dumps(asked, indent=1))
+        atomic_write(folders[cell.name] / SETTINGS, json.dumps(asked, indent=1))
     if missing:
-        todo = [places[cell.name] for cell in missing]
+        todo = [folders[cell.name] for cell in missing]
         done = _over_ray(todo, jobs) if ray else _processes(todo, jobs)
         begun = len(cells) - len(todo)
         with closing(track(f"study {folder.name}", total=len(cells), unit="cells", initial=begun)) as bar:
-            for place, reason in done:
+            for computed, reason in done:
                 bar.update(1)
                 if reason:
-                    note(f"the cell {place.name} failed ({reason}); the others go on")
-    failed = [places[cell.name] for cell in cells if not (places[cell.name] / RESULT).is_file()]
+                    note(f"the cell {computed.name} failed ({reason}); the others go on")
+    failed = [folders[cell.name] for cell in cells if not (folders[cell.name] / RESULT).is_file()]
     if failed:
-        listed = ", ".join(str(place / LOG) for place in failed[:4])
+        listed = ", ".join(str(path / LOG) for path in failed[:4])
         raise StudentError(
             f"{len(failed)} of {len(cells)} cells of the study failed, see {listed}: correct what stands there and "
             "start the same command again, finished cells are kept"
         )
-    return {name: _result(place) for name, place in places.items()}
+    return {name: _result(path) for name, path in folders.items()}
 
 
-def _result(place: Path) -> dict[str, Any]:
-    with damaged(StudentError, place / RESULT, "remove it, and start the same command again: the cell goes on"):
-        return expect(json.loads((place / RESULT).read_text(encoding="utf-8")), dict, "all of it")
+def _result(folder: Path) -> dict[str, Any]:
+    with damaged(StudentError, folder / RESULT, "remove it, and start the same command again: the cell goes on"):
+        return expect(json.loads((folder / RESULT).read_text(encoding="utf-8")), dict, "all of it")
 
 
-def compute(place: Path) -> None:
-    """Compute the cell in ``place`` in this process and write its result."""
-    asked = json.loads((place / SETTINGS).read_text(encoding="utf-8"))
+def compute(folder: Path) -> None:
+    """Compute the cell in ``folder`` in this process and write its result."""
+    asked = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     module, _, function = asked["work"].partition(":")
-    result = getattr(importlib.import_module(module), function)(place / MADE, asked["settings"])
-    atomic_write(place / RESULT, json.dumps(result, indent=1, allow_nan=False))
-    (place / MADE / STATE).unlink(missing_ok=True)  # only now: without a result the cell goes on from it
+    result = getattr(importlib.import_module(module), function)(folder / MADE, asked["settings"])
+    atomic_write(folder / RESULT, json.dumps(result, indent=1, allow_nan=False))
+    (folder / MADE / STATE).unlink(missing_ok=True)  # only now: without a result the cell goes on from it
 
 
 def threads(jobs: int) -> int:
@@ -119,21 +118,21 @@ def threads(jobs: int) -> int:
     return max(1, (os.cpu_count() or 1) // jobs)
 
 
-def _processes(places: Sequence[Path], jobs: int) -> Iterator[tuple[Path, str | None]]:
-    """Compute in processes; yield each place as it ends, with the reason where it failed."""
-    waiting, free, running = list(places), list(range(jobs)), list[tuple[subprocess.Popen[bytes], Path, int]]()
+def _processes(folders: Sequence[Path], jobs: int) -> Iterator[tuple[Path, str | None]]:
+    """Compute in processes; yield each cell's folder as it ends, with the reason where it failed."""
+    waiting, free, running = list(folders), list(range(jobs)), list[tuple[subprocess.Popen[bytes], Path, int]]()
     try:
         while waiting or running:
             while waiting and free:
-                place, slot = waiting.pop(0), free.pop(0)
-                running.append((_start(place, threads(jobs), slot), place, slot))
+                folder, slot = waiting.pop(0), free.pop(0)
+                running.append((_start(folder, threads(jobs), slot), folder, slot))
             time.sleep(PAUSE)
             for one in [entry for entry in running if entry[0].poll() is not None]:
-                process, place, slot = one
+                process, folder, slot = one
                 running.remove(one)
                 free.append(slot)
                 process.communicate()  # closes the pipe
-                yield place, _reason(place, process.returncode)
+                yield folder, _reason(folder, process.returncode)
     finally:
         for process, *_ in running:
             process.terminate()
@@ -141,15 +140,15 @@ def _processes(places: Sequence[Path], jobs: int) -> Iterator[tuple[Path, str | 
             process.communicate()
 
 
-def _start(place: Path, cores: int, slot: int = 0) -> subprocess.Popen[bytes]:
+def _start(folder: Path, cores: int, slot: int = 0) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(cores), "TOKENIZERS_PARALLELISM": "false"}
     devices = _devices()
     if len(devices) > 1:
         environment["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
-    with (place / LOG).open("ab") as log:
+    with (folder / LOG).open("ab") as log:
         # The pipe ends when this process does, however it ends: the cell's process then leaves, too.
         return subprocess.Popen(
-            [sys.executable, "-m", "udrl.study.cells", str(place)],
+            [sys.executable, "-m", "udrl.study.cells", str(folder)],
             stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment,
         )  # fmt: skip
 
@@ -162,35 +161,35 @@ def _devices() -> list[str]:
     return named.split(",") if named else [str(k) for k in range(torch.cuda.device_count())]
 
 
-def _reason(place: Path, code: int) -> str | None:
+def _reason(folder: Path, code: int) -> str | None:
     if code == 0:
         return None
-    lines = (place / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1] if lines else f"exit code {code}"
 
 
-def _over_ray(places: Sequence[Path], jobs: int) -> Iterator[tuple[Path, str | None]]:
+def _over_ray(folders: Sequence[Path], jobs: int) -> Iterator[tuple[Path, str | None]]:
     with _cluster() as ray:
         largest = max((node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]), default=1)
         cores, gpus = max(1, min(threads(jobs), int(largest))), min(1, ray.cluster_resources().get("GPU", 0))
         task = ray.remote(_remotely).options(num_cpus=cores, num_gpus=gpus)
-        waiting = {task.remote(str(place), cores): place for place in places}
+        waiting = {task.remote(str(folder), cores): folder for folder in folders}
         while waiting:
             for reference in ray.wait(list(waiting))[0]:
-                place = waiting.pop(reference)
+                folder = waiting.pop(reference)
                 try:
                     reason = ray.get(reference)
                 except ray.exceptions.RayError as error:
                     reason = str(error).strip().splitlines()[-1]
-                yield place, reason
+                yield folder, reason
 
 
-def _remotely(place: str, cores: int) -> str | None:
+def _remotely(folder: str, cores: int) -> str | None:
     """Compute a cell on a worker of the cluster, in a process of its own; return the reason where it failed."""
-    process = _start(Path(place), cores)
+    process = _start(Path(folder), cores)
     process.wait()
     process.communicate()  # only now: it closes the pipe whose end the process waits for
-    return _reason(Path(place), process.returncode)
+    return _reason(Path(folder), process.returncode)
 
 
 @contextmanager
@@ -215,11 +214,11 @@ def _leave_with_parent() -> None:
     os._exit(1)
 
 
-def main(place: Path) -> int:
+def main(folder: Path) -> int:
     """Compute one cell as a process of its own; what goes wrong is the last line that it prints."""
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
-        compute(place)
+        compute(folder)
     except UdrlError as error:
         print(error, file=sys.stderr)
         return 1

@@ -55,12 +55,12 @@ def measured(run: Path, *, limit: int, following: int, seed: int) -> dict[str, A
 
 def of_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``rows``: figures by system, over all and by task; and ``obeys``: within-input Spearman by attribute."""
-    rows = {name: _row(found) for name, found in summary["systems"].items()}
-    for name, found in summary["systems"].items():
-        rows[name]["tasks"] = {task: _row(part) for task, part in found["per_task"].items()}
+    rows = {name: _row(system) for name, system in summary["systems"].items()}
+    for name, system in summary["systems"].items():
+        rows[name]["tasks"] = {task: _row(part) for task, part in system["per_task"].items()}
     obeys: dict[str, Any] = {}
-    for found in summary["command_following"].values():
-        for attribute, values in found.items():
+    for attributes in summary["command_following"].values():
+        for attribute, values in attributes.items():
             tasks = {task: part["spearman_within_input"] for task, part in values["per_task"].items()}
             obeys[attribute] = {"spearman": values["spearman_within_input"], "error": values["error"],
                                 "range": values["range"], "tasks": tasks}  # fmt: skip
@@ -82,20 +82,20 @@ def items_of(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
         kind, _, attribute = name.partition(", ")
         if kind == "rank correlation":
             figures[f"{attribute} followed"] = values
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    items: dict[str, dict[str, dict[str, float]]] = {}
     for name, values in figures.items():
         for (task, one), value in values.items():
-            found.setdefault(name, {}).setdefault(task, {})[one] = value
-    return found
+            items.setdefault(name, {}).setdefault(task, {})[one] = value
+    return items
 
 
-def _row(found: Mapping[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {name: _figure(found[name]) for name in FIGURES if found.get(name)}
-    agreement = found.get("agreement", {}).get(TEACHER)
+def _row(system: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {name: _figure(system[name]) for name in FIGURES if system.get(name)}
+    agreement = system.get("agreement", {}).get(TEACHER)
     if agreement:
         row["agreement"] = _figure(agreement)
-    if found.get("latency_ms"):
-        row["latency_ms"] = found["latency_ms"]["p50"]
+    if system.get("latency_ms"):
+        row["latency_ms"] = system["latency_ms"]["p50"]
     return row
 
 
@@ -105,27 +105,27 @@ def _figure(value: Mapping[str, Any]) -> Figure:
 
 def over_seeds(figures: Iterable[Sequence[float]]) -> Figure | None:
     """Return the figures of several seeds as one: mean of means, lowest low, highest high; of none, None."""
-    found = list(figures)
-    if not found:
+    intervals = list(figures)
+    if not intervals:
         return None
-    means, lows, highs = zip(*found, strict=True)
+    means, lows, highs = zip(*intervals, strict=True)
     return sum(means) / len(means), min(lows), max(highs)
 
 
 def by_input(items: Items, task: str | None = None) -> dict[str, float]:
     """Return one value an input, the mean over the tasks that have it; task: of this one alone."""
-    found: dict[str, list[float]] = {}
-    for name, own in items.items():
-        for one, value in own.items() if task in (None, name) else ():
-            found.setdefault(one, []).append(value)
-    return {one: sum(values) / len(values) for one, values in found.items()}
+    by_id: dict[str, list[float]] = {}
+    for name, values in items.items():
+        for one, value in values.items() if task in (None, name) else ():
+            by_id.setdefault(one, []).append(value)
+    return {one: sum(values) / len(values) for one, values in by_id.items()}
 
 
 def over_inputs(seeds: Iterable[Items], task: str | None = None) -> Figure | None:
     """Return what several seeds measured input by input as one figure, see `over_seeds`."""
-    values = [list(by_input(items, task).values()) for items in seeds]
-    found = [mean_interval(own) for own in values if own]
-    return over_seeds((one.mean, one.lo, one.hi) for one in found)
+    by_seed = [list(by_input(items, task).values()) for items in seeds]
+    intervals = [mean_interval(values) for values in by_seed if values]
+    return over_seeds((one.mean, one.lo, one.hi) for one in intervals)
 
 
 def gain(ours: Sequence[Items], theirs: Sequence[Items], task: str | None = None) -> Figure | None:

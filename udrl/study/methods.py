@@ -24,7 +24,7 @@ from udrl.data.hashing import hash_int
 from udrl.data.run import Run
 from udrl.errors import MissingDependency, UsageError, is_installed
 from udrl.files import atomic_write, remove_folder
-from udrl.study.cells import MADE, Cell, place_in, run_cells
+from udrl.study.cells import MADE, Cell, cell_folder, run_cells
 from udrl.study.figures import Figure, Items, gain, over_inputs, over_seeds, shown
 from udrl.study.folders import copy_of, data_of, same_data
 from udrl.study.output import Bars, StudyReport, publish, study_folder
@@ -78,32 +78,32 @@ def study_methods(
     options, rates = options or {}, rates or {}
     _check(student, methods, arms, options, rates, (seconds, calls, seeds, start_steps))
     run, look = Path(run), measure or Measure()
-    place = study_folder(run, name)
+    study = study_folder(run, name)
     common, places = {**data_of(run), **look.settings}, {"run": str(run.absolute())}
     starts = {k: _first_cell(k, student, start_steps, common, places) for k in range(seed, seed + seeds)}
-    with place.writing() as folder:
+    with study.writing() as folder:
         begun = run_cells(folder, list(starts.values()), jobs=jobs, ray=ray)
         cells = []
         for arm, method, k in product(arms, methods, starts):
             settings = {**common, "begun": starts[k].key, "method": method, "seed": k}
             settings |= {"options": dict(options.get(method, {})), "rate": rates.get(method)}
             settings |= {"seconds": seconds} if arm == "time" else {"calls": calls}
-            where = {**places, "start": str(place_in(folder, starts[k]) / MADE / "run" / "student")}
+            where = {**places, "start": str(cell_folder(folder, starts[k]) / MADE / "run" / "student")}
             cells.append(Cell(f"{method}-{arm}-{k}", f"{__name__}:train_by", settings, where))
-        found = {**begun, **run_cells(folder, cells, jobs=jobs, ray=ray)}
+        results = {**begun, **run_cells(folder, cells, jobs=jobs, ray=ray)}
         settings = {"methods": list(methods), "arms": list(arms), "student": student, "start_steps": start_steps,
                     "seconds": seconds, "calls": calls, "seeds": seeds, "seed": seed, "options": dict(options),
                     "rates": dict(rates), **look.settings}  # fmt: skip
-        lines = _lines(found, methods, arms, range(seed, seed + seeds), machine_usd)
+        lines = _lines(results, methods, arms, range(seed, seed + seeds), machine_usd)
         gains = _gains(lines)
         return publish(
-            place,
+            study,
             folder,
             title="Training methods side by side",
             settings=settings,
-            cells=found,
+            cells=results,
             table=[HEADER, *(line.row for line in lines)],
-            notes=[*_told(gains, seeds), *_short(found, arms, calls), *_notes(found)],
+            notes=[*_told(gains, seeds), *_short(results, arms, calls), *_notes(results)],
             bars=_bars(lines),
             findings={"relevance_gain": gains},
         )
@@ -238,13 +238,13 @@ HEADER = [
 
 
 def _lines(
-    found: Mapping[str, Any], methods: Sequence[str], arms: Sequence[str], seeds: range, usd: float | None
+    results: Mapping[str, Any], methods: Sequence[str], arms: Sequence[str], seeds: range, usd: float | None
 ) -> list[_Line]:
     lines: list[_Line] = []
-    start = [found[f"{START}-{k}"]["items"]["student@open"] for k in seeds]
+    start = [results[f"{START}-{k}"]["items"]["student@open"] for k in seeds]
     for arm, method in [("", START), *((arm, method) for arm in arms for method in methods)]:
         names = [f"{method}-{arm}-{k}" if arm else f"{method}-{k}" for k in seeds]
-        cells = [found[name] for name in names]
+        cells = [results[name] for name in names]
         told = False
         for system, short in ROWS.items():
             rows = [cell["rows"][system] for cell in cells if system in cell["rows"]]
@@ -258,7 +258,7 @@ def _lines(
             row = [arm, f"{method}@{short}", *_cells(figures, over), *follows, *cost]
             lines.append(_Line(f"{method}@{short}", arm, figures["relevance"], row, items))
             told = True
-    teacher = [cell["rows"]["teacher"] for cell in found.values() if "teacher" in cell["rows"]]
+    teacher = [cell["rows"]["teacher"] for cell in results.values() if "teacher" in cell["rows"]]
     if teacher:
         figures = {c: over_seeds(row[c] for row in teacher if c in row) for c in COLUMNS}
         lines.append(_Line("teacher", "", figures["relevance"], ["", "teacher", *_cells(figures, ""), *[""] * 6]))
@@ -272,13 +272,13 @@ def _cells(figures: Mapping[str, Figure | None], over: str) -> list[str]:
 
 def _gains(lines: Sequence[_Line]) -> dict[str, dict[str, Any]]:
     """Return by arm, student and other student of that arm by how much more relevant the first one writes."""
-    found: dict[str, dict[str, Any]] = {}
+    by_arm: dict[str, dict[str, Any]] = {}
     for one in lines:
         others = [other for other in lines if other.arm == one.arm and other is not one and other.items]
         if one.arm and one.items:
             gains = {other.label: gain(one.items, other.items) for other in others}
-            found.setdefault(one.arm, {})[one.label] = gains
-    return found
+            by_arm.setdefault(one.arm, {})[one.label] = gains
+    return by_arm
 
 
 def _told(gains: Mapping[str, Mapping[str, Mapping[str, Figure | None]]], seeds: int) -> list[str]:
@@ -311,19 +311,19 @@ def _cost(cells: Sequence[Mapping[str, Any]], usd: float | None) -> list[str]:
     return [f"{average('seconds'):.0f}", *counts, "-" if usd is None else f"{usd * average('machine_hours'):.4f}"]
 
 
-def _short(found: Mapping[str, Any], arms: Sequence[str], calls: int) -> list[str]:
+def _short(results: Mapping[str, Any], arms: Sequence[str], calls: int) -> list[str]:
     """Name the trainings that had clearly fewer returns to look at than they may."""
-    limited = {name: cell for name, cell in found.items() if "-calls-" in name and not name.startswith("grpo-")}
+    limited = {name: cell for name, cell in results.items() if "-calls-" in name and not name.startswith("grpo-")}
     names = [name for name, cell in limited.items() if 0 < cell["reward_calls"] < 0.95 * calls]
     if "calls" not in arms or not names:
         return []
     return [f"{', '.join(names)}: the run has fewer than {calls:,} scored episodes of that kind"]
 
 
-def _notes(found: Mapping[str, Any]) -> list[str]:
+def _notes(results: Mapping[str, Any]) -> list[str]:
     """Return the advice that trainings gave, each once, with the cells that it was given in."""
     given: dict[str, list[str]] = {}
-    for name, cell in found.items():
+    for name, cell in results.items():
         for line in cell["advice"] or ():
             given.setdefault(line, []).append(name)
     return [f"{', '.join(names)}: {line}" for line, names in given.items()]

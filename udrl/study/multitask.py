@@ -62,7 +62,7 @@ def study_multitask(
     task alone and for an unknown preset, StudentError where cells fail.
     """
     run, look = Path(run), measure or Measure()
-    place = study_folder(run, name)
+    study = study_folder(run, name)
     tasks = sorted({episode.task for episode in iterate_episodes(Run(run).episodes, splits=("train",))})
     if len(tasks) < 2:
         raise UsageError(f"{run} has the task {', '.join(tasks) or 'none'} alone: there is nothing to compare")
@@ -77,10 +77,10 @@ def study_multitask(
             for task in tasks:
                 settings = {**common, "student": size, "steps": share, "seed": k, "task": task}
                 cells.append(Cell(f"{arm}-{task}-{k}", train_one, settings, places))
-    with place.writing() as folder:
-        found = run_cells(folder, cells, jobs=jobs, ray=ray)
+    with study.writing() as folder:
+        results = run_cells(folder, cells, jobs=jobs, ray=ray)
         parts = {
-            arm: [_cells_of(found, arm, tasks, k) for k in range(seed, seed + seeds)] for arm in (ALL, EACH, SMALL)
+            arm: [_cells_of(results, arm, tasks, k) for k in range(seed, seed + seeds)] for arm in (ALL, EACH, SMALL)
         }
         rows, bars, findings = [HEADER], list[tuple[str, Figure]](), dict[str, Any]()
         for only in (*tasks, None):
@@ -92,11 +92,11 @@ def study_multitask(
                     bars.append((f"{only or EVERY}: {arm}", top))
         settings = {"student": student, "part": part, "steps": steps, "seeds": seeds, "seed": seed, **look.settings}
         return publish(
-            place,
+            study,
             folder,
             title="One student for all tasks, or one for each",
             settings=settings,
-            cells=found,
+            cells=results,
             table=rows,
             notes=_unequal(findings[EVERY], part),
             bars=Bars("relevance of student@top", bars),
@@ -131,9 +131,9 @@ def _part(student: Preset, tasks: int) -> str:
     return min(sizes, key=lambda name: abs(math.log(sizes[name] * tasks / student.parameters)))
 
 
-def _cells_of(found: Mapping[str, Any], arm: str, tasks: Sequence[str], seed: int) -> dict[str, Result]:
+def _cells_of(results: Mapping[str, Any], arm: str, tasks: Sequence[str], seed: int) -> dict[str, Result]:
     """Return the cell that answers each task in one arm."""
-    return {task: found[f"{ALL}-{seed}" if arm == ALL else f"{arm}-{task}-{seed}"] for task in tasks}
+    return {task: results[f"{ALL}-{seed}" if arm == ALL else f"{arm}-{task}-{seed}"] for task in tasks}
 
 
 def _distinct(students: Mapping[str, Result], task: str | None) -> list[Result]:

@@ -70,9 +70,9 @@ class Bars:
         """Draw on a matplotlib figure."""
         figure.set_size_inches(7.5, 0.8 + 0.28 * len(self.rows))
         axes = figure.add_subplot()
-        for place, (_, (mean, low, high)) in enumerate(self.rows):
-            axes.plot([low, high], [place, place], color=MUTED, linewidth=3, solid_capstyle="round", zorder=1)
-            axes.plot([mean], [place], "o", color=STUDENT, zorder=2)
+        for row, (_, (mean, low, high)) in enumerate(self.rows):
+            axes.plot([low, high], [row, row], color=MUTED, linewidth=3, solid_capstyle="round", zorder=1)
+            axes.plot([mean], [row], "o", color=STUDENT, zorder=2)
         axes.set_yticks(range(len(self.rows)), [label for label, _ in self.rows])
         axes.invert_yaxis()
         axes.set_xlabel(self.axis)
@@ -81,7 +81,7 @@ class Bars:
 
 
 def publish(
-    place: StudyFolder,
+    study: StudyFolder,
     folder: Path,
     *,
     title: str,
@@ -100,7 +100,7 @@ def publish(
 
     means = {name: {key: value for key, value in cell.items() if key != "items"} for name, cell in cells.items()}
     machine = hardware.describe_in_line()
-    data = {"schema": SCHEMA, "udrl": __version__, "study": place.name, "title": title, "hardware": machine,
+    data = {"schema": SCHEMA, "udrl": __version__, "study": study.name, "title": title, "hardware": machine,
             "settings": settings, "findings": findings or {}, "notes": list(notes), "cells": means}  # fmt: skip
     text = [f"# {title}", "", _markdown(table), "", *(f"- {line}" for line in notes)]
     atomic_write(folder / TABLE, "\n".join(text).rstrip() + "\n")

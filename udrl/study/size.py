@@ -49,16 +49,16 @@ def study_size(
     if len(set(students)) < 2:
         raise UsageError("a study of sizes compares two students at least")
     run, look = Path(run), measure or Measure()
-    place = study_folder(run, name)
+    study = study_folder(run, name)
     common = {**data_of(run), **look.settings, "steps": steps}
     cells = [
         Cell(f"{one}-{k}", train_one, {**common, "student": one, "seed": k}, {"run": str(run.absolute())})
         for one in dict.fromkeys(students)
         for k in range(seed, seed + seeds)
     ]
-    with place.writing() as folder:
-        found = run_cells(folder, cells, jobs=jobs, ray=ray)
-        sizes = {one: _figures([found[f"{one}-{k}"] for k in range(seed, seed + seeds)]) for one in students}
+    with study.writing() as folder:
+        results = run_cells(folder, cells, jobs=jobs, ray=ray)
+        sizes = {one: _figures([results[f"{one}-{k}"] for k in range(seed, seed + seeds)]) for one in students}
         order = sorted(sizes, key=lambda one: sizes[one]["parameters"])
         header = ["student", "parameters", *(title.replace("\n", " ") for title in PANELS.values()), "training seconds"]
         rows = [
@@ -67,11 +67,11 @@ def study_size(
             for one in order
         ]  # fmt: skip
         return publish(
-            place,
+            study,
             folder,
             title="Size, relevance, obedience and latency",
             settings={"students": list(students), "steps": steps, "seeds": seeds, "seed": seed, **look.settings},
-            cells=found,
+            cells=results,
             table=[header, *rows],
             bars=_Curves([sizes[one] for one in order]),
             findings=sizes,
@@ -109,8 +109,8 @@ class _Curves:
             axes.plot([size for size, _ in points], [value[0] for _, value in points], "o-", color=STUDENT)
             axes.set_xscale("log")
             axes.minorticks_off()
-            places = [s["parameters"] for s in self.sizes]
-            axes.set_xticks(places, [f"{place / 1e6:.3g}M" for place in places])
+            sizes = [s["parameters"] for s in self.sizes]
+            axes.set_xticks(sizes, [f"{parameters / 1e6:.3g}M" for parameters in sizes])
             axes.set_title(title, fontsize=9)
             axes.set_xlabel("parameters")
             if all(low >= 0 for _, (_, low, _) in points):

@@ -30,7 +30,7 @@ from udrl.student.student import Student
 from udrl.study.folders import same_data
 from udrl.training.calibrate import first_inputs
 from udrl.training.checkpoint import STATE
-from udrl.training.methods.method_data import own
+from udrl.training.methods.method_data import without_derived
 from udrl.training.options import LoopOptions
 from udrl.training.origin import Origin, find_origin
 from udrl.training.starting_point import Learner, Source, begin, preset_of
@@ -91,7 +91,7 @@ class Material:
     """Episodes to train on, held-out ones whose loss is measured, and held-out inputs to write for, by task."""
 
     train: list[Episode]
-    held: list[Episode]
+    held_out: list[Episode]
     inputs: Mapping[str, Sequence[str]]
 
 
@@ -102,11 +102,11 @@ def read_material(run: Run, rewards: Mapping[str, str], *, method: str, limit: i
     Raises StudentError where a task has nothing to train on, or nothing held out.
     """
     every = [e for e in read_episodes(run.episodes, splits=("train",)) if e.task in rewards]
-    held = [e for e in own(read_episodes(run.episodes, splits=("validation",))) if e.task in rewards]
-    train = good(own(every), rewards) if method == "sft" else every
-    inputs = first_inputs([e for e in held if e.returns.get(rewards[e.task]) is not None], limit)
+    held_out = [e for e in without_derived(read_episodes(run.episodes, splits=("validation",))) if e.task in rewards]
+    train = good(without_derived(every), rewards) if method == "sft" else every
+    inputs = first_inputs([e for e in held_out if e.returns.get(rewards[e.task]) is not None], limit)
     measured: dict[str, list[Episode]] = defaultdict(list)
-    for episode in good(held, rewards) if method == "sft" else held:
+    for episode in good(held_out, rewards) if method == "sft" else held_out:
         measured[episode.task].append(episode)
     for task in rewards:
         if not any(e.task == task for e in train) or not measured[task]:
@@ -124,7 +124,7 @@ def good(episodes: Sequence[Episode], rewards: Mapping[str, str]) -> list[Episod
         value = episode.returns.get(rewards[episode.task])
         if value is not None:
             values[episode.task].append(value)
-    least = {task: float(np.mean(found)) - 1e-9 for task, found in values.items()}
+    least = {task: float(np.mean(rewarded)) - 1e-9 for task, rewarded in values.items()}
     return [e for e in episodes if (v := e.returns.get(rewards[e.task])) is not None and v >= least[e.task]]
 
 
@@ -218,14 +218,14 @@ def _is_finite(read: Mapping[str, Any]) -> bool:
 
 def rewards_of_tasks(names: Mapping[str, str], run: Run) -> dict[str, Reward]:
     """Return each task's reward, as ``run`` was scored with it; UsageError for one that only a table knows."""
-    found = scored_rewards(run, sorted(set(names.values())))
+    scored = scored_rewards(run, sorted(set(names.values())))
     for task, name in names.items():
-        if name not in found:
+        if name not in scored:
             raise UsageError(
                 f"task '{task}' has no reward but '{name}', which cannot be computed for new completions: score the "
                 "run with one that can (udrl score --reward)"
             )
-    return {task: found[name] for task, name in names.items()}
+    return {task: scored[name] for task, name in names.items()}
 
 
 class _Reader:
@@ -241,7 +241,8 @@ class _Reader:
         max_tokens: int,
     ) -> None:
         self.cell, self.rewards, self.material = cell, rewards, material
-        self.held, self.tokenizer, self.max_tokens = learner.examples(material.held), learner.tokenizer, max_tokens
+        self.held_out = learner.examples(material.held_out)
+        self.tokenizer, self.max_tokens = learner.tokenizer, max_tokens
 
     @property
     def lowest(self) -> dict[str, float]:
@@ -255,9 +256,9 @@ class _Reader:
         was_training = model.training
         greedy = Sampling(temperature=0, max_tokens=self.max_tokens)
         student = Student(TorchEngine(model, dtype), self.tokenizer, name="cell", sampling=greedy)
-        found = {"scores": self._scores(student), "losses": self._losses(model, dtype)}
+        read = {"scores": self._scores(student), "losses": self._losses(model, dtype)}
         model.train(was_training)
-        return found
+        return read
 
     def _scores(self, student: Student) -> dict[str, list[float | None]]:
         scores = {}
@@ -273,7 +274,7 @@ class _Reader:
         from udrl.training.validation import losses_of
 
         losses: dict[str, list[float]] = defaultdict(list)
-        found = losses_of(model, self.held, dtype=dtype, chunk=self.cell.micro_batch)
-        for task, value in zip(self.held.tasks, found.tolist(), strict=True):
+        nats = losses_of(model, self.held_out, dtype=dtype, chunk=self.cell.micro_batch)
+        for task, value in zip(self.held_out.tasks, nats.tolist(), strict=True):
             losses[task].append(value)
         return dict(losses)

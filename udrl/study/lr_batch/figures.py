@@ -80,11 +80,11 @@ class Correlations:
 
 def correlations(scores: Floats, grid: Grid, *, seed: int = 0) -> Correlations:
     """Return the correlations of ``scores`` (cells, seeds), higher is better."""
-    found = {name: spearman(scores.mean(axis=1), x) for name, x in grid.predictors.items()}
+    of = {name: spearman(scores.mean(axis=1), x) for name, x in grid.predictors.items()}
     drawn = _drawn_correlations(scores, grid, seed)
-    gap = abs(found[RATIO]) - abs(found[RATE])
+    gap = abs(of[RATIO]) - abs(of[RATE])
     return Correlations(
-        {name: _interval(found[name], drawn[name]) for name in PREDICTORS},
+        {name: _interval(of[name], drawn[name]) for name in PREDICTORS},
         _interval(gap, np.abs(drawn[RATIO]) - np.abs(drawn[RATE])),
     )
 
@@ -157,8 +157,8 @@ def _spearman(x: Floats, y: Floats) -> Floats:
     """Return the rank correlation of every row of two (rows, n)."""
     x, y = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (_ranks(x), _ranks(y)))
     scale = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
-    found: Floats = np.divide((x * y).sum(axis=1), scale, out=np.zeros(len(x)), where=scale > 0)
-    return found
+    rho: Floats = np.divide((x * y).sum(axis=1), scale, out=np.zeros(len(x)), where=scale > 0)
+    return rho
 
 
 def _ranks(values: Floats) -> Floats:

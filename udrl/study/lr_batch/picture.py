@@ -43,10 +43,10 @@ class HeatMaps:
         figure.set_size_inches(max(7.0, width * columns), height * len(self.rows) + 0.9)
         axes = figure.subplots(len(self.rows), columns, squeeze=False)
         for row, maps in zip(axes, self.rows, strict=True):
-            for place, one in zip(row, maps, strict=False):
-                self._draw(place, one, rates, batches)
-            for place in row[len(maps) :]:
-                place.set_axis_off()
+            for panel, one in zip(row, maps, strict=False):
+                self._draw(panel, one, rates, batches)
+            for panel in row[len(maps) :]:
+                panel.set_axis_off()
         figure.supxlabel(
             "star: best cell; dot: not told apart from it; x: a seed diverged; dashed: equal ratio of learning rate to "
             "batch size",
@@ -61,14 +61,14 @@ class HeatMaps:
             values, origin="lower", aspect="auto", cmap="viridis" if one.rises else "viridis_r", vmin=low, vmax=high
         )
         middle = (low + high) / 2
-        for place, value in np.ndenumerate(values):
-            cell = place[0] * len(batches) + place[1]
+        for (row, column), value in np.ndenumerate(values):
+            cell = row * len(batches) + column
             mark = "★" if cell == one.best.cell else "·" if cell in one.best.as_good else ""
             mark += "×" if cell in one.diverged else ""
             bright = (value > middle) == one.rises
             axes.text(
-                place[1],
-                place[0],
+                column,
+                row,
                 f"{value:.2f}{mark}",
                 ha="center",
                 va="center",
@@ -125,5 +125,5 @@ def _extended(places: Floats, logs: Floats) -> Floats:
     if len(logs) == 1:
         return np.full(len(places), logs[0]) + places
     known = np.array([logs[0] - (logs[1] - logs[0]) / 2, *logs, logs[-1] + (logs[-1] - logs[-2]) / 2])
-    found: Floats = np.interp(places, np.array([-0.5, *range(len(logs)), len(logs) - 0.5]), known)
-    return found
+    between: Floats = np.interp(places, np.array([-0.5, *range(len(logs)), len(logs) - 0.5]), known)
+    return between

@@ -68,14 +68,14 @@ class Results:
     @cached_property
     def of_tasks(self) -> dict[tuple[str, str, str], OfTask]:
         """By (score, read, task)."""
-        found = {}
+        of_tasks = {}
         for score in (REWARD, LOSS):
             for read in READS:
                 for task in self.rewards:
                     values = self._values(score, read, task)
                     told = correlations(values.mean(axis=2), self.grid)
-                    found[score, read, task] = OfTask(values, best_of(values, self.grid), told)
-        return found
+                    of_tasks[score, read, task] = OfTask(values, best_of(values, self.grid), told)
+        return of_tasks
 
     @cached_property
     def claims(self) -> dict[tuple[str, str], Claim]:
@@ -156,19 +156,19 @@ class Results:
         rows = [["task", "score", "read", "best learning rate / batch", "its score", "as good", "best ratio",
                  *(f"correlation with {name}" for name in PREDICTORS)]]  # fmt: skip
         for task in self.rewards:
-            for (score, read, of), found in self.of_tasks.items():
+            for (score, read, of), scored in self.of_tasks.items():
                 if of == task:
-                    rate, batch = self.points[found.best.cell]
+                    rate, batch = self.points[scored.best.cell]
                     rows.append(
                         [
                             f"{task} ({self.kinds[task]})",
                             self.rewards[task] if score == REWARD else LOSS,
                             READS[read],
                             f"{rate:g} / {batch}",
-                            _said(_positive(found.best.score, score)),
-                            f"{len(found.best.as_good)} of {len(self.points)}",
-                            _said(found.best.ratio, "{:.1e}"),
-                            *(_said(found.correlations.of[name]) for name in PREDICTORS),
+                            _said(_positive(scored.best.score, score)),
+                            f"{len(scored.best.as_good)} of {len(self.points)}",
+                            _said(scored.best.ratio, "{:.1e}"),
+                            *(_said(scored.correlations.of[name]) for name in PREDICTORS),
                         ]
                     )
         return rows
@@ -179,15 +179,15 @@ class Results:
         for score, read in ((s, r) for s in (REWARD, LOSS) for r in READS):
             maps = []
             for task in self.rewards:
-                found = self.of_tasks[score, read, task]
+                scored = self.of_tasks[score, read, task]
                 name = self.rewards[task] if score == REWARD else LOSS
-                means = found.values.mean(axis=(1, 2))
+                means = scored.values.mean(axis=(1, 2))
                 maps.append(
                     Map(
                         f"{task} ({self.kinds[task]}), {name}",
-                        f"{READS[read]}, best {_said(_positive(found.best.score, score))}",
+                        f"{READS[read]}, best {_said(_positive(scored.best.score, score))}",
                         means if score == REWARD else -means,
-                        found.best,
+                        scored.best,
                         score == REWARD,
                         self._diverged(read),
                     )
@@ -209,20 +209,20 @@ class Results:
         }
 
     def _task(self, score: str, read: str, task: str) -> dict[str, Any]:
-        found = self.of_tasks[score, read, task]
-        rate, batch = self.points[found.best.cell]
+        scored = self.of_tasks[score, read, task]
+        rate, batch = self.points[scored.best.cell]
         return {
             "kind": self.kinds[task],
             "score": self.rewards[task] if score == REWARD else LOSS,
             "best": {
                 "learning_rate": rate,
                 "batch_size": batch,
-                "value": _positive(found.best.score, score),
-                "ratio": found.best.ratio,
-                "as_good": [self.points[k] for k in found.best.as_good],
+                "value": _positive(scored.best.score, score),
+                "ratio": scored.best.ratio,
+                "as_good": [self.points[k] for k in scored.best.as_good],
             },
-            "correlations": dict(found.correlations.of),
-            "ratio_over_learning_rate": found.correlations.ratio_over_rate,
+            "correlations": dict(scored.correlations.of),
+            "ratio_over_learning_rate": scored.correlations.ratio_over_rate,
         }
 
     def notes(self) -> list[str]:
@@ -269,9 +269,9 @@ class Results:
 
     def _against_rate(self) -> str:
         closer, looser, of = 0, 0, 0
-        for (score, _, _), found in self.of_tasks.items():
+        for (score, _, _), scored in self.of_tasks.items():
             if score == REWARD:
-                _, low, high = found.correlations.ratio_over_rate
+                _, low, high = scored.correlations.ratio_over_rate
                 closer, looser, of = closer + (low > 0), looser + (high < 0), of + 1
         return (
             f"Of the {of} heat maps of rewards, the ratio ranks the cells better than the learning rate alone in "

@@ -29,7 +29,7 @@ from udrl.study.lr_batch.figures import Kind
 from udrl.study.lr_batch.report import Results
 from udrl.study.output import StudyReport, publish, study_folder
 from udrl.teacher.synthesis.synth import synth
-from udrl.training.methods.method_data import own
+from udrl.training.methods.method_data import without_derived
 from udrl.training.options import LoopOptions
 from udrl.training.origin import Origin, find_origin
 from udrl.training.starting_point import Source, begin
@@ -111,8 +111,8 @@ def study_lr_batch(
     if not source.episodes.is_dir():
         _make_run(source, wanted, seed=seed)
     rewards = scored_by(read_episodes(source.episodes))
-    place = study_folder(source.path, name)
-    with place.writing() as folder:
+    study = study_folder(source.path, name)
+    with study.writing() as folder:
         material = read_material(source, rewards, method=wanted.method, limit=wanted.limit)
         data = data_of(source.path)["episodes"]
         rewards_of_tasks(rewards, source)  # before anything is trained: can they be computed?
@@ -131,10 +131,10 @@ def study_lr_batch(
             precision=precision,
         )
         cells = _grid(wanted, common, seed=seed)
-        found = run_cells(folder, [_cell(settings) for settings in cells.values()], jobs=jobs, ray=ray)
-        results = _results(wanted, rewards, {key: found[cell.name] for key, cell in cells.items()})
+        results_by_cell = run_cells(folder, [_cell(settings) for settings in cells.values()], jobs=jobs, ray=ray)
+        results = _results(wanted, rewards, {key: results_by_cell[cell.name] for key, cell in cells.items()})
         return publish(
-            place,
+            study,
             folder,
             title=f"Learning rate and batch size: {wanted.student}, {wanted.method}",
             settings={**asdict(wanted), "seed": seed, "sequences": sequences, "equal_steps": common.equal_steps,
@@ -206,7 +206,7 @@ def _results(
 def scored_by(episodes: Sequence[Episode]) -> dict[str, str]:
     """Return the reward that scores each task: the first of `REWARDS` that its own episodes have, else any."""
     have: dict[str, set[str]] = {}
-    for episode in own(episodes):
+    for episode in without_derived(episodes):
         have.setdefault(episode.task, set()).update(n for n, value in episode.returns.items() if value is not None)
     for task, names in have.items():
         if not names:

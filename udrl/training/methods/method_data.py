@@ -49,7 +49,7 @@ def pool_of(method: Method, episodes: Sequence[Episode]) -> Pool:
     """
     if isinstance(method, Udrl):
         return Pool(list(episodes), len(episodes), len(episodes))
-    written = own(episodes)
+    written = without_derived(episodes)
     if not written:
         raise StudentError(f"--method {method.name} leaves derived episodes out, and there are no others: "
                            "run udrl synth first")  # fmt: skip
@@ -94,7 +94,7 @@ def affordable_steps(method: Method, batch_size: int, max_samples: int | None, p
     return min(planned, max_samples // batch_size * method.updates)
 
 
-def own(episodes: Sequence[Episode]) -> list[Episode]:
+def without_derived(episodes: Sequence[Episode]) -> list[Episode]:
     """Return the episodes that were written for their input: all but the derived ones."""
     return [e for e in episodes if e.origin not in DERIVED]
 
