@@ -128,13 +128,13 @@ def load_reward(source: str, *, encoder: Encoder | None = None, answers: Answers
     for entry in metadata.entry_points(group=GROUP):
         if entry.name == source:
             try:
-                found = entry.load()
+                loaded = entry.load()
             except Exception as error:  # somebody else's code, of which anything can come
                 raise RewardError(
                     f"reward '{source}' ({entry.value}) cannot be loaded ({type(error).__name__}: {error}): correct "
                     "or reinstall the package that provides it"
                 ) from error
-            return _as_reward(found, source)
+            return _as_reward(loaded, source)
     raise unknown("reward", source, reward_names())
 
 
@@ -153,7 +153,7 @@ def computable(
     its own source. encoder: what relevance scores with, or its name, and then the ``precision`` to load it in
     (`as_scored` knows both of a run); answers: what accuracy compares with. Calling one raises what ``compute`` raises.
     """
-    found: dict[str, Reward] = {}
+    rewards: dict[str, Reward] = {}
     for name in names:
         source = (sources or {}).get(name, name)
         if ":" not in source and source not in reward_names():
@@ -162,9 +162,9 @@ def computable(
             from udrl.encoder import MINILM, load_encoder
 
             encoder = load_encoder(encoder or MINILM, precision=precision)
-        known = load_reward(source, encoder=None if isinstance(encoder, str) else encoder, answers=answers)
-        found[name] = cast("Reward", Checked(known))
-    return found
+        reward = load_reward(source, encoder=None if isinstance(encoder, str) else encoder, answers=answers)
+        rewards[name] = cast("Reward", Checked(reward))
+    return rewards
 
 
 def as_scored(
@@ -180,12 +180,12 @@ def as_scored(
     encoder: another one than the run's, by name. precision: see `udrl.encoder.load_encoder`; with auto the run's own
     computes in fp32 where the run was scored in fp32 (``udrl score --exact``).
     """
-    own = facts.score.encoder
-    if precision == "auto" and encoder is None and own is not None and own.precision == "fp32":
+    scored_with = facts.score.encoder
+    if precision == "auto" and encoder is None and scored_with is not None and scored_with.precision == "fp32":
         precision = "fp32"
     return computable(
         names,
-        encoder=encoder or (own.name if own else None),
+        encoder=encoder or (scored_with.name if scored_with else None),
         precision=precision,
         sources=facts.score.sources,
         answers=answers,
@@ -254,7 +254,7 @@ def _import(source: str) -> Any:
     module, _, attribute = source.partition(":")
     try:
         with _current_folder_importable():
-            found = importlib.import_module(module)
+            imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module.split(".")[0] and error.name != module:
             raise RewardError(f"reward '{source}': {module} needs {error.name}: install it") from error
@@ -265,10 +265,10 @@ def _import(source: str) -> Any:
         raise RewardError(
             f"reward '{source}': {module} cannot be imported ({type(error).__name__}: {error}): correct it"
         ) from error
-    if not hasattr(found, attribute):
-        own = [name for name in vars(found) if not name.startswith("_")]
-        raise unknown(f"name in {module}, reward", attribute, own)
-    return getattr(found, attribute)
+    if not hasattr(imported, attribute):
+        public = [name for name in vars(imported) if not name.startswith("_")]
+        raise unknown(f"name in {module}, reward", attribute, public)
+    return getattr(imported, attribute)
 
 
 @contextmanager
@@ -281,38 +281,38 @@ def _current_folder_importable() -> Iterator[None]:
         sys.path.remove(str(Path.cwd()))
 
 
-def _as_reward(found: Any, source: str) -> Reward:
-    if isinstance(found, type):
+def _as_reward(named: Any, source: str) -> Reward:
+    if isinstance(named, type):
         try:
-            found = found()
+            named = named()
         except Exception as error:
             raise RewardError(
                 f"reward '{source}' cannot be made without arguments ({type(error).__name__}: {error}): name an "
                 "object or function of the module instead"
             ) from error
-    missing = [name for name in ("low", "high") if not isinstance(getattr(found, name, None), int | float)]
-    if not callable(found) or missing:
+    missing = [name for name in ("low", "high") if not isinstance(getattr(named, name, None), int | float)]
+    if not callable(named) or missing:
         raise RewardError(
             f"reward '{source}' must be callable and declare its range: set the numbers "
             f"{' and '.join(missing or ['low', 'high'])} on it, as in f.low, f.high = 0.0, 1.0"
         )
     default = source.rpartition(":")[2]
-    name = getattr(found, "name", default)
+    name = getattr(named, "name", default)
     if not isinstance(name, str) or not name.isidentifier() or name in RESERVED:
         raise RewardError(
             f"reward '{source}' has the name {name!r}: use letters, digits and underscores, and none of "
             f"{', '.join(RESERVED)}"
         )
-    if not (found.low < found.high and math.isfinite(found.low) and math.isfinite(found.high)):
+    if not (named.low < named.high and math.isfinite(named.low) and math.isfinite(named.high)):
         raise RewardError(
-            f"reward '{source}' declares the range [{found.low}, {found.high}]: low must be below high, both finite"
+            f"reward '{source}' declares the range [{named.low}, {named.high}]: low must be below high, both finite"
         )
     return _Function(
-        found,
+        named,
         name,
-        float(found.low),
-        float(found.high),
-        str(getattr(found, "unit", "")),
-        getattr(found, "knows", lambda _: True),
-        str(getattr(found, "needs", "it does not know this input")),
+        float(named.low),
+        float(named.high),
+        str(getattr(named, "unit", "")),
+        getattr(named, "knows", lambda _: True),
+        str(getattr(named, "needs", "it does not know this input")),
     )

@@ -43,12 +43,12 @@ class Column:
     by_text: value by the digest of input and completion, where they come from a file; None: the value stands
     in the sampling settings of the ledger's response.
     written: that digest by episode id, for responses that the file has as the ledger holds them: an episode may be
-    repaired or masked. place: the file or the ledger.
+    repaired or masked. source: the file or the ledger.
     """
 
     facts: RewardFacts
     by_text: Mapping[bytes, float] | None
-    place: Path
+    source: Path
     written: Mapping[str, bytes] = field(default_factory=dict)
 
     def __call__(self, episode: Episode) -> float | None:
@@ -98,8 +98,8 @@ def columns_of_file(path: Path, fields: Sequence[Field], ledger: Ledger) -> list
                 )
         return (*TEXTS, *sums)
 
-    for place, row in tables.read_rows(path, pick):
-        where = f"{path}{place}"
+    for line, row in tables.read_rows(path, pick):
+        where = f"{path}{line}"
         if not isinstance(row["input"], str) or not isinstance(row["completion"], str):
             raise InputError(f"{where}: input and completion must be texts")
         digest = _digest(row["input"], row["completion"])
@@ -146,49 +146,49 @@ def columns_of_ledger(ledger: Ledger, fields: Sequence[Field]) -> list[Column]:
     """
     if not fields:
         return []
-    found: dict[str, list[float]] = {}
+    limits_by_name: dict[str, list[float]] = {}
     for _, row in ledger.rows():
         for name, raw in row["sampling"].items():
             value = _number(raw)
             if value is None:
                 continue
-            limits = found.setdefault(name, [value, value])
+            limits = limits_by_name.setdefault(name, [value, value])
             limits[:] = min(limits[0], value), max(limits[1], value)
     for wanted in fields:
-        if wanted.name not in found:
+        if wanted.name not in limits_by_name:
             raise RewardError(
                 f"no response in {ledger.folder} carries the number '{wanted.name}'"
-                f"{suggestion(wanted.name, found)}; found: {', '.join(sorted(found)) or 'none'}; name a file "
-                "that has it (--reward-file)"
+                f"{suggestion(wanted.name, limits_by_name)}; found: {', '.join(sorted(limits_by_name)) or 'none'}; "
+                "name a file that has it (--reward-file)"
             )
-    place = ledger.folder
-    return [Column(_facts(wanted, found[wanted.name], str(place)), None, place) for wanted in fields]
+    source = ledger.folder
+    return [Column(_facts(wanted, limits_by_name[wanted.name], str(source)), None, source) for wanted in fields]
 
 
 def _written(ledger: Ledger, wanted: frozenset[bytes]) -> dict[str, bytes]:
     """Return, by episode id, the digests of the ledger's responses that are among ``wanted``."""
-    found: dict[str, bytes] = {}
+    written: dict[str, bytes] = {}
     for _, row in ledger.rows():
         if row["status"] == "ok" and (digest := _digest(row["input"], row["completion"])) in wanted:
-            found[hash_hex(row["key"], "teacher")] = digest
-    return found
+            written[hash_hex(row["key"], "teacher")] = digest
+    return written
 
 
-def _facts(field: Field, values: Any, place: str) -> RewardFacts:
+def _facts(field: Field, values: Any, source: str) -> RewardFacts:
     values = list(values)
     if not values:
-        raise RewardError(f"{place}: the column '{field.name}' holds no number")
+        raise RewardError(f"{source}: the column '{field.name}' holds no number")
     low, high = min(values), max(values)
     if field.bounds is not None:
         if low < field.bounds[0] or high > field.bounds[1]:
             wrong = low if low < field.bounds[0] else high
             raise RewardError(
-                f"{place}: '{field.name}' is {wrong:g} in a row, outside its declared range "
+                f"{source}: '{field.name}' is {wrong:g} in a row, outside its declared range "
                 f"[{field.bounds[0]:g}, {field.bounds[1]:g}]: correct the row or the range"
             )
         low, high = field.bounds
     if low == high:
-        raise RewardError(f"{place}: '{field.name}' is {low:g} in every row: there is nothing to learn from it")
+        raise RewardError(f"{source}: '{field.name}' is {low:g} in every row: there is nothing to learn from it")
     return RewardFacts(field.name, low, high, field.unit, SOURCE)
 
 

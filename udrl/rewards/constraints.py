@@ -26,7 +26,7 @@ class Constraints:
 
     def __call__(self, inputs: Sequence[str], completions: Sequence[str]) -> list[float]:
         """Return the share for each pair; raises RewardError for an input without a constraint."""
-        return [self._share(text, own) for text, own in zip(inputs, completions, strict=True)]
+        return [self._share(text, completion) for text, completion in zip(inputs, completions, strict=True)]
 
     def _share(self, text: str, completion: str) -> float:
         share = kept(text, completion)

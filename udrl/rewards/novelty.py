@@ -17,4 +17,4 @@ class Novelty:
 
     def __call__(self, inputs: Sequence[str], completions: Sequence[str]) -> list[float]:
         """Return the novelty of each completion."""
-        return [metrics.novelty(text, own) for text, own in zip(inputs, completions, strict=True)]
+        return [metrics.novelty(text, completion) for text, completion in zip(inputs, completions, strict=True)]

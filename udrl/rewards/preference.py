@@ -26,11 +26,11 @@ def pair_ids(tokenizer: Any, inputs: Sequence[str], completions: Sequence[str], 
     texts = [*inputs, *completions, SEPARATOR]
     ids = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     count, between = len(inputs), ids[-1]
-    found = []
+    pairs = []
     for first, second in zip(ids[:count], ids[count:-1], strict=True):
         room = max(0, context - len(between) - len(second))
-        found.append([*first[:room], *between, *second][:context])
-    return found
+        pairs.append([*first[:room], *between, *second][:context])
+    return pairs
 
 
 def load_scorer(folder: Path | str) -> Any:
@@ -46,7 +46,7 @@ def logits_of(model: Any, rows: Sequence[Sequence[int]]) -> list[float]:
     """Return what the model says to each row of ids: the higher, the more it is preferred. Scores one by one alike."""
     import torch
 
-    found = [0.0] * len(rows)
+    logits = [0.0] * len(rows)
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     was_training = model.training
     model.eval()
@@ -56,14 +56,14 @@ def logits_of(model: Any, rows: Sequence[Sequence[int]]) -> list[float]:
             longest = max(len(rows[row]) for row in part)
             ids = torch.full((len(part), longest), model.config.pad_token_id)
             mask = torch.zeros_like(ids)
-            for place, row in enumerate(part):
-                ids[place, : len(rows[row])] = torch.tensor(rows[row])
-                mask[place, : len(rows[row])] = 1
+            for index, row in enumerate(part):
+                ids[index, : len(rows[row])] = torch.tensor(rows[row])
+                mask[index, : len(rows[row])] = 1
             values = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits[:, 0]
             for row, value in zip(part, values.float().tolist(), strict=True):
-                found[row] = value
+                logits[row] = value
     model.train(was_training)
-    return found
+    return logits
 
 
 class Preference:

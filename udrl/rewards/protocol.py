@@ -67,14 +67,14 @@ def compute_known(
 ) -> list[float | None]:
     """Return what ``compute`` does, and None, "not scored", for inputs and pairs that the reward does not know."""
     rows = known_pairs(reward, inputs, completions)
-    own = compute(
+    known = compute(
         reward,
         [inputs[row] for row in rows],
         [completions[row] for row in rows],
         names=None if names is None else [names[row] for row in rows],
     )
     values: list[float | None] = [None] * len(inputs)
-    for row, value in zip(rows, own, strict=True):
+    for row, value in zip(rows, known, strict=True):
         values[row] = value
     return values
 
@@ -93,12 +93,12 @@ def compute(
     except RewardError:
         raise
     except Exception as error:  # noqa: BLE001 - the user's own code, of which anything can come
-        culprit, own = _culprit(reward, inputs, completions, error)
+        culprit, cause = _culprit(reward, inputs, completions, error)
         where = f"all {len(inputs)} pairs together" if culprit is None else _pair(inputs, completions, names, culprit)
         raise RewardError(
-            f"reward '{reward.name}' failed on {where} with {type(own).__name__}: {own}; correct the function and "
+            f"reward '{reward.name}' failed on {where} with {type(cause).__name__}: {cause}; correct the function and "
             "start again, what was finished before is kept"
-        ) from own
+        ) from cause
     if len(raw) != len(inputs):
         raise RewardError(
             f"reward '{reward.name}' returned {len(raw)} values for {len(inputs)} pairs, the first of them "
@@ -147,12 +147,12 @@ def _culprit(
         try:
             list(reward(inputs[low:middle], completions[low:middle]))
             low = middle
-        except Exception as own:  # noqa: BLE001
-            high, error = middle, own
+        except Exception as raised:  # noqa: BLE001
+            high, error = middle, raised
     try:
         list(reward(inputs[low:high], completions[low:high]))
-    except Exception as own:  # noqa: BLE001
-        return (low, own) if inputs else (None, own)
+    except Exception as raised:  # noqa: BLE001
+        return (low, raised) if inputs else (None, raised)
     return None, error
 
 

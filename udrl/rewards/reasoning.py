@@ -50,14 +50,14 @@ class Accuracy:
 
     def __call__(self, inputs: Sequence[str], completions: Sequence[str]) -> list[float]:
         """Return 1 or 0 for each pair; raises RewardError for an input whose answer nobody knows."""
-        return [float(self._right(text, own)) for text, own in zip(inputs, completions, strict=True)]
+        return [float(self._right(text, completion)) for text, completion in zip(inputs, completions, strict=True)]
 
     def _right(self, text: str, completion: str) -> bool:
         known = self._answer(text)
         if known is None:
             raise RewardError(f"reward '{self.name}' cannot be computed for the input {text[:60]!r}: {self.needs}")
-        found = final_number(completion)
-        return found is not None and found.equals(known)
+        answer = final_number(completion)
+        return answer is not None and answer.equals(known)
 
     def _answer(self, text: str) -> Number | None:
         if text not in self._known:
@@ -131,10 +131,10 @@ class CosineLength:
 def _declared(completion: str) -> int:
     """Return how many of the three parts of ``Format`` hold."""
     text = plain(completion)
-    found = declarations(text)
-    if len(found) != 1:
+    declared = declarations(text)
+    if len(declared) != 1:
         return 0
-    begin, number = found[0]
+    begin, number = declared[0]
     rest = text[number.end :]
     at_end = count_words(rest) <= UNIT_WORDS and not any(word[0].isdigit() for word in words(rest))
     return 1 + at_end + (count_words(text[:begin]) >= REASONED)

@@ -295,20 +295,20 @@ class _Scorer:
                 continue
             if column.by_text is None:
                 raise RewardError(
-                    f"{column.place}: no response of a kept episode carries the number '{name}', such as one for "
+                    f"{column.source}: no response of a kept episode carries the number '{name}', such as one for "
                     f"{self._example!r}; the episodes stay as they were"
                 )
             raise RewardError(
-                f"{column.place}: no row with a value of '{name}' has input and completion of a kept episode, such "
+                f"{column.source}: no row with a value of '{name}' has input and completion of a kept episode, such "
                 f"as one for {self._example!r}: write both as the ledger has them; the episodes stay as they were"
             )
 
     def means(self) -> dict[str, dict[str, float]]:
         """Return the mean return by reward and origin."""
-        found: dict[str, dict[str, float]] = {}
+        means: dict[str, dict[str, float]] = {}
         for (name, origin), (total, count) in sorted(self._sums.items()):
-            found.setdefault(name, {})[origin] = total / count
-        return found
+            means.setdefault(name, {})[origin] = total / count
+        return means
 
     def _returns(self, kept: Sequence[Episode]) -> list[dict[str, float | None]]:
         inputs = [episode.input for episode in kept]

@@ -97,17 +97,17 @@ class SpreadMeter:
 
 def advice(spreads: Mapping[str, Spread]) -> list[str]:
     """Return a warning for each reward that varies too little within the inputs of some task."""
-    found = []
+    warnings = []
     for name, spread in spreads.items():
         share = None if spread.worst is None else spread.by_task[spread.worst]
         if share is not None and share < LEAST:
-            found.append(
+            warnings.append(
                 f"only {share:.0%} of the variance of '{name}' lies within inputs in task '{spread.worst}' "
                 f"({spread.overall:.0%} over all tasks; {LEAST:.0%} are wanted), so that a student can hardly learn "
                 "there to obey it: write more completions an input (--samples), with settings that differ more "
                 "('sampling' in the teacher's card), or with several teachers (--teacher)"
             )
-    return found
+    return warnings
 
 
 def _share(within: float, total: float) -> float | None:
