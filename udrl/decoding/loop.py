@@ -233,9 +233,9 @@ class _Row:
         """Return what gives the logits after some more ids; in a session of its own, since a cache only grows."""
 
         def logits(ids: list[int]) -> Array:
-            found = start([[*prompt, *self.ids, *ids] for prompt in self.request.prompts])[1]
+            after = start([[*prompt, *self.ids, *ids] for prompt in self.request.prompts])[1]
             weight = np.float32(self.request.sampling.guidance)
-            mixed: Array = guided(found[0], found[1], weight) if self.request.is_guided else found[0]
+            mixed: Array = guided(after[0], after[1], weight) if self.request.is_guided else after[0]
             return mixed
 
         return logits
@@ -286,11 +286,11 @@ class _Batch:
         uniform = np.array([row.uniform() for row in self.rows])
         ids: list[int] = [] if self.worded else self.sampler(logits, uniform).tolist()
         steps = []
-        for place, row in enumerate(self.rows):
+        for index, row in enumerate(self.rows):
             if row.request.writer is None:
-                token: int | None = ids[place]
+                token: int | None = ids[index]
             else:
-                token = row.worded(logits[place], float(uniform[place]), self.session.start) if row.alive else None
+                token = row.worded(logits[index], float(uniform[index]), self.session.start) if row.alive else None
             if row.alive:
                 steps.append(row.take(token))
             else:  # its id is of no use, but each row of the session reads one

@@ -47,14 +47,14 @@ class Sampler:
         self.drawn = np.flatnonzero([one.temperature > 0 for one in samplings])
         """The rows that are not greedy."""
         self.every = len(self.drawn) == len(samplings)
-        own = [one for one in samplings if one.temperature > 0]
+        warm = [one for one in samplings if one.temperature > 0]
         cold = np.finfo(np.float32).tiny  # what is no number in float32 any more is as good as greedy
-        self.temperature = np.array([[max(one.temperature, cold)] for one in own], dtype=np.float32)
-        self.top_p = np.array([[one.top_p] for one in own], dtype=np.float32)
-        self.top_k = np.array([[one.top_k or CANDIDATES] for one in own])
-        self.wide = any(one.top_k > CANDIDATES for one in own)
-        self.free = np.flatnonzero([one.top_k == EVERY and one.top_p == 1 and one.min_p == 0 for one in own])
-        self.min_p = np.array([[one.min_p] for one in own], dtype=np.float32)
+        self.temperature = np.array([[max(one.temperature, cold)] for one in warm], dtype=np.float32)
+        self.top_p = np.array([[one.top_p] for one in warm], dtype=np.float32)
+        self.top_k = np.array([[one.top_k or CANDIDATES] for one in warm])
+        self.wide = any(one.top_k > CANDIDATES for one in warm)
+        self.free = np.flatnonzero([one.top_k == EVERY and one.top_p == 1 and one.min_p == 0 for one in warm])
+        self.min_p = np.array([[one.min_p] for one in warm], dtype=np.float32)
 
     def __call__(self, logits: Array, uniform: Array) -> Array:
         """Return an id a row (B,) from float32 ``logits`` (B, V) and random numbers ``uniform`` (B,) in [0, 1)."""
@@ -102,8 +102,8 @@ class Sampler:
         kept &= ranks < top_k
         kept &= chances >= self.min_p[rows] * chances[:, :1]
         kept[:, 0] = True  # the likeliest always stays
-        place = _places(np.where(kept, chances, 0).cumsum(-1, dtype=np.float64), uniform)
-        ids: Array = order[np.arange(len(order)), place]
+        drawn = _places(np.where(kept, chances, 0).cumsum(-1, dtype=np.float64), uniform)
+        ids: Array = order[np.arange(len(order)), drawn]
         return ids, kept[:, -1] & (top_k[:, 0] > len(ranks))
 
 
@@ -120,10 +120,10 @@ def choose(logits: Array, sampling: Sampling, uniform: float) -> int:
 
 def best(logits: Array, count: int) -> Array:
     """Return the ids (B, count) of the largest of ``logits`` (B, V), the largest first, equal ones by their ids."""
-    found = np.argpartition(logits, logits.shape[1] - count, -1)[:, logits.shape[1] - count :]
-    found.sort(-1)
-    order = np.argsort(-np.take_along_axis(logits, found, 1), -1, kind="stable")
-    ids: Array = np.take_along_axis(found, order, 1)
+    largest = np.argpartition(logits, logits.shape[1] - count, -1)[:, logits.shape[1] - count :]
+    largest.sort(-1)
+    order = np.argsort(-np.take_along_axis(logits, largest, 1), -1, kind="stable")
+    ids: Array = np.take_along_axis(largest, order, 1)
     return ids
 
 

@@ -95,20 +95,20 @@ class SentenceEncoder:
         digests = [_digest(text) for text in raw]
         rows = np.empty((len(texts), self.dimensions), dtype=np.float32)
         missing: dict[bytes, list[int]] = {}
-        for place, digest in enumerate(digests):
+        for row, digest in enumerate(digests):
             if digest in missing:
-                missing[digest].append(place)
+                missing[digest].append(row)
             elif (known := self._store.get(digest)) is not None:
-                rows[place] = known[0]
+                rows[row] = known[0]
                 if known[1]:
                     self._truncated.add(digest)
             else:
-                missing[digest] = [place]
+                missing[digest] = [row]
         if missing:
             settle()
-            vectors, cut = self._model([raw[places[0]].decode() for places in missing.values()])
-            for vector, places in zip(vectors, missing.values(), strict=True):
-                rows[places] = vector
+            vectors, cut = self._model([raw[indices[0]].decode() for indices in missing.values()])
+            for vector, indices in zip(vectors, missing.values(), strict=True):
+                rows[indices] = vector
             self._truncated.update(digest for digest, was_cut in zip(missing, cut, strict=True) if was_cut)
             self._store.add(
                 (digest, vector.copy(), bool(was_cut))

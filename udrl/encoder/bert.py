@@ -86,8 +86,8 @@ class Reader:
         return [_unknown_share(encoding.ids, encoding.offsets, unknown) for encoding in self._encoded(texts)]
 
     def _encoded(self, texts: Sequence[str]) -> list[Any]:
-        found: list[Any] = self._tokenizer.encode_batch(list(texts))
-        return found
+        encodings: list[Any] = self._tokenizer.encode_batch(list(texts))
+        return encodings
 
     def encode(
         self, texts: Sequence[str], forward: Forward, *, dimensions: int, step: int, tokens: int
@@ -100,19 +100,19 @@ class Reader:
         encodings = self._encoded(texts)
         truncated = np.array([bool(encoding.overflowing) for encoding in encodings], dtype=bool)
         by_width: dict[int, list[int]] = {}
-        for place, encoding in enumerate(encodings):
-            by_width.setdefault(-(-len(encoding.ids) // step) * step, []).append(place)
+        for index, encoding in enumerate(encodings):
+            by_width.setdefault(-(-len(encoding.ids) // step) * step, []).append(index)
         rows = np.empty((len(encodings), dimensions), dtype=np.float32)
-        for width, places in sorted(by_width.items()):
+        for width, indices in sorted(by_width.items()):
             height = max(1, tokens // width)
-            for start in range(0, len(places), height):
-                batch = places[start : start + height]
+            for start in range(0, len(indices), height):
+                batch = indices[start : start + height]
                 ids = np.zeros((height, width), dtype=np.int64)
                 lengths = np.ones(height, dtype=np.int64)
-                for row, place in enumerate(batch):
-                    found = encodings[place].ids
-                    ids[row, : len(found)] = found
-                    lengths[row] = len(found)
+                for row, index in enumerate(batch):
+                    word_pieces = encodings[index].ids
+                    ids[row, : len(word_pieces)] = word_pieces
+                    lengths[row] = len(word_pieces)
                 rows[batch] = forward(ids, lengths)[: len(batch)]
         return rows, truncated
 
@@ -131,14 +131,14 @@ def read_weights(folder: Path) -> dict[str, Rows]:
 
     kinds: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "F64": np.float64}
     weights = {}
-    for name, found in deserialize((folder / "model.safetensors").read_bytes()):  # type: ignore[no-untyped-call]
-        if found["dtype"] == "BF16":  # numpy has no such number: it is the upper half of a float32
-            values = (np.frombuffer(found["data"], np.uint16).astype(np.uint32) << 16).view(np.float32)
-        elif found["dtype"] in kinds:
-            values = np.frombuffer(found["data"], kinds[found["dtype"]]).astype(np.float32)
+    for name, tensor in deserialize((folder / "model.safetensors").read_bytes()):  # type: ignore[no-untyped-call]
+        if tensor["dtype"] == "BF16":  # numpy has no such number: it is the upper half of a float32
+            values = (np.frombuffer(tensor["data"], np.uint16).astype(np.uint32) << 16).view(np.float32)
+        elif tensor["dtype"] in kinds:
+            values = np.frombuffer(tensor["data"], kinds[tensor["dtype"]]).astype(np.float32)
         else:
             continue  # places and the like, which no product needs
-        weights[name.removeprefix("bert.")] = values.reshape(found["shape"])
+        weights[name.removeprefix("bert.")] = values.reshape(tensor["shape"])
     return weights
 
 

@@ -60,7 +60,7 @@ class FileStore:
         self._type = np.dtype(
             [("digest", "V16"), ("truncated", "u1"), ("checksum", "<u4"), ("vector", "<f4", (dimensions,))]
         )
-        self._places: dict[bytes, int] = {}
+        self._rows: dict[bytes, int] = {}
         self._records = 0
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -72,16 +72,16 @@ class FileStore:
 
     def get(self, digest: bytes) -> tuple[Vector, bool] | None:
         """See Store."""
-        place = self._places.get(digest)
-        if place is None:
+        row = self._rows.get(digest)
+        if row is None:
             return None
-        record = os.pread(self._file.fileno(), self._type.itemsize, place * self._type.itemsize)
-        found = np.frombuffer(record, dtype=self._type)[0]
-        return found["vector"].astype(np.float32), bool(found["truncated"])
+        record = os.pread(self._file.fileno(), self._type.itemsize, row * self._type.itemsize)
+        stored = np.frombuffer(record, dtype=self._type)[0]
+        return stored["vector"].astype(np.float32), bool(stored["truncated"])
 
     def add(self, entries: Iterable[tuple[bytes, Vector, bool]]) -> None:
         """See Store."""
-        new = {digest: (vector, cut) for digest, vector, cut in entries if digest not in self._places}
+        new = {digest: (vector, cut) for digest, vector, cut in entries if digest not in self._rows}
         if not new:
             return
         records = np.zeros(len(new), dtype=self._type)
@@ -106,7 +106,7 @@ class FileStore:
                 return
             for record in records:
                 if record["checksum"] == _checksum(record):
-                    self._places.setdefault(record["digest"].tobytes(), self._records)
+                    self._rows.setdefault(record["digest"].tobytes(), self._records)
                 self._records += 1
 
 
