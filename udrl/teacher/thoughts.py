@@ -88,16 +88,16 @@ def without_thoughts(text: str) -> str:
     """
     if not _HINT.search(text):
         return text
-    found = _final_channel(text)
-    if found is None:
-        found = _between(text)
-    if found is None:
+    answer = _final_channel(text)
+    if answer is None:
+        answer = _between(text)
+    if answer is None:
         return text
-    found = found.strip()
+    answer = answer.strip()
     for begin, end in _FRAMES:
-        if found.startswith(begin) and (end not in found or found.endswith(end)):
-            return found.removeprefix(begin).removesuffix(end).strip()
-    return found
+        if answer.startswith(begin) and (end not in answer or answer.endswith(end)):
+            return answer.removeprefix(begin).removesuffix(end).strip()
+    return answer
 
 
 def _final_channel(text: str) -> str | None:
@@ -118,19 +118,19 @@ def _final_channel(text: str) -> str | None:
 def _between(text: str) -> str | None:
     """Return what stands outside of marks, or None where there are none."""
     kept: list[str] = []
-    place = 0
+    position = 0
     mark = _MARK.search(text)
     if mark is None:
         return None
     while mark is not None:
         group = mark.lastgroup or ""
         if group.startswith("begin"):
-            kept.append(text[place : mark.start()])
+            kept.append(text[position : mark.start()])
             end = _ENDS[int(group.removeprefix("begin"))].search(text, mark.end())
-            place = len(text) if end is None else end.end()
+            position = len(text) if end is None else end.end()
         else:
             kept.clear()
-            place = mark.end()
-        mark = _MARK.search(text, place)
-    kept.append(text[place:])
+            position = mark.end()
+        mark = _MARK.search(text, position)
+    kept.append(text[position:])
     return "".join(kept)

@@ -55,11 +55,11 @@ def proxy_for(address: str) -> Proxy | None:
     url = proxies[scheme].strip()
     url = url if "://" in url else f"http://{url}"
     wrong = f"the proxy that the environment variable {variable} names cannot be used"
-    found = _split(url, wrong, form="write it as http://HOST:PORT")
-    if found.scheme not in _PROXIES:
-        raise UsageError(f"{wrong}: it begins with '{found.scheme}://', known are {', '.join(_PROXIES)}")
-    proxy = Proxy(url, variable, f"{found.scheme}://{found.netloc.rpartition('@')[2]}")
-    if found.scheme.startswith("socks") and not is_installed("socksio"):
+    address_parts = _split(url, wrong, form="write it as http://HOST:PORT")
+    if address_parts.scheme not in _PROXIES:
+        raise UsageError(f"{wrong}: it begins with '{address_parts.scheme}://', known are {', '.join(_PROXIES)}")
+    proxy = Proxy(url, variable, f"{address_parts.scheme}://{address_parts.netloc.rpartition('@')[2]}")
+    if address_parts.scheme.startswith("socks") and not is_installed("socksio"):
         raise MissingDependency(
             f"{proxy} needs the package socksio, which is not installed: pip install socksio, or name the endpoint's "
             "host in NO_PROXY"

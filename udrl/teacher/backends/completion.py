@@ -36,9 +36,9 @@ def completion_of(
     if finish == "failed":
         assert reason is not None
         return _failed(reason)
-    found = without_thoughts(text) if text is not None and strip_thinking else text
-    if found is not None and not is_blank(found):
-        return found
+    completion = without_thoughts(text) if text is not None and strip_thinking else text
+    if completion is not None and not is_blank(completion):
+        return completion
     if finish == "unfinished":
         return Failure("answer", f"has no text, because thoughts took all of its tokens: {_SWITCH_OFF}", passing=False)
     if thought or (text is not None and not is_blank(text)):

@@ -60,8 +60,8 @@ class Congestion:
             self._resting -= 1
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[int]:
-        """Hold a place, waiting for one in order; gives the number of the round, which ``learn`` takes."""
+    async def admitted(self) -> AsyncIterator[int]:
+        """Admit a request, in order, once one more may run; gives the number of the round, which ``learn`` takes."""
         if self._used >= self.limit or self._queue:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._queue.append(turn)

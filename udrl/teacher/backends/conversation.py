@@ -82,7 +82,7 @@ def _cut(tokenizer: Any, texts: Sequence[str]) -> list[str]:
         return list(texts)
     mark = _mark(texts)
     pattern = re.compile("(?=" + "|".join(re.escape(token) for token in spelled) + ")(.)", re.DOTALL)
-    return [pattern.sub(lambda found: found[1] + mark, text) for text in texts]
+    return [pattern.sub(lambda character: character[1] + mark, text) for text in texts]
 
 
 def _encoded(tokenizer: Any, text: str, texts: Sequence[str], *, special: bool) -> list[int]:

@@ -55,7 +55,7 @@ class EndpointHealth:
         self._server = server
         self._answered = False
         self._failed = 0
-        self._held: list[Ended] = []
+        self._held_back: list[Ended] = []
         self._first: dict[str, Reply] = {}  # failures of requests that are asked once more
         self._again: list[Request] = []
         self._given_up: TeacherError | None = None
@@ -63,7 +63,7 @@ class EndpointHealth:
     @property
     def is_open(self) -> bool:
         """Something is held back, or to be asked once more."""
-        return bool(self._held or self._again)
+        return bool(self._held_back or self._again)
 
     def passed(self, ended: Ended) -> list[Reply]:
         """Return what can be recorded now that ``ended`` is known."""
@@ -87,7 +87,7 @@ class EndpointHealth:
             )
         if ended.kind == "answer" and not ended.passing:  # the model's own doing: it would do so again
             return [self._whole(ended)]
-        self._held.append(ended)
+        self._held_back.append(ended)
         return []
 
     def again(self) -> list[Request]:
@@ -97,7 +97,7 @@ class EndpointHealth:
 
     def probe(self) -> Request:
         """Return a short request, asked as one that failed was; its outcome says whether the server is well."""
-        failed = self._held[0].request
+        failed = self._held_back[0].request
         sampling: Mapping[str, Any] = {**failed.sampling, "max_tokens": _PROBE_TOKENS}
         messages = ({"role": "user", "content": "Write the word: yes"},)
         return replace(failed, key=PROBE, messages=messages, sampling=sampling, seed=0)
@@ -116,16 +116,16 @@ class EndpointHealth:
 
     def _is_well(self, *, since: float) -> list[Reply]:
         """Let go of what failed before ``since``: to be asked once more, or recorded where it was already."""
-        before = [held for held in self._held if held.end <= since]
-        self._held = [held for held in self._held if held.end > since]
+        before = [failed for failed in self._held_back if failed.end <= since]
+        self._held_back = [failed for failed in self._held_back if failed.end > since]
         recorded = []
-        for held in before:
-            own = held.passing or _REFUSING.match(held.kind) or held.kind == "http 429"
-            if own and held.request.key not in self._first:
-                self._first[held.request.key] = held.reply
-                self._again.append(held.request)
+        for failed in before:
+            the_servers = failed.passing or _REFUSING.match(failed.kind) or failed.kind == "http 429"
+            if the_servers and failed.request.key not in self._first:
+                self._first[failed.request.key] = failed.reply
+                self._again.append(failed.request)
             else:
-                recorded.append(self._whole(held))
+                recorded.append(self._whole(failed))
         return recorded
 
     def _whole(self, ended: Ended) -> Reply:
@@ -151,7 +151,7 @@ class EndpointHealth:
                 "teacher's card is what the server calls it"
             )
         else:
-            left = len(self._held) or 1
+            left = len(self._held_back) or 1
             what = (
                 f"is not well ({ended.reply.error}), {left:,} requests are left unanswered: see to the server and "
                 "start again; what is finished is kept"

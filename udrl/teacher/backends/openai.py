@@ -156,9 +156,9 @@ class OpenAITeacher:
         body = json.dumps(self.body(request)).encode()  # all ASCII: lone surrogates have no other form
         while True:
             attempt += 1
-            async with congestion.place() as place:
+            async with congestion.admitted() as round_:
                 outcome = await self._attempt(client, body)
-                congestion.learn(place, outcome)
+                congestion.learn(round_, outcome)
             usage = plus(usage[0], outcome.prompt_tokens), plus(usage[1], outcome.completion_tokens)
             if isinstance(outcome, Answer):
                 return Ended(request, _reply(request, started, clock, attempt, outcome, usage))
@@ -264,10 +264,10 @@ class _Worker:
 
     def take(self) -> Iterator[Ended]:
         """Wait for what ends next; raises what went wrong in this package, which is no failure of a request."""
-        for found in self._replies.get():
-            if isinstance(found, BaseException):
-                raise found
-            yield found
+        for ended in self._replies.get():
+            if isinstance(ended, BaseException):
+                raise ended
+            yield ended
 
     def close(self) -> None:
         """End everything in flight, close the connections and the thread. May be called twice."""
@@ -314,12 +314,12 @@ class _Worker:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._finish(error)
 
-    def _finish(self, found: Ended | BaseException) -> None:
+    def _finish(self, ended: Ended | BaseException) -> None:
         """Hand over what is finished; what finishes in one turn of the loop together, since each waking of the other
         thread takes the interpreter from this one."""
         if not self._done:
             self._loop.call_soon(self._hand_over)
-        self._done.append(found)
+        self._done.append(ended)
 
     def _hand_over(self) -> None:
         self._replies.put(self._done)

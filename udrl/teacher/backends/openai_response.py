@@ -195,11 +195,11 @@ def _count(value: Any) -> int | None:
 
 def _message(data: Any, content: bytes) -> str:
     """Return the server's own words: OpenAI's ``error.message``, FastAPI's ``detail``, or the body."""
-    found: Any = data
+    part: Any = data
     for _ in range(2):
-        if isinstance(found, dict):
-            found = next((found[key] for key in ("error", "message", "detail") if found.get(key)), found)
-    return found if isinstance(found, str) else _quote(content)
+        if isinstance(part, dict):
+            part = next((part[key] for key in ("error", "message", "detail") if part.get(key)), part)
+    return part if isinstance(part, str) else _quote(content)
 
 
 def _quote(content: bytes) -> str:

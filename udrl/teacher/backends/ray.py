@@ -199,8 +199,8 @@ class RayTeacher:
         text = None
         if error is None:
             strip = self._card.chat.strip_thinking
-            found = completion_of(str(row["generated_text"]), reason, strip_thinking=strip)
-            text, error = (None, str(found)) if isinstance(found, Failure) else (found, None)
+            completion = completion_of(str(row["generated_text"]), reason, strip_thinking=strip)
+            text, error = (None, str(completion)) if isinstance(completion, Failure) else (completion, None)
         return Reply(
             key=row["key"],
             completion=text,

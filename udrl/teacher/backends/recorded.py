@@ -100,10 +100,10 @@ def tables_of(source: Path) -> tuple[Path, ...]:
     """Return the table ``source``, or the tables of this folder by name; raises InputError where it holds none."""
     if not source.is_dir():
         return (source,)
-    found = tuple(path for path in sorted(source.iterdir()) if tables.is_table(path))
-    if not found:
+    paths = tuple(path for path in sorted(source.iterdir()) if tables.is_table(path))
+    if not paths:
         raise InputError(f"{source}: is a folder without tables: it takes files named {', '.join(tables.FORMATS)}")
-    return found
+    return paths
 
 
 class RecordedTeacher:
@@ -136,25 +136,25 @@ class RecordedTeacher:
 
     def survey(self) -> FileSurvey:
         """Read all of the file once, without keeping its texts; raises InputError where it cannot be read so."""
-        found = FileSurvey()
+        survey = FileSurvey()
         inputs: dict[str, set[int]] = {}
-        for row in self._rows(found):
-            found.rows += 1
-            found.lengths.setdefault(row.task, Counter())[count_words(row.output)] += 1
+        for row in self._rows(survey):
+            survey.rows += 1
+            survey.lengths.setdefault(row.task, Counter())[count_words(row.output)] += 1
             inputs.setdefault(row.task, set()).add(hash_int(input_id(row.input)))
-            licences = found.licences.setdefault(row.model, set())
+            licences = survey.licences.setdefault(row.model, set())
             if row.licence is not None:
                 licences.add(row.licence)
-        found.inputs = {task: len(ids) for task, ids in sorted(inputs.items())}
+        survey.inputs = {task: len(ids) for task, ids in sorted(inputs.items())}
         for task in self._wanted:
-            if task not in found.lengths:
+            if task not in survey.lengths:
                 raise InputError(
-                    f"{self.path}: holds no completions of task '{task}'{suggestion(task, found.tasks)}; found: "
-                    f"{', '.join(sorted(found.tasks)) or 'none'}"
+                    f"{self.path}: holds no completions of task '{task}'{suggestion(task, survey.tasks)}; found: "
+                    f"{', '.join(sorted(survey.tasks)) or 'none'}"
                 )
-        if not found.rows:
+        if not survey.rows:
             raise InputError(f"{self.path}: holds no completions: check the file")
-        return found
+        return survey
 
     def requests(self) -> Iterator[Request]:
         """Yield a request for every completion of the file, in its order.
@@ -220,8 +220,8 @@ class RecordedTeacher:
     def _read(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield where each row stands, and what it says."""
         for path in tables_of(self.path):
-            for place, data in tables.read_rows(path, self._pick, numbers=True):
-                yield f"{path}{place}", data
+            for line, data in tables.read_rows(path, self._pick, numbers=True):
+                yield f"{path}{line}", data
 
     def _names(self, where: str, columns: Collection[str]) -> tuple[str, str]:
         """Return the columns of the input and of the output."""
@@ -252,11 +252,11 @@ def define_tasks(run: Run, survey: FileSurvey, *, given: Iterable[Task] = (), so
     widened to hold what was recorded; any other is made from the file. Bounds are those within which 94 % of the
     completions lie, up to MOST_WORDS; longer and shorter ones are rejected by the rules of episode building.
     """
-    own = {task.name: task for task in given}
+    by_name = {task.name: task for task in given}
     shipped = shipped_tasks(generated=True)
     for name, lengths in sorted(survey.lengths.items()):
         target = run.path / "tasks" / f"{name}.yaml"
-        if name in own:
+        if name in by_name:
             continue
         if not target.is_file():
             low, high = bounds(lengths)
@@ -274,8 +274,8 @@ def define_tasks(run: Run, survey: FileSurvey, *, given: Iterable[Task] = (), so
                 }
             target.parent.mkdir(exist_ok=True)
             atomic_write(target, yamlfile.written(data))
-        own[name] = load_task(target)
-    return tuple(own[name] for name in sorted(survey.lengths))
+        by_name[name] = load_task(target)
+    return tuple(by_name[name] for name in sorted(survey.lengths))
 
 
 def bounds(lengths: Mapping[int, int]) -> tuple[int, int]:

@@ -163,8 +163,8 @@ class TransformersTeacher:
     def _end_tokens(self) -> frozenset[int]:
         """Return what ends a completion: the model's own end tokens, and the card's stops that are one token."""
         ends: set[int] = set()
-        for found in (self._network.generation_config.eos_token_id, self._tokenizer.eos_token_id):
-            ends.update(found if isinstance(found, list | tuple) else [] if found is None else [found])
+        for ids in (self._network.generation_config.eos_token_id, self._tokenizer.eos_token_id):
+            ends.update(ids if isinstance(ids, list | tuple) else [] if ids is None else [ids])
         vocabulary = self._tokenizer.get_vocab()
         ends.update(vocabulary[text] for text in self._card.chat.stop if text in vocabulary)
         return frozenset(ends)
@@ -216,12 +216,12 @@ class TransformersTeacher:
         text: str = self._tokenizer.decode(row.ids, skip_special_tokens=True)
         for stop in self._card.chat.stop:
             text = text.partition(stop)[0]
-        found = completion_of(text, row.finish_reason, strip_thinking=self._card.chat.strip_thinking)
-        if error is None and isinstance(found, Failure):
-            error = str(found)
+        completion = completion_of(text, row.finish_reason, strip_thinking=self._card.chat.strip_thinking)
+        if error is None and isinstance(completion, Failure):
+            error = str(completion)
         return Reply(
             key=row.request.key,
-            completion=None if error else str(found),
+            completion=None if error else str(completion),
             finish_reason=None if error else row.finish_reason,
             prompt_tokens=len(row.prompt),
             completion_tokens=len(row.ids),

@@ -39,12 +39,12 @@ def asked_wait(headers: Mapping[str, str], body: str) -> float | None:
     headers: looked up in lower case. body: of the answer, as text.
     """
     for name, unit in (("retry-after-ms", 0.001), ("x-ms-retry-after-ms", 0.001), ("retry-after", 1.0)):
-        found = _seconds(headers.get(name), unit=unit)
-        if found is not None:
-            return found
-    for found in (_in_words(body[:_READ]), _until_reset(headers)):
-        if found is not None:
-            return found
+        seconds = _seconds(headers.get(name), unit=unit)
+        if seconds is not None:
+            return seconds
+    for seconds in (_in_words(body[:_READ]), _until_reset(headers)):
+        if seconds is not None:
+            return seconds
     return None
 
 
@@ -121,8 +121,8 @@ def _date(text: str) -> float | None:
     text = re.sub(r"\s*(?:UTC|GMT)$", "+00:00", text) if re.match(r"\d{4}-", text) else text
     for read in (datetime.fromisoformat, parsedate_to_datetime):
         try:
-            found = read(text)
-            return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+            date = read(text)
+            return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
         except (ValueError, OverflowError, IndexError, TypeError):
             continue
     return None

@@ -122,7 +122,7 @@ def estimates(
 
     prices: by teacher; usage: by teacher and task; pace: by teacher, where known.
     """
-    found = []
+    estimates = []
     for teacher, asks in prices.items():
         parts = [(task, part) for (name, task), part in outlook.parts.items() if name == teacher]
         requests = sum(part.requests for _, part in parts)
@@ -144,7 +144,7 @@ def estimates(
         usd = cost(asks, Tokens(prompt, completion))
         if asks is not None and usd is not None and asks.gpu_hour:
             usd = None if speed is None or seconds is None else usd + asks.gpu_hour * speed.gpus * seconds / 3600
-        found.append(
+        estimates.append(
             Estimate(
                 teacher=teacher,
                 requests=requests,
@@ -156,7 +156,7 @@ def estimates(
                 measured=measured,
             )
         )
-    return tuple(found)
+    return tuple(estimates)
 
 
 class Budget:

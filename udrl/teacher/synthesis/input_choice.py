@@ -133,22 +133,22 @@ def _pool(
     """Return the task's selection as it is stored, filled up from the source."""
     source = f"seeds-{seed}" if texts is None else f"file-{hash_hex(seed, *map(input_id, texts), size=4)}"
     path = run.inputs / f"{task.name}.{source}{'-near' if near else ''}.jsonl"
-    own = _load(path) if path.exists() else _Stored([], [], {})
+    stored = _load(path) if path.exists() else _Stored([], [], {})
     given = seeds(task) if texts is None else texts
     if not given:
         raise TaskError(f"{task.path}: task '{task.name}' has neither seeds nor examples: give inputs with --inputs")
     item = Invention(
         task=task,
         given=given if texts is None else [*seeds(task), *given],
-        inputs=own.inputs,
-        invented=own.invented,
+        inputs=stored.inputs,
+        invented=stored.invented,
         # generated problems differ in a number or a word: that makes them different problems, not near duplicates
         seen=Deduplicator(threshold=THRESHOLD if task.generator is None and not near else None),
-        rounds=own.header.get("rounds", 0),
-        dropped=Counter(own.header.get("dropped", {})),
-        exhausted=own.header.get("exhausted"),
+        rounds=stored.header.get("rounds", 0),
+        dropped=Counter(stored.header.get("dropped", {})),
+        exhausted=stored.header.get("exhausted"),
     )
-    pool = _Pool(path, item, own.header.get("exact", 0), own.header.get("near", 0))
+    pool = _Pool(path, item, stored.header.get("exact", 0), stored.header.get("near", 0))
     if len(item.inputs) < num_inputs:
         others = [text for other in _other_files(run, task, path) for text in _load(other).inputs]
         stream = _stream(task, given, item.given, seed, by_rule)

@@ -131,8 +131,8 @@ def _answers(ledger: Ledger, inventor: Inventor) -> dict[str, LedgerRecord]:
 
 def _forget_failed(answers: dict[str, LedgerRecord], requests: Sequence[Request]) -> None:
     """Take a round that failed as a whole in an earlier start out of ``answers``: no input rests on it."""
-    found = [answers.get(request.key) for request in requests]
-    if all(record is not None and record.status == "failed" for record in found):
+    records = [answers.get(request.key) for request in requests]
+    if all(record is not None and record.status == "failed" for record in records):
         for request in requests:
             del answers[request.key]
 
@@ -169,18 +169,18 @@ def read_answer(text: str, *, unfinished: bool, words: tuple[int, int], dropped:
         if len(line) > _LONGEST_LINE:
             dropped["length"] += 1
             continue
-        found = _bare(line)
-        length = count_words(found)
+        bare = _bare(line)
+        length = count_words(bare)
         if not length:
             continue
-        if line.startswith(("#", "```", "<")) or found.endswith(":") or is_preamble(found):
+        if line.startswith(("#", "```", "<")) or bare.endswith(":") or is_preamble(bare):
             dropped["heading"] += 1
-        elif is_refusal(found):
+        elif is_refusal(bare):
             dropped["refusal"] += 1
         elif not words[0] <= length <= words[1]:
             dropped["length"] += 1
         else:
-            yield found
+            yield bare
 
 
 def input_lengths(given: Collection[str]) -> tuple[int, int]:
@@ -209,8 +209,8 @@ def _round(item: Invention, inventor: Inventor, *, num_inputs: int, seed: int) -
 
 
 def _request(item: Invention, inventor: Inventor, invented: Sequence[str], seed: int, number: int) -> Request:
-    own = _draw(invented, SHOWN_INVENTED, seed)
-    shown = [*_draw(item.given, SHOWN_SEEDS + SHOWN_INVENTED - len(own), seed), *own]
+    drawn = _draw(invented, SHOWN_INVENTED, seed)
+    shown = [*_draw(item.given, SHOWN_SEEDS + SHOWN_INVENTED - len(drawn), seed), *drawn]
     shown.sort(key=lambda text: hash_int(seed, "place", text))
     assert item.task.invent is not None
     examples = "\n".join(" ".join(text.split()) for text in shown)
@@ -225,8 +225,8 @@ def _request(item: Invention, inventor: Inventor, invented: Sequence[str], seed:
         sampling=sampling,
         seed=seed,
     )
-    place = f"new inputs, round {item.rounds}"
-    return Request(key, item.task.name, input_id(place), place, messages, sampling, seed, number)
+    heading = f"new inputs, round {item.rounds}"
+    return Request(key, item.task.name, input_id(heading), heading, messages, sampling, seed, number)
 
 
 def _draw(texts: Sequence[str], count: int, seed: int) -> list[str]:

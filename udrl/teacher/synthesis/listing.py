@@ -32,11 +32,11 @@ _LABEL = re.compile(rf"(?:[-*]\s+)?(?:{'|'.join(ITEM_KEYS)})\s*:\s+(?=\S)", re.I
 def items(text: str) -> Iterator[str | None]:
     """Yield the items of the list in ``text``, each in one line; None for a part that is structured and unreadable."""
     decoder = json.JSONDecoder()
-    place, failed = 0, 0
-    while place < len(text):
-        end = text.find("\n", place)
+    position, failed = 0, 0
+    while position < len(text):
+        end = text.find("\n", position)
         end = len(text) if end < 0 else end
-        line = text[place:end]
+        line = text[position:end]
         bare = line.lstrip(" \t,")
         if bare.startswith(("{", "[")):
             # A failure costs as much as all that was read: after some of them only the line itself is tried.
@@ -49,16 +49,16 @@ def items(text: str) -> Iterator[str | None]:
                 after += end - len(bare)
                 if not _is_words(text, after):
                     yield from _flat(value)
-                    place = after
+                    position = after
                     continue
         if not _FENCE.match(line):
             yield from _line(line.strip())
-        place = end + 1
+        position = end + 1
 
 
-def _is_words(text: str, place: int) -> bool:
+def _is_words(text: str, position: int) -> bool:
     """Tell whether words go on right behind what was read as JSON: then it was none (``[3] cats``)."""
-    following = text[place : place + 2].lstrip(" \t,")
+    following = text[position : position + 2].lstrip(" \t,")
     return bool(following) and (following[0].isalnum())
 
 
@@ -75,9 +75,9 @@ def _flat(value: Any, depth: int = 0) -> Iterator[str | None]:
         yield None
 
 
-def _item(found: dict[str, Any]) -> Any:
+def _item(entry: dict[str, Any]) -> Any:
     """Return the value of an object that is its item, or the list of its items; None where that is not clear."""
-    lower = {str(key).lower(): value for key, value in found.items()}
+    lower = {str(key).lower(): value for key, value in entry.items()}
     plural = [*LIST_KEYS, *(f"{key}s" for key in ITEM_KEYS), "queries", "wishes", "entries"]
     for key in (*plural, *ITEM_KEYS):
         if isinstance(lower.get(key), str | list | dict):

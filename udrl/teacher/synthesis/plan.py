@@ -43,13 +43,13 @@ class Share:
         """Return what run.json says of the teacher; cards of datasets and students name its licence, and a benchmark
         asks it again: by the card's file where it is the user's, at the endpoint where it had one."""
         card = self.card
-        own = card.path != cards.shipped_cards().get(card.name)
+        users = card.path != cards.shipped_cards().get(card.name)
         engine = card.settings.get("vllm") if card.backend in ("vllm", "ray") else None
         return TeacherFacts(
             model=card.model,
             licence=card.licence.name,
             outputs=card.licence.outputs,
-            card=str(card.path.absolute()) if own else None,
+            card=str(card.path.absolute()) if users else None,
             base_url=card.base_url,
             engine_arguments=dict(engine) if engine else None,
             backend=card.backend,
@@ -58,7 +58,7 @@ class Share:
         )
 
 
-class CompletionPlace(NamedTuple):
+class WantedCompletion(NamedTuple):
     """One completion that is wanted."""
 
     task: Task
@@ -78,7 +78,7 @@ class Part:
 
 @dataclass
 class Outlook:
-    """What is wanted, and what of it is left. already: places with a response; failed: of these, with a failure.
+    """What is wanted, and what of it is left. already: completions with a response; failed: of these, with a failure.
 
     parts: by teacher and task, in the order in which they are asked for.
     """
@@ -97,14 +97,14 @@ def read_teachers(given: Sequence[str | Path]) -> list[tuple[Card, float]]:
     """
     if not given:
         raise UsageError("no teacher is named: name at least one, such as builtin")
-    found: list[tuple[Card, float]] = []
+    teachers: list[tuple[Card, float]] = []
     for entry in given:
         name, weight = _weighted(entry)
         card = cards.load_card(name)
-        if any(card.name == other.name for other, _ in found):
+        if any(card.name == other.name for other, _ in teachers):
             raise UsageError(f"teacher '{card.name}' is named twice (second time by '{entry}'): name it once")
-        found.append((card, weight))
-    return found
+        teachers.append((card, weight))
+    return teachers
 
 
 class Plan:
@@ -133,32 +133,32 @@ class Plan:
             for item in chosen
         }
 
-    def places(self) -> Iterator[CompletionPlace]:
-        """Yield every place, by task, input and sample."""
+    def wanted(self) -> Iterator[WantedCompletion]:
+        """Yield every completion that is wanted, by task, input and sample."""
         for item in self._chosen:
             for text in item.inputs:
                 identity = input_id(text)
                 for sample in range(self._samples):
-                    yield CompletionPlace(item.task, text, identity, sample)
+                    yield WantedCompletion(item.task, text, identity, sample)
 
-    def share_of(self, place: CompletionPlace) -> Share:
-        """Return whose ``place`` is."""
+    def share_of(self, wanted: WantedCompletion) -> Share:
+        """Return whose teacher writes the completion ``wanted``."""
         if len(self._by_name) == 1:
             return self._by_name[0]
-        mark = self._total * hash_unit(self._seed, "teacher", place.task.name, place.input_id, place.sample)
+        mark = self._total * hash_unit(self._seed, "teacher", wanted.task.name, wanted.input_id, wanted.sample)
         for share in self._by_name:
             mark -= share.weight
             if mark < 0:
                 return share
         return self._by_name[-1]
 
-    def request(self, share: Share, place: CompletionPlace) -> Request:
-        """Return what ``share``'s teacher is asked for ``place``: a function of these two and the seed alone."""
-        task, writer = place.task, share.writer
+    def request(self, share: Share, wanted: WantedCompletion) -> Request:
+        """Return what ``share``'s teacher is asked for ``wanted``: a function of these two and the seed alone."""
+        task, writer = wanted.task, share.writer
         # 31 bits: what every engine takes for a seed.
-        seed = hash_int(self._seed, task.name, place.input_id, place.sample, bits=31)
-        settings = writer.sampling(place.sample, seed, task.min_words, task.max_words)
-        messages, sampling = messages_for(task, place.input, settings, reference=self._references.get(place.input_id))
+        seed = hash_int(self._seed, task.name, wanted.input_id, wanted.sample, bits=31)
+        settings = writer.sampling(wanted.sample, seed, task.min_words, task.max_words)
+        messages, sampling = messages_for(task, wanted.input, settings, reference=self._references.get(wanted.input_id))
         key = request_key(
             model=writer.model,
             revision=writer.revision,
@@ -167,48 +167,48 @@ class Plan:
             sampling=sampling,
             seed=seed,
         )
-        return Request(key, task.name, place.input_id, place.input, messages, sampling, seed, place.sample)
+        return Request(key, task.name, wanted.input_id, wanted.input, messages, sampling, seed, wanted.sample)
 
     def outlook(self, known: Survey, *, retry_failed: bool = False) -> Outlook:
         """Count what is wanted and what is left, given what the ledger holds."""
-        found = Outlook()
-        for place in self.places():
-            found.requests += 1
-            share = self.share_of(place)
+        outlook = Outlook()
+        for wanted in self.wanted():
+            outlook.requests += 1
+            share = self.share_of(wanted)
             request = None
             if known.responses:
-                request = self.request(share, place)
-                settled = self._settled(share, request, place, known)
+                request = self.request(share, wanted)
+                settled = self._settled(share, request, wanted, known)
                 if settled == "good" or (settled == "failed" and not retry_failed):
-                    found.already += 1
-                    found.failed += settled == "failed"
+                    outlook.already += 1
+                    outlook.failed += settled == "failed"
                     continue
-            part = found.parts.setdefault((share.writer.name, place.task.name), Part(place.task))
+            part = outlook.parts.setdefault((share.writer.name, wanted.task.name), Part(wanted.task))
             part.requests += 1
             if len(part.examples) < EXAMPLES:
-                part.examples.append(request or self.request(share, place))
+                part.examples.append(request or self.request(share, wanted))
         for item in self._chosen:
-            found.requests += item.missing * self._samples
+            outlook.requests += item.missing * self._samples
             for share in self.shares if item.missing else ():
-                part = found.parts.setdefault((share.writer.name, item.task.name), Part(item.task))
+                part = outlook.parts.setdefault((share.writer.name, item.task.name), Part(item.task))
                 part.requests += round(item.missing * self._samples * share.weight / self._total)
-        return found
+        return outlook
 
     def requests(self, share: Share, known: Survey, *, retry_failed: bool = False) -> Iterator[Request]:
         """Yield the requests that are left for ``share``'s teacher."""
-        for place in self.places():
-            if self.share_of(place) is not share:
+        for wanted in self.wanted():
+            if self.share_of(wanted) is not share:
                 continue
-            request = self.request(share, place)
-            settled = self._settled(share, request, place, known) if known.responses else None
+            request = self.request(share, wanted)
+            settled = self._settled(share, request, wanted, known) if known.responses else None
             if settled is None or (settled == "failed" and retry_failed):
                 yield request
 
-    def _settled(self, share: Share, request: Request, place: CompletionPlace, known: Survey) -> str | None:
-        """Return ``good`` or ``failed`` where a named teacher, this one first, has a response for ``place``."""
+    def _settled(self, share: Share, request: Request, wanted: WantedCompletion, known: Survey) -> str | None:
+        """Return ``good`` or ``failed`` where a named teacher, this one first, has a response for ``wanted``."""
         if request.key in known.good:
             return "good"
-        others = (self.request(other, place) for other in self.shares if other is not share)
+        others = (self.request(other, wanted) for other in self.shares if other is not share)
         if any(other.key in known.good for other in others):
             return "good"
         return "failed" if request.key in known.failed else None

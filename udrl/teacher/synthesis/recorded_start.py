@@ -27,15 +27,15 @@ def recorded_file(named: Sequence[str | Path], of_asking: Mapping[str, object]) 
 
     of_asking: options that only a teacher has that is asked. Raises UsageError where one is given, or another teacher.
     """
-    found = [source for entry in named if (source := recorded.source_of(entry)) is not None]
-    if not found:
+    sources = [source for entry in named if (source := recorded.source_of(entry)) is not None]
+    if not sources:
         return None
     for option, given in of_asking.items():
         if given:
             raise UsageError(f"{named[0]} brings its own inputs and completions: leave {option} out")
     if len(named) > 1:
         raise UsageError(f"recorded outputs are taken by a start of their own: name {named[0]} alone")
-    return found[0]
+    return sources[0]
 
 
 def take_recorded(

@@ -41,7 +41,7 @@ def write(text: str, *, fidelity: float, words: int | None, bounds: tuple[int, i
     best, least = "", len(wanted) + 1
     for _ in range(TRIES):
         draft = _draft(text, wanted, keep, words, bounds, rng)
-        wrong = sum(one.holds(draft) != (place in keep) for place, one in enumerate(wanted))
+        wrong = sum(one.holds(draft) != (index in keep) for index, one in enumerate(wanted))
         if wrong < least:
             best, least = draft, wrong
         if not wrong:
@@ -52,24 +52,24 @@ def write(text: str, *, fidelity: float, words: int | None, bounds: tuple[int, i
 def _constraints(rng: random.Random) -> list[Constraint]:
     """Draw constraints that can be kept together."""
     kinds = ["contain", "avoid", "words", "lowercase", "no_commas", "end_with", rng.choice(("sentences", "bullets"))]
-    found = []
+    constraints = []
     for kind in sorted(rng.sample(kinds, rng.randint(1, MOST)), key=kinds.index):
         if kind == "words":
             low = rng.randint(5, 16)
             which = rng.choice(("at_least", "at_most", "both"))
             if which != "at_most":
-                found.append(Constraint("at_least", low))
+                constraints.append(Constraint("at_least", low))
             if which != "at_least":
-                found.append(Constraint("at_most", low + rng.randint(11, 16)))
+                constraints.append(Constraint("at_most", low + rng.randint(11, 16)))
         elif kind in ("contain", "avoid"):
-            found.append(Constraint(kind, _plain("materials" if kind == "contain" else "colours", rng)))
+            constraints.append(Constraint(kind, _plain("materials" if kind == "contain" else "colours", rng)))
         elif kind == "end_with":
-            found.append(Constraint(kind, rng.choice(ENDINGS)))
+            constraints.append(Constraint(kind, rng.choice(ENDINGS)))
         elif kind in ("sentences", "bullets"):
-            found.append(Constraint(kind, rng.randint(2, 3)))
+            constraints.append(Constraint(kind, rng.randint(2, 3)))
         else:
-            found.append(Constraint(kind))
-    return found
+            constraints.append(Constraint(kind))
+    return constraints
 
 
 def _plain(name: str, rng: random.Random) -> str:
@@ -86,8 +86,8 @@ def _draft(
     rng: random.Random,
 ) -> str:
     """Write one text; whether each constraint then holds is for the caller to check."""
-    kept = {one.kind: one.value for place, one in enumerate(wanted) if place in keep}
-    broken = {one.kind: one.value for place, one in enumerate(wanted) if place not in keep}
+    kept = {one.kind: one.value for index, one in enumerate(wanted) if index in keep}
+    broken = {one.kind: one.value for index, one in enumerate(wanted) if index not in keep}
     aim = _aim(kept, broken, words or (3 * bounds[0] + bounds[1]) // 4, rng)
     closing = str(kept.get("end_with", ""))
     named = [str(word) for word in (kept.get("contain"), broken.get("avoid")) if word]
@@ -98,10 +98,9 @@ def _draft(
     assert isinstance(parts, int)
     if isinstance(missed, int) and parts == missed:
         parts += rng.choice((-1, 1)) if parts > 1 else 1
-    lines = [_sentence(_about(text), room // parts + (place < room % parts), rng) for place in range(parts)]
+    lines = [_sentence(_about(text), room // parts + (line < room % parts), rng) for line in range(parts)]
     for word in named:
-        place = rng.randrange(parts)
-        lines[place] += f" {word}"
+        lines[rng.randrange(parts)] += f" {word}"
     if "no_commas" in broken:
         lines[0] = ", ".join(lines[0].rsplit(" ", 1))
     if closing:
@@ -129,8 +128,8 @@ def _aim(kept: Mapping[str, Value], broken: Mapping[str, Value], words: int, rng
 def _about(text: str) -> str:
     """Return what the request asks to write about, in a few words."""
     head = text.split(".", 1)[0]
-    found = folded_words(head)
-    tail = found[found.index("about") + 1 :] if "about" in found[:-1] else found
+    heading = folded_words(head)
+    tail = heading[heading.index("about") + 1 :] if "about" in heading[:-1] else heading
     return " ".join(word for word in tail if word not in ("a", "an", "the"))[:60] or "it"
 
 
@@ -138,8 +137,8 @@ def _sentence(about: str, size: int, rng: random.Random) -> str:
     """Return a sentence of ``size`` words (at least 3) on ``about``, lower-cased and without punctuation."""
     openers = [f"the {about} is", f"this {about} looks", f"people call the {about}", f"any {about} can be"]
     fitting = [opener for opener in openers if count_words(opener) < size] or ["it is", "it looks"]
-    found = f"{rng.choice(fitting)} {_plain('adjectives', rng)}"
-    while (left := size - count_words(found)) > 0:
+    sentence = f"{rng.choice(fitting)} {_plain('adjectives', rng)}"
+    while (left := size - count_words(sentence)) > 0:
         more = [f"and {_plain('adjectives', rng)}", f"like {_plain('qualities', rng)}", f"near {_plain('plants', rng)}"]
-        found += f" {rng.choice(more if left > 1 else ['now', 'today', 'here', 'again'])}"
-    return found
+        sentence += f" {rng.choice(more if left > 1 else ['now', 'today', 'here', 'again'])}"
+    return sentence

@@ -69,12 +69,12 @@ def passages(text: str) -> list[str]:
     between stay as they are, so that what is taken over reads as English. As `content_phrases` for texts without
     content words.
     """
-    found: list[str] = []
+    passages: list[str] = []
     tokens = _TOKEN.findall(text)
     for is_words, group in itertools.groupby(tokens, key=lambda token: bool(WORD.fullmatch(token))):
         if is_words:
-            found += [join_words(part) for part in _parts(list(group)) if part]
-    return list(dict.fromkeys(found)) or _fallback(text)
+            passages += [join_words(part) for part in _parts(list(group)) if part]
+    return list(dict.fromkeys(passages)) or _fallback(text)
 
 
 def foreign_passages(texts: Iterable[str]) -> list[str]:
@@ -85,13 +85,13 @@ def foreign_passages(texts: Iterable[str]) -> list[str]:
     """
     every = list(texts)
     frequency = Counter(word for text in every for word in set(text.casefold().split()))
-    found = [
+    foreign = [
         passage
         for text in every
         for passage in passages(text)
         if 2 <= len(passage.split()) <= 3 and all(frequency[word] <= 1 for word in passage.casefold().split())
     ]
-    return found[:FOREIGN] or [passage for text in every for passage in passages(text)][:FOREIGN]
+    return foreign[:FOREIGN] or [passage for text in every for passage in passages(text)][:FOREIGN]
 
 
 def shortened(passage: str, count: int) -> str:
@@ -184,7 +184,7 @@ def _split(start: int, end: int, articles: int) -> list[tuple[int, int]]:
 
 
 def _fallback(text: str) -> list[str]:
-    found = WORD.findall(text)
-    if found:
-        return [join_words(found[:MAX_PHRASE_WORDS])]
+    first_words = WORD.findall(text)
+    if first_words:
+        return [join_words(first_words[:MAX_PHRASE_WORDS])]
     return [text.strip()[:40]] if text.strip() else []

@@ -46,20 +46,20 @@ def write(
     return _join(parts, lexicon.separator)
 
 
-def _faithful(found: list[str], fidelity: float, foreign: Sequence[str], rng: random.Random) -> list[str]:
+def _faithful(parts: list[str], fidelity: float, foreign: Sequence[str], rng: random.Random) -> list[str]:
     """Keep a ``fidelity`` share of the words, the last passage in part; swap some of the rest for foreign ones."""
-    budget = round(fidelity * sum(map(count_words, found)))
-    result: list[str | None] = [None] * len(found)
-    for place in rng.sample(range(len(found)), len(found)):
-        size = count_words(found[place])
+    budget = round(fidelity * sum(map(count_words, parts)))
+    kept: list[str | None] = [None] * len(parts)
+    for index in rng.sample(range(len(parts)), len(parts)):
+        size = count_words(parts[index])
         if budget >= size:
-            result[place] = found[place]
+            kept[index] = parts[index]
         elif budget > 0:
-            result[place] = shortened(found[place], budget)
+            kept[index] = shortened(parts[index], budget)
         elif foreign and rng.random() < SWAPPED:
-            result[place] = rng.choice(foreign)
+            kept[index] = rng.choice(foreign)
         budget -= size
-    return [passage for passage in result if passage]
+    return [passage for passage in kept if passage]
 
 
 def _mentions(chosen: list[str], lexicon: Lexicon, aim: int, rng: random.Random) -> list[str]:

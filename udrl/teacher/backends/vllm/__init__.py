@@ -126,12 +126,12 @@ class VllmTeacher:
                     f"teacher '{self.name}': vLLM is not installed: {INSTALL} (Linux with a GPU), or ask a server "
                     "with --base-url http://HOST:8000/v1"
                 )
-            chat, own = self._card.chat, self._weights if self._weights and self._weights.is_gguf else None
+            chat, gguf = self._card.chat, self._weights if self._weights and self._weights.is_gguf else None
             self._engine = _Process(
                 self._card,
                 {
-                    "model": str(own.folder()) if own else self.model,
-                    "revision": None if own else self.revision,
+                    "model": str(gguf.folder()) if gguf else self.model,
+                    "revision": None if gguf else self.revision,
                     "arguments": self._arguments,
                     "template_arguments": dict(chat.template_arguments),
                     "stop": list(chat.stop),
@@ -154,8 +154,8 @@ class VllmTeacher:
             raise TeacherError(f"teacher '{self.name}': {answer['refused_template']}")
         completion = None
         if error is None:
-            found = completion_of(answer["completion"], reason, strip_thinking=self._card.chat.strip_thinking)
-            completion, error = (None, str(found)) if isinstance(found, Failure) else (found, None)
+            answered = completion_of(answer["completion"], reason, strip_thinking=self._card.chat.strip_thinking)
+            completion, error = (None, str(answered)) if isinstance(answered, Failure) else (answered, None)
         return Reply(
             key=answer["key"],
             completion=completion,

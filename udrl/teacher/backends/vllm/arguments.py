@@ -91,16 +91,16 @@ def read_arguments(texts: Iterable[str]) -> dict[str, Any]:
 
     Raises UsageError for what is not NAME=VALUE, is no YAML, or stands twice.
     """
-    found: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         name = name.strip().lstrip("-").replace("-", "_")
         if not equals or not name:
             raise UsageError(f"'{text}' is no engine argument: write it as NAME=VALUE, such as max_model_len=4096")
-        if name in found:
+        if name in arguments:
             raise UsageError(f"the engine argument '{name}' is given twice: leave one out")
         try:
-            found[name] = read_value(value)
+            arguments[name] = read_value(value)
         except ValueError:
             raise UsageError(f"engine argument '{name}': '{value}' is no YAML value: put it into quotes") from None
-    return found
+    return arguments
