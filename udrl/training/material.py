@@ -11,7 +11,7 @@ from udrl.data.known_answers import Answers, read_answers
 from udrl.data.run import Run
 from udrl.errors import StudentError
 from udrl.training.methods import Method, Udrl
-from udrl.training.methods.method_data import Pool, own, pool_of
+from udrl.training.methods.method_data import Pool, pool_of, without_derived
 from udrl.training.origin import Origin, joined_facts, replayed, with_replay
 from udrl.training.selection.impact import selected
 
@@ -44,7 +44,9 @@ def gather(
     if origin is not None:
         joined, again = with_replay(origin, every, share=replay, seed=seed)  # what was not selected is not replayed
         episodes = episodes + joined[len(every) :]
-    return Material(pool_of(method, episodes), held if isinstance(method, Udrl) else own(held), again, facts, answers)
+    return Material(
+        pool_of(method, episodes), held if isinstance(method, Udrl) else without_derived(held), again, facts, answers
+    )
 
 
 def validation_of(run: Run, origin: Origin | None) -> tuple[list[Episode], RunFacts, Answers]:
