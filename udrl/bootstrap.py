@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,12 @@ class Intervals:
     lo: Floats
     hi: Floats
     items: npt.NDArray[np.int64]
+
+    def named(self, k: int, mean: str, interval: str) -> dict[str, Any]:
+        """Return column ``k``'s figure and its interval by these names, as JSON has them; None where there is none."""
+        if np.isnan(self.mean[k]):
+            return {mean: None, interval: None}
+        return {mean: float(self.mean[k]), interval: [float(self.lo[k]), float(self.hi[k])]}
 
 
 def mean_intervals(

@@ -207,7 +207,7 @@ def test_thresholds_of_any_figure(compared: BenchReport) -> None:
     summary = compared.summary
 
     def told(text: str, *, above: bool = False) -> list[str]:
-        return [one.sentence for one in missed(summary, [parse(text, above=above)])]
+        return missed(summary, [parse(text, above=above)])
 
     ratio = summary["parity"]["Llama-3-8B"]["qwen.2"]["ratio"]
     assert told("parity.llama3.qwen2=0.01") == []

@@ -13,7 +13,6 @@ from udrl.cli.numbers import Real, Whole
 
 if TYPE_CHECKING:
     from udrl.eval.bench import BenchReport
-    from udrl.eval.thresholds import Missed
 
 
 @click.command("bench", short_help="Measure students beside teachers, recorded outputs and baselines.")
@@ -106,8 +105,8 @@ def command(
         failed = missed(report.summary, limits)
     emit(report.summary, as_json=as_json, text=describe(report, failed))
     if failed:
-        for one in failed:
-            click.echo(f"error: {one.sentence}", err=True)
+        for sentence in failed:
+            click.echo(f"error: {sentence}", err=True)
         click.get_current_context().exit(1)
 
 
@@ -122,7 +121,7 @@ def _of_rescoring(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: given[name] for name in ("name", "encoder", "second_encoder", "rewards")}
 
 
-def describe(report: BenchReport, failed: list[Missed]) -> str:
+def describe(report: BenchReport, failed: list[str]) -> str:
     """Return what a benchmark found, for people."""
     lines = []
     for one in report.sentences:
@@ -130,6 +129,6 @@ def describe(report: BenchReport, failed: list[Missed]) -> str:
         for task in one.tasks:
             lines += [f"  {task.sentence}", *(f"    but: {against}" for against in task.against)]
     lines += [f"note: {note}" for note in report.notes]
-    lines += [f"failed: {one.sentence}" for one in failed]
+    lines += [f"failed: {sentence}" for sentence in failed]
     lines.append(f"report: {report.report}")
     return "\n".join(lines)

@@ -64,14 +64,14 @@ def nearest_block(items: Sequence[Item], episodes: Sequence[Episode], encoder: E
                 rival = best.get(episode.input_id)
                 if rival is None or _relevance(episode) > _relevance(rival):
                     best[episode.input_id] = episode
-        own = [item for item in items if item.task == task]
+        asked = [item for item in items if item.task == task]
         if not best:
             continue
         known = list(best.values())
         index = NearestNeighbors(n_neighbors=1, metric="cosine", algorithm="brute")
         index.fit(encoder.encode([episode.input for episode in known]))
-        _, found = index.kneighbors(encoder.encode([item.input for item in own]))
-        rows += [_given("nearest", item, 0, known[i].completion) for item, (i,) in zip(own, found, strict=True)]
+        _, nearest = index.kneighbors(encoder.encode([item.input for item in asked]))
+        rows += [_given("nearest", item, 0, known[i].completion) for item, (i,) in zip(asked, nearest, strict=True)]
     return Block("nearest", key, SystemFacts("nearest", "baseline"), tuple(rows))
 
 

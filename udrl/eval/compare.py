@@ -98,27 +98,27 @@ def _pairs(first: Path, second: Path) -> dict[str, tuple[Path, Path]]:
         return {second.name: (first, second)}
     if single:
         raise UsageError(f"{single[0]} is a benchmark's folder, the other is none: give two runs, or two of those")
-    found = []
+    benchmarks = []
     for path in (first, second):
         Run(path).check()
-        found.append({folder.name: folder for folder in benchmark_folders(path)})
-    both = [name for name in found[0] if name in found[1]]
+        benchmarks.append({folder.name: folder for folder in benchmark_folders(path)})
+    both = [name for name in benchmarks[0] if name in benchmarks[1]]
     if not both:
-        lists = " and ".join(", ".join(own) or "none" for own in found)
+        lists = " and ".join(", ".join(names) or "none" for names in benchmarks)
         raise RunError(
             f"{first} and {second} have no benchmark of one name: found {lists}; give the folders of two, such as "
             f"{first / 'bench' / 'NAME'}"
         )
-    return {name: (found[0][name], found[1][name]) for name in both}
+    return {name: (benchmarks[0][name], benchmarks[1][name]) for name in both}
 
 
 def _benchmark(name: str, first: Path, second: Path) -> Benchmark:
     summaries, rows = [], []
     for folder in (first, second):
-        found, own, _ = read_benchmark(folder)
-        summaries.append(found)
-        rows.append([row for row in own if row["part"] in ("comparison", "following")])
-    items = [{(row["task"], row["input_id"]): None for row in own if row["part"] == "comparison"} for own in rows]
+        summary, of_run, _ = read_benchmark(folder)
+        summaries.append(summary)
+        rows.append([row for row in of_run if row["part"] in ("comparison", "following")])
+    items = [{(row["task"], row["input_id"]): None for row in of_run if row["part"] == "comparison"} for of_run in rows]
     both = [item for item in items[0] if item in items[1]]
     if not both:
         raise RunError(f"{first} and {second} have no input in common: they were measured on different inputs")
@@ -129,16 +129,16 @@ def _benchmark(name: str, first: Path, second: Path) -> Benchmark:
     shared = [ref for ref in references_of(b) if ref in references_of(a)]
     reference = shared[0] if shared else None
     left_out, notes = _left_out(a, b)
-    for path, found, other in ((first, a, b), (second, b, a)):
-        alone = [system for system in found["systems"] if system not in other["systems"]]
+    for path, summary, other in ((first, a, b), (second, b, a)):
+        alone = [system for system in summary["systems"] if system not in other["systems"]]
         if alone:
             notes.append(f"Only {path} has {', '.join(alone)}.")
     subjects: dict[str, tuple[Difference, ...]] = {}
     for system in systems:
-        figures = [_figures((row for row in own if row["system"] == system), reference, left_out) for own in rows]
+        figures = [_figures((row for row in of_run if row["system"] == system), reference, left_out) for of_run in rows]
         subjects[system] = differences(*figures)
     for student in dict.fromkeys(row["system"] for row in rows[1] if row["part"] == "following"):
-        figures = [obedience([row for row in own if row["system"] == student], left_out) for own in rows]
+        figures = [obedience([row for row in of_run if row["system"] == student], left_out) for of_run in rows]
         subjects[f"{student} under commands"] = differences(*figures)
     return Benchmark(
         name=name,
@@ -148,7 +148,7 @@ def _benchmark(name: str, first: Path, second: Path) -> Benchmark:
         leading=leading_of(b) if leading_of(b) in systems else systems[0],
         reference=reference,
         tasks=tuple(dict.fromkeys(task for task, _ in both)),
-        subjects={subject: own for subject, own in subjects.items() if own},
+        subjects={subject: compared for subject, compared in subjects.items() if compared},
         facts={system: (a["systems"][system], b["systems"][system]) for system in systems},
         rows=(rows[0], rows[1]),
         notes=tuple(notes),
@@ -179,14 +179,16 @@ def _figures(rows: Iterable[Row], reference: str | None, left_out: set[str]) -> 
             continue
         item = (row["task"], row["input_id"])
         texts.setdefault(item, []).append(row["completion"])
-        own = {name: row.get(name) for name in ("relevance", "relevance_second", "copy_rate", "novelty", "length")}
-        own["agreement"] = (row.get("agreement") or {}).get(reference)
-        own |= row.get("rewards") or {}
-        for name, value in own.items():
+        measured = {name: row.get(name) for name in ("relevance", "relevance_second", "copy_rate", "novelty", "length")}
+        measured["agreement"] = (row.get("agreement") or {}).get(reference)
+        measured |= row.get("rewards") or {}
+        for name, value in measured.items():
             if value is not None and name not in left_out:
                 sums.setdefault(name, {}).setdefault(item, []).append(value)
-    figures = {name: {item: float(np.mean(own)) for item, own in by_item.items()} for name, by_item in sums.items()}
-    several = {item: metrics.distinct_n(own, 2) for item, own in texts.items() if len(own) > 1}
+    figures = {
+        name: {item: float(np.mean(values)) for item, values in by_item.items()} for name, by_item in sums.items()
+    }
+    several = {item: metrics.distinct_n(written, 2) for item, written in texts.items() if len(written) > 1}
     return {**figures, "distinct_2 of one input": several} if several else figures
 
 
@@ -198,12 +200,12 @@ def obedience(rows: Iterable[Row], left_out: set[str]) -> Figures:
         if row["part"] == "following" and row.get(name) is not None and name not in left_out:
             commanded = json.loads(row["targets"])[name]
             points.setdefault((name, (row["task"], row["input_id"])), []).append((commanded, row[name]))
-    found: Figures = {}
-    for (name, item), own in points.items():
-        commanded, achieved = (np.array(values) for values in zip(*own, strict=True))
-        found.setdefault(f"rank correlation, {name}", {})[item] = metrics.spearman_within(commanded, achieved)
-        found.setdefault(f"distance from the command, {name}", {})[item] = float(np.abs(commanded - achieved).mean())
-    return found
+    figures: Figures = {}
+    for (name, item), pairs in points.items():
+        commanded, achieved = (np.array(values) for values in zip(*pairs, strict=True))
+        figures.setdefault(f"rank correlation, {name}", {})[item] = metrics.spearman_within(commanded, achieved)
+        figures.setdefault(f"distance from the command, {name}", {})[item] = float(np.abs(commanded - achieved).mean())
+    return figures
 
 
 def differences(first: Figures, second: Figures) -> tuple[Difference, ...]:
@@ -226,7 +228,7 @@ def differences(first: Figures, second: Figures) -> tuple[Difference, ...]:
                 both[:, k, n] = column[item]
     clusters = np.array([input_id for _, input_id in items])
     gaps = both[1] - both[0]
-    found = mean_intervals(gaps, clusters)
+    intervals = mean_intervals(gaps, clusters)
     p = sign_flip(gaps, clusters)
     corrected = holm(p)
     means = np.nanmean(both, axis=1)
@@ -234,10 +236,10 @@ def differences(first: Figures, second: Figures) -> tuple[Difference, ...]:
         Difference(
             name,
             task,
-            int(found.items[n]),
+            int(intervals.items[n]),
             float(means[0, n]),
             float(means[1, n]),
-            *(float(values[n]) for values in (found.mean, found.lo, found.hi, p, corrected)),
+            *(float(values[n]) for values in (intervals.mean, intervals.lo, intervals.hi, p, corrected)),
         )
         for n, (name, task) in enumerate(wanted)
     )
@@ -250,9 +252,9 @@ def sign_flip(gaps: Floats, clusters: Sequence[str] | NDArray[Any], *, flips: in
     flipped together. Were the two systems the same, each input's difference would be as likely the other way round.
     Where none of ``flips`` comes near, the p-value is that of the normal distribution which the sums approach.
     """
-    labels, place = np.unique(np.asarray(clusters), return_inverse=True)
+    labels, cluster_of = np.unique(np.asarray(clusters), return_inverse=True)
     sums = np.zeros((len(labels), gaps.shape[1]))
-    np.add.at(sums, place, np.nan_to_num(gaps))
+    np.add.at(sums, cluster_of, np.nan_to_num(gaps))
     seen = np.abs(sums.sum(axis=0))
     slack = 1e-9 * np.abs(sums).sum(axis=0)  # sums of the same numbers in another order differ in their last digits
     random = np.random.default_rng([seed, len(labels)])

@@ -55,32 +55,32 @@ def systems_of(scores: Scores, facts: Sequence[SystemFacts], items: Sequence[Ite
     for i, row in enumerate(scores.rows):
         if row.part == "comparison" and row.system in rows:
             rows[row.system].append(i)
-    place = {item: n for n, item in enumerate(items)}
+    position = {item: n for n, item in enumerate(items)}
     columns = {name: scores.columns[name] for name in PLAIN}
     columns |= {f"agreement/{ref}": values for ref, values in scores.agreement.items()}
     columns |= {f"reward/{name}": values for name, values in scores.rewards.items()}
-    return {fact.name: _system(scores, fact, items, place, rows[fact.name], columns) for fact in facts}
+    return {fact.name: _system(scores, fact, items, position, rows[fact.name], columns) for fact in facts}
 
 
 def _system(
     scores: Scores,
     facts: SystemFacts,
     items: Sequence[Item],
-    place: Mapping[Item, int],
+    position: Mapping[Item, int],
     rows: Sequence[int],
     columns: Mapping[str, Floats],
 ) -> System:
     of_item: dict[int, list[int]] = {}
     for i in rows:
         if scores.rows[i].completion is not None:
-            of_item.setdefault(place[scores.rows[i].task, scores.rows[i].input_id], []).append(i)
+            of_item.setdefault(position[scores.rows[i].task, scores.rows[i].input_id], []).append(i)
     per_item = {name: np.full(len(items), np.nan) for name in (*columns, *DIVERSITY)}
-    for n, own in of_item.items():
+    for n, answers in of_item.items():
         for name, values in columns.items():
-            per_item[name][n] = values[own[0]] if len(own) == 1 else _mean_known(values[own])
-        if len(own) > 1:
-            per_item["distinct_2"][n] = metrics.distinct_n([scores.rows[i].completion or "" for i in own], 2)
-            per_item["pairwise_distance"][n] = metrics.pairwise_distance(scores.vectors[own])
+            per_item[name][n] = values[answers[0]] if len(answers) == 1 else _mean_known(values[answers])
+        if len(answers) > 1:
+            per_item["distinct_2"][n] = metrics.distinct_n([scores.rows[i].completion or "" for i in answers], 2)
+            per_item["pairwise_distance"][n] = metrics.pairwise_distance(scores.vectors[answers])
     return System(facts, per_item, _groups(scores, items, of_item), tuple(rows))
 
 
@@ -91,19 +91,19 @@ def _groups(
 
     Each group is measured once a sample.
     """
-    found: dict[str, dict[Group, float]] = {name: {} for name in DIVERSITY}
+    groups: dict[str, dict[Group, float]] = {name: {} for name in DIVERSITY}
     for task in dict.fromkeys(task for task, _ in items):
-        own = [n for n, item in enumerate(items) if item[0] == task and n in of_item]
-        own.sort(key=lambda n: hash_int("group", *items[n]))
-        size = min(GROUP, len(own))
-        for number, start in enumerate(range(0, len(own) - size + 1, size) if size > 1 else ()):
-            members = [of_item[n] for n in own[start : start + size]]
+        numbers = [n for n, item in enumerate(items) if item[0] == task and n in of_item]
+        numbers.sort(key=lambda n: hash_int("group", *items[n]))
+        size = min(GROUP, len(numbers))
+        for number, start in enumerate(range(0, len(numbers) - size + 1, size) if size > 1 else ()):
+            members = [of_item[n] for n in numbers[start : start + size]]
             for sample in range(max(map(len, members))):
                 chosen = [rows[sample % len(rows)] for rows in members]
                 texts = [scores.rows[i].completion or "" for i in chosen]
-                found["distinct_2"][task, number, sample] = metrics.distinct_n(texts, 2)
-                found["pairwise_distance"][task, number, sample] = metrics.pairwise_distance(scores.vectors[chosen])
-    return found
+                groups["distinct_2"][task, number, sample] = metrics.distinct_n(texts, 2)
+                groups["pairwise_distance"][task, number, sample] = metrics.pairwise_distance(scores.vectors[chosen])
+    return groups
 
 
 def _mean_known(values: Floats) -> float:

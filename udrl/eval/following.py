@@ -205,16 +205,16 @@ def _uncalibrated(
     if not tasks:
         return None
     grids = {task: _grid(rows, values, task, "uncalibrated") for task in tasks}
-    found = [_one_task(grids[task], attribute, bounds[task][attribute]) for task in tasks]
+    figures = [_one_task(grids[task], attribute, bounds[task][attribute]) for task in tasks]
     same = {
         task: replace(calibrated[task], values=calibrated[task].values[: len(grids[task].values)]) for task in tasks
     }
     errors = [_error(same[task], attribute, bounds[task][attribute].reachable) for task in tasks]
     return {
         "inputs": min(len(grid.values) for grid in grids.values()),
-        **{key: _mean([of[key] for of in found]) for key in ("spearman", "spearman_within_input", "error", "range")},
+        **{key: _mean([of[key] for of in figures]) for key in ("spearman", "spearman_within_input", "error", "range")},
         "calibrated_error": _mean(errors),
-        "violations": sum(of["violations"] for of in found),
+        "violations": sum(of["violations"] for of in figures),
         "curve": _pooled_curve(grids),
     }
 
@@ -258,13 +258,13 @@ def _one_task(grid: _Grid, attribute: str, bounds: Bounds) -> dict[str, Any]:
 def _error(grid: _Grid, attribute: str, reachable: tuple[float, float]) -> float | None:
     """Mean absolute error of single samples where the target is inside what the student reaches."""
     low, high = reachable
-    found: list[float] = []
+    errors: list[float] = []
     for k, target in enumerate(grid.commanded):
         if low <= target <= high:
             unit = max(0.1 * target, MIN_LENGTH_UNIT) if attribute == LENGTH else high - low
             if unit > 0:
-                found += list(np.abs(grid.values[:, k, :].ravel() - target) / unit)
-    return float(np.nanmean(found)) if found else None
+                errors += list(np.abs(grid.values[:, k, :].ravel() - target) / unit)
+    return float(np.nanmean(errors)) if errors else None
 
 
 def _leakage(

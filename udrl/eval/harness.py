@@ -79,7 +79,7 @@ class AskedStudent:
         completions = encode(self.student.tokenizer, [completion.strip() for _, completion in pairs])
         prompts, _ = self._prompts(contexts, [len(c) for c in completions])
         order = np.argsort([len(p) + len(c) for p, c in zip(prompts, completions, strict=True)], kind="stable").tolist()
-        found: dict[int, tuple[float, bool]] = {}
+        by_index: dict[int, tuple[float, bool]] = {}
         bar = track("likelihoods", total=len(pairs), unit="completions")
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
@@ -89,10 +89,10 @@ class AskedStudent:
             chosen = logits.log_softmax(-1).gather(1, batch.labels[:, None])[:, 0].double().cpu().numpy()
             sequence, greedy = batch.sequence.cpu().numpy(), (logits.argmax(-1) == batch.labels).cpu().numpy()
             sums, misses = np.bincount(sequence, chosen), np.bincount(sequence, ~greedy)
-            found |= {i: (float(sums[row]), not misses[row]) for row, i in enumerate(rows)}
+            by_index |= {i: (float(sums[row]), not misses[row]) for row, i in enumerate(rows)}
             bar.update(len(rows))
         bar.close()
-        return [found[i] for i in range(len(pairs))]
+        return [by_index[i] for i in range(len(pairs))]
 
     def completions(self, contexts: Sequence[str], *, sampling: Sampling, until: Sequence[str] = ()) -> list[str]:
         """Write a completion for each context, ended by the student, at ``max_tokens``, or before one of ``until``."""
@@ -107,16 +107,16 @@ class AskedStudent:
             for prompt, stream, limit, unasked in zip(prompts, streams, limits, opened, strict=True)
         ]
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        found: dict[int, str] = {}
+        by_index: dict[int, str] = {}
         for step in decode_requests(self.engine, [requests[i] for i in order], most=self.batch_size):
             if (one := step.decoded) is not None:
                 text = decode(self.student.tokenizer, one.ids)
                 text = text if one.stopped else text.rstrip("\ufffd")  # a character cut in the middle
                 ends = [text.index(stop) for stop in until if stop and stop in text]
-                found[order[step.handle]] = text[: min(ends, default=None)]
+                by_index[order[step.handle]] = text[: min(ends, default=None)]
                 bar.update(1)
         bar.close()
-        return [found[i] for i in range(len(prompts))]
+        return [by_index[i] for i in range(len(prompts))]
 
     def _prompts(
         self, inputs: Sequence[Sequence[int]], written: Sequence[int]
@@ -190,18 +190,18 @@ def register() -> None:
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
             alike: dict[str, list[int]] = defaultdict(list)
-            for place, request in enumerate(requests):
-                alike[json.dumps(request.args[1], sort_keys=True)].append(place)
-            found: dict[int, str] = {}
-            for places in alike.values():
-                asked = normalize_gen_kwargs(requests[places[0]].args[1])
+            for index, request in enumerate(requests):
+                alike[json.dumps(request.args[1], sort_keys=True)].append(index)
+            by_index: dict[int, str] = {}
+            for indices in alike.values():
+                asked = normalize_gen_kwargs(requests[indices[0]].args[1])
                 texts = self.asked.completions(
-                    [requests[place].args[0] for place in places],
+                    [requests[index].args[0] for index in indices],
                     sampling=sampling_of(self.asked.student, asked),
                     until=handle_stop_sequences(asked.get("until"), eos=None),
                 )
-                found |= dict(zip(places, texts, strict=True))
-            return [found[place] for place in range(len(requests))]
+                by_index |= dict(zip(indices, texts, strict=True))
+            return [by_index[index] for index in range(len(requests))]
 
 
 def main() -> None:

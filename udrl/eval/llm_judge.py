@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from udrl.bootstrap import Intervals, length_controlled, mean_intervals
+from udrl.bootstrap import length_controlled, mean_intervals
 from udrl.data.hashing import hash_hex, hash_int
 from udrl.errors import RunError
 from udrl.eval.completions import Completion
@@ -72,7 +72,7 @@ def pairs_of(
     for row in rows:
         if row.part == "comparison" and row.completion is not None:
             first.setdefault((row.system, row.task, row.input_id), row)
-    found = []
+    pairs = []
     for system, reference in compared:
         for (of, task, input_id), ours in first.items():
             theirs = first.get((reference, task, input_id))
@@ -81,8 +81,8 @@ def pairs_of(
             asked = request(task, ours.input)
             texts = (ours.completion or "", theirs.completion or "")
             both = (_request(ours, asked, texts, model), _request(ours, asked, texts[::-1], model))
-            found.append(Pair(system, reference, task, input_id, both))
-    return found
+            pairs.append(Pair(system, reference, task, input_id, both))
+    return pairs
 
 
 def _request(row: Completion, asked: str, texts: tuple[str, ...], model: str) -> Request:
@@ -133,8 +133,8 @@ def read_points(reply: str | None) -> float | None:
     """Return what the completion shown first gets: 1 it is better, 0 the other is, 1/2 a tie; None: cannot be read."""
     lines = [line for line in (reply or "").strip().splitlines() if line.strip()]
     for line in (lines[-1:] + lines[:1]) if lines else ():
-        if found := _VERDICT.fullmatch(line):
-            return _POINTS[found.group(1).upper()]
+        if verdict := _VERDICT.fullmatch(line):
+            return _POINTS[verdict.group(1).upper()]
     return None
 
 
@@ -146,10 +146,10 @@ def figures(folder: Path, name: str, model: str, *, scores: Scores, pairs: Seque
     grouped: dict[tuple[str, str], list[Pair]] = {}
     for pair in pairs:
         grouped.setdefault((pair.system, pair.reference), []).append(pair)
-    found: dict[str, Any] = {}
-    for (system, reference), own in grouped.items():
+    by_system: dict[str, Any] = {}
+    for (system, reference), compared in grouped.items():
         rows = []
-        for pair in own:
+        for pair in compared:
             ours, theirs = (known.get(request.key) for request in pair.requests)
             if ours is None or theirs is None:
                 continue
@@ -157,8 +157,8 @@ def figures(folder: Path, name: str, model: str, *, scores: Scores, pairs: Seque
             rows.append(
                 (pair.input_id, ours, 1 - theirs, lengths[here] - lengths[there], relevance[here] - relevance[there])
             )
-        found.setdefault(system, {})[reference] = _one(rows, failed=len(own) - len(rows))
-    return {"name": name, "model": model, "systems": found}
+        by_system.setdefault(system, {})[reference] = _one(rows, failed=len(compared) - len(rows))
+    return {"name": name, "model": model, "systems": by_system}
 
 
 def _one(rows: Sequence[tuple[str, float, float, float, float]], *, failed: int) -> dict[str, Any]:
@@ -180,27 +180,21 @@ def _one(rows: Sequence[tuple[str, float, float, float, float]], *, failed: int)
     return {
         "items": len(rows),
         "failed": failed,
-        **_named(means, 0, "win_rate"),
-        **_named(controlled, 0, "length_controlled_win_rate"),
-        **_named(means, 1, "consistency"),
+        **means.named(0, "win_rate", "win_rate_ci95"),
+        **controlled.named(0, "length_controlled_win_rate", "length_controlled_win_rate_ci95"),
+        **means.named(1, "consistency", "consistency_ci95"),
         "ties": float(np.mean(~clear)),
         "first_position": float(np.mean(verdicts[clear])) if clear.any() else None,
-        **_named(means, 2, "agreement"),
+        **means.named(2, "agreement", "agreement_ci95"),
     }
 
 
-def _named(found: Intervals, k: int, name: str) -> dict[str, Any]:
-    if np.isnan(found.mean[k]):
-        return {name: None, f"{name}_ci95": None}
-    return {name: float(found.mean[k]), f"{name}_ci95": [float(found.lo[k]), float(found.hi[k])]}
-
-
 def _first_by_item(scores: Scores, values: Any) -> Mapping[tuple[str, str, str], float]:
-    found: dict[tuple[str, str, str], float] = {}
+    first: dict[tuple[str, str, str], float] = {}
     for row, value in zip(scores.rows, values, strict=True):
         if row.part == "comparison" and row.completion is not None:
-            found.setdefault((row.system, row.task, row.input_id), float(value))
-    return found
+            first.setdefault((row.system, row.task, row.input_id), float(value))
+    return first
 
 
 def _kept(folder: Path) -> dict[str, float]:

@@ -26,11 +26,11 @@ CLOSE = 0.03
 
 def mean_lengths(rows: Iterable[Completion]) -> dict[str, float]:
     """Return the mean length of the completions of each task, in words."""
-    found: dict[str, list[int]] = defaultdict(list)
+    by_task: dict[str, list[int]] = defaultdict(list)
     for row in rows:
         if row.completion is not None:
-            found[row.task].append(count_words(row.completion))
-    return {task: fmean(lengths) for task, lengths in found.items()}
+            by_task[row.task].append(count_words(row.completion))
+    return {task: fmean(lengths) for task, lengths in by_task.items()}
 
 
 def matched_targets(student: CommandedStudent, lengths: Mapping[str, float], *, reward: str = RELEVANCE) -> Targets:
@@ -56,12 +56,12 @@ def settled_targets(
 
     Of all that was tried, the nearest is taken.
     """
-    found = dict(matched_targets(student, lengths, reward=reward))
+    settled = dict(matched_targets(student, lengths, reward=reward))
     pilot: dict[str, list[Item]] = defaultdict(list)
     for item in items:
-        if item.task in found and len(pilot[item.task]) < PILOT:
+        if item.task in settled and len(pilot[item.task]) < PILOT:
             pilot[item.task].append(item)
-    aims = {task: found[task][LENGTH] for task in pilot}
+    aims = {task: settled[task][LENGTH] for task in pilot}
     nearest = dict.fromkeys(pilot, float("inf"))
     for _ in range(TRIES):
         asked = {task: _command(student, task, aim, reward) for task, aim in aims.items()}
@@ -71,7 +71,7 @@ def settled_targets(
         for task, achieved in mean_lengths(answer(student, wanted)).items():
             miss = abs(achieved / lengths[task] - 1)
             if miss < nearest[task]:
-                nearest[task], found[task] = miss, asked[task]
+                nearest[task], settled[task] = miss, asked[task]
             aim = asked[task][LENGTH] * lengths[task] / max(achieved, 1.0)
             if miss <= CLOSE or _command(student, task, aim, reward) == asked[task]:
                 del aims[task]
@@ -79,7 +79,7 @@ def settled_targets(
                 aims[task] = aim
         if not aims:
             break
-    return found
+    return settled
 
 
 def _command(student: CommandedStudent, task: str, length: float, reward: str) -> dict[str, float]:

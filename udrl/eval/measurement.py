@@ -138,18 +138,18 @@ def priced(block: Block, machine_usd: float | None) -> SystemFacts:
 
 
 def _following(setting: ScoringSetting, scores: Scores) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    by_student: dict[str, Any] = {}
     for student, tasks in setting.bounds.items():
         bounds = {task: {name: _bounds(of) for name, of in each.items()} for task, each in tasks.items()}
         names = list(dict.fromkeys(name for each in bounds.values() for name in each))
         values = {name: scores.rewards.get(name, scores.columns.get(name)) for name in names}
         for name in names:
-            own = [i for i, row in enumerate(scores.rows) if row.system == student and row.attribute == name]
-            if own:
-                achieved = {other: column[own] for other, column in values.items() if column is not None}
-                rows = [scores.rows[i] for i in own]
-                found.setdefault(student, {})[name] = following.measure(rows, achieved, name, bounds)
-    return found
+            chosen = [i for i, row in enumerate(scores.rows) if row.system == student and row.attribute == name]
+            if chosen:
+                achieved = {other: column[chosen] for other, column in values.items() if column is not None}
+                rows = [scores.rows[i] for i in chosen]
+                by_student.setdefault(student, {})[name] = following.measure(rows, achieved, name, bounds)
+    return by_student
 
 
 def _bounds(of: Mapping[str, Any]) -> following.Bounds:
@@ -204,8 +204,8 @@ def judged_systems(blocks: Sequence[Block], leading: str) -> list[str]:
 
     The first row is the one matched in length, where there is one.
     """
-    found: dict[str, str] = {}
+    first_rows: dict[str, str] = {}
     for block in blocks:
         if "#" not in block.name and block.name != leading and block.facts.kind != "baseline":
-            found.setdefault(block.facts.student or block.name, block.name)
-    return list(found.values())
+            first_rows.setdefault(block.facts.student or block.name, block.name)
+    return list(first_rows.values())

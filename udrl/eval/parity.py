@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from udrl.bootstrap import Intervals, length_controlled, ratio_intervals
+from udrl.bootstrap import length_controlled, ratio_intervals
 from udrl.eval.figures import Item, PerItem
 from udrl.eval.scores import Floats
 
@@ -94,30 +94,24 @@ def ratios(
     wins = (np.sign(ours - theirs) + 1) / 2
     longer = columns("length", 0) - columns("length", 1)
     second = columns("relevance_second", 0), columns("relevance_second", 1)
-    found = ratio_intervals(
+    intervals = ratio_intervals(
         np.hstack([ours, wins, second[0]]), np.hstack([theirs, np.ones_like(wins), second[1]]), clusters
     )
     controlled = length_controlled(wins, longer, clusters)
     n = len(pairs)
     return {
         pair: {
-            **_named(found, k, "ratio", "ci95"),
-            **_named(found, n + k, "win_rate", "win_rate_ci95"),
-            **_named(controlled, k, "length_controlled_win_rate", "length_controlled_win_rate_ci95"),
-            "within_5_percent": bool(found.lo[k] >= PARITY),
-            "items": int(found.items[k]),
-            "spread": spread(float(found.mean[k]), float(found.lo[k]), int(found.items[k])),
-            "items_needed": items_needed(float(found.mean[k]), float(found.lo[k]), int(found.items[k])),
-            "second": None if np.isnan(found.mean[2 * n + k]) else _named(found, 2 * n + k, "ratio", "ci95"),
+            **intervals.named(k, "ratio", "ci95"),
+            **intervals.named(n + k, "win_rate", "win_rate_ci95"),
+            **controlled.named(k, "length_controlled_win_rate", "length_controlled_win_rate_ci95"),
+            "within_5_percent": bool(intervals.lo[k] >= PARITY),
+            "items": int(intervals.items[k]),
+            "spread": spread(float(intervals.mean[k]), float(intervals.lo[k]), int(intervals.items[k])),
+            "items_needed": items_needed(float(intervals.mean[k]), float(intervals.lo[k]), int(intervals.items[k])),
+            "second": None if np.isnan(intervals.mean[2 * n + k]) else intervals.named(2 * n + k, "ratio", "ci95"),
         }
         for k, pair in enumerate(pairs)
     }
-
-
-def _named(found: Intervals, k: int, mean: str, interval: str) -> dict[str, Any]:
-    if np.isnan(found.mean[k]):
-        return {mean: None, interval: None}
-    return {mean: float(found.mean[k]), interval: [float(found.lo[k]), float(found.hi[k])]}
 
 
 def _judged(ours: Mapping[str, Any], theirs: Mapping[str, Any], ratio: Mapping[str, Any], ref: str) -> dict[str, Any]:
@@ -127,34 +121,34 @@ def _judged(ours: Mapping[str, Any], theirs: Mapping[str, Any], ratio: Mapping[s
 
 def _caveats(ours: Mapping[str, Any], theirs: Mapping[str, Any], ratio: Mapping[str, Any], ref: str) -> list[str]:
     """What speaks against the ratio, or for caution with it: one plain sentence each."""
-    found: list[str] = []
+    caveats: list[str] = []
     if ratio["ratio"] is None:
         return ["no input was answered by both"]
     if lengths_differ(ours, theirs):
-        found.append(
+        caveats.append(
             f"lengths differ: {ours['length']['mean']:.1f} words against {theirs['length']['mean']:.1f}; "
             "shorter completions look more relevant"
         )
     rates = ours["copy_rate"], theirs["copy_rate"]
     if all(rates) and rates[0]["mean"] > rates[1]["mean"] + COPY_MARGIN:
-        found.append(f"it copies more of the input: copy rate {rates[0]['mean']:.2f} against {rates[1]['mean']:.2f}")
+        caveats.append(f"it copies more of the input: copy rate {rates[0]['mean']:.2f} against {rates[1]['mean']:.2f}")
     second = ratio["second"]
     if second is not None and (second["ci95"][0] >= PARITY) != ratio["within_5_percent"]:
-        found.append(
+        caveats.append(
             f"the second encoder disagrees: ratio {second['ratio']:.2f} "
             f"[{second['ci95'][0]:.2f}, {second['ci95'][1]:.2f}]"
         )
-    found += _diversity_caveat(ours, theirs)
+    caveats += _diversity_caveat(ours, theirs)
     if ratio["items_needed"] is not None:
-        found.append(
+        caveats.append(
             f"too few inputs to say that it is within 5 %: at the spread measured here ({ratio['spread']:.2f}) about "
             f"{ratio['items_needed']:,} would be needed, there are {ratio['items']:,}"
         )
     if ratio["items"] < FEW_ITEMS:
         few = "is only 1 input" if ratio["items"] == 1 else f"are only {ratio['items']} inputs"
-        found.append(f"there {few}, and intervals of so few are too narrow")
-    found += _completeness(ours, "it") + _completeness(theirs, ref)
-    return found
+        caveats.append(f"there {few}, and intervals of so few are too narrow")
+    caveats += _completeness(ours, "it") + _completeness(theirs, ref)
+    return caveats
 
 
 def spread(ratio: float, low: float, items: int) -> float | None:
@@ -185,11 +179,11 @@ def headline(table: Mapping[str, Any], parity: Mapping[str, Any], references: Se
     for name, system in table.items():
         if system["student"] is not None:
             students.setdefault(system["student"], []).append(name)
-    found: dict[str, list[str]] = {}
+    fairest: dict[str, list[str]] = {}
     for ref in references:
-        rows = [_fairest(own, ref) for own in students.values()]
-        found[ref] = sorted(rows, key=lambda name: -(parity[name][ref]["ratio"] or 0.0))
-    return found
+        rows = [_fairest(names, ref) for names in students.values()]
+        fairest[ref] = sorted(rows, key=lambda name: -(parity[name][ref]["ratio"] or 0.0))
+    return fairest
 
 
 def _fairest(rows: Sequence[str], ref: str) -> str:
@@ -208,19 +202,19 @@ def _diversity_caveat(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> lis
 
 
 def _completeness(entry: Mapping[str, Any], who: str) -> list[str]:
-    found = []
+    sentences = []
     if entry["coverage"] < 1:
-        found.append(f"{who} answered {100 * entry['coverage']:.0f} % of the inputs")
+        sentences.append(f"{who} answered {100 * entry['coverage']:.0f} % of the inputs")
     if entry["failed"]:
-        found.append(f"{who} failed {entry['failed']} times")
+        sentences.append(f"{who} failed {entry['failed']} times")
     if entry["stop_rate"] is not None and entry["stop_rate"] < STOP_RATE:
-        found.append(f"{who} ended by itself in only {100 * entry['stop_rate']:.0f} % of the completions")
+        sentences.append(f"{who} ended by itself in only {100 * entry['stop_rate']:.0f} % of the completions")
     if entry["truncated"] > HALF_READ * entry["n"]:
         share = 100 * entry["truncated"] / entry["n"]
-        found.append(f"the encoder saw only the start of {share:.0f} % of the completions of {who}")
+        sentences.append(f"the encoder saw only the start of {share:.0f} % of the completions of {who}")
     if entry.get("unknown"):  # earlier benchmarks did not count them
-        found.append(f"{entry['unknown']:,} completions of {who} are in a script that the encoder does not know")
-    return found
+        sentences.append(f"{entry['unknown']:,} completions of {who} are in a script that the encoder does not know")
+    return sentences
 
 
 def lengths_differ(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:

@@ -37,12 +37,12 @@ def known_tasks(run: Run) -> dict[str, Task]:
 
 def known_answers(run: Run, suite: Suite, recorded: Sequence[Path]) -> dict[str, str]:
     """Return the known answers of the run, of recorded files and of the suite's own file."""
-    found: dict[str, str] = {}
+    answers: dict[str, str] = {}
     for path in recorded:
-        found.update(answers_of_file(path))
+        answers.update(answers_of_file(path))
     if suite.source.kind == "file" and suite.source.path is not None:
-        found.update(answers_of_file(suite.source.path, field=suite.source.field))
-    return {**found, **read_answers(run.path)}
+        answers.update(answers_of_file(suite.source.path, field=suite.source.field))
+    return {**answers, **read_answers(run.path)}
 
 
 def check_known(rewards: Sequence[str], items: Items, answers: Mapping[str, str]) -> None:
@@ -101,23 +101,23 @@ def contestants_of(
 ) -> tuple[list[Contestant], list[str]]:
     """Return the teachers and recorded rows, the leading reference first, and notes on them."""
     notes: list[str] = []
-    own: Contestant | None = None
+    runs_teacher: Contestant | None = None
     if TEACHER in suite.systems and (teacher is not None or has_episodes(run.episodes)):
         if teacher is not None:
-            own = named_teacher(teacher, run, data.test, kind="teacher", base_url=base_url)
+            runs_teacher = named_teacher(teacher, run, data.test, kind="teacher", base_url=base_url)
         else:
-            own, told = own_teacher(run, data.test, base_url=base_url)
+            runs_teacher, told = own_teacher(run, data.test, base_url=base_url)
             notes += told
     rows: list[WrittenRow] = []
     for file in suite.recorded:
-        found, told = recorded_rows(file, items.items, taken=[*SYSTEMS, *(row.name for row in rows)])
-        rows += found
+        of_file, told = recorded_rows(file, items.items, taken=[*SYSTEMS, *(row.name for row in rows)])
+        rows += of_file
         notes += told
 
     def asked(name: str | Path) -> Contestant:
         return named_teacher(name, run, data.test, kind="reference", base_url=base_url)
 
-    every = ordered(suite.references, rows, asked, own=own, only_first=alone)
+    every = ordered(suite.references, rows, asked, teacher=runs_teacher, only_first=alone)
     names = Counter([one.name for one in every] + [name for name in suite.systems if name != TEACHER])
     if twice := [name for name, count in names.items() if count > 1]:
         raise UsageError(

@@ -37,7 +37,7 @@ class Output:
     input_id: str
     output: str
     model: str
-    place: str
+    line: str
 
 
 def read_outputs(path: Path) -> Iterator[Output]:
@@ -46,8 +46,8 @@ def read_outputs(path: Path) -> Iterator[Output]:
     Raises InputError, with the place, where the file cannot be read so.
     """
     stem = path.name.partition(".")[0]
-    for place, row in tables.read_rows(path, _pick):
-        where = f"{path}{place}"
+    for line, row in tables.read_rows(path, _pick):
+        where = f"{path}{line}"
         text, outputs = _value(row, INPUTS), _value(row, OUTPUTS)
         task, model = row.get("task"), next((row[name] for name in MODELS if row.get(name)), stem)
         outputs = outputs if isinstance(outputs, list) else [outputs]
@@ -61,7 +61,7 @@ def read_outputs(path: Path) -> Iterator[Output]:
         cleaned, _ = cut_input(_clean(text))
         for output in outputs:
             if output is not None:
-                yield Output(task, cleaned, input_id(cleaned), _clean(output), model.strip(), place)
+                yield Output(task, cleaned, input_id(cleaned), _clean(output), model.strip(), line)
 
 
 def recorded_items(paths: Sequence[Path], *, known_tasks: Sequence[str] = ()) -> dict[str, list[Item]]:
@@ -70,22 +70,22 @@ def recorded_items(paths: Sequence[Path], *, known_tasks: Sequence[str] = ()) ->
     known_tasks: those of a student that is to answer them too; a file without tasks is about the only one of them.
     Raises InputError where such a file could be about several, or the files hold nothing.
     """
-    found: dict[tuple[str, str], Item] = {}
+    items: dict[tuple[str, str], Item] = {}
     for path in paths:
         for output in read_outputs(path):
             task = output.task
             if task is None:
                 if len(known_tasks) > 1:
                     raise InputError(
-                        f"{path}{output.place}: there is no column 'task', and the student knows "
+                        f"{path}{output.line}: there is no column 'task', and the student knows "
                         f"{', '.join(known_tasks)}: add it"
                     )
                 task = known_tasks[0] if known_tasks else TASK
-            found.setdefault((task, output.input_id), Item(task, output.input_id, output.input))
-    if not found:
+            items.setdefault((task, output.input_id), Item(task, output.input_id, output.input))
+    if not items:
         raise InputError(f"{', '.join(map(str, paths))}: holds no completions: check the file")
     by_task: dict[str, list[Item]] = {}
-    for item in found.values():
+    for item in items.values():
         by_task.setdefault(item.task, []).append(item)
     return by_task
 
@@ -112,8 +112,7 @@ def outputs_for(path: Path, items: Sequence[Item]) -> MatchedOutputs:
         fitting = [task for task in tasks.get(output.input_id, ()) if output.task in (None, task)]
         if len(fitting) > 1:
             raise InputError(
-                f"{path}{output.place}: there is no column 'task', and this input is one of {', '.join(fitting)}: "
-                "add it"
+                f"{path}{output.line}: there is no column 'task', and this input is one of {', '.join(fitting)}: add it"
             )
         if fitting:
             models.setdefault(output.model, {}).setdefault((fitting[0], output.input_id), []).append(output.output)
@@ -158,8 +157,8 @@ def _value(row: Mapping[str, Any], names: Sequence[str]) -> Any:
     """Return what stands in the first of the columns ``names`` that is not empty (Alpaca's rows may have an empty
     ``input`` beside the ``instruction``).
     """
-    found = [row[name] for name in names if name in row]
-    return next((value for value in found if value not in (None, "")), found[0])
+    cells = [row[name] for name in names if name in row]
+    return next((value for value in cells if value not in (None, "")), cells[0])
 
 
 def _clean(text: str) -> str:

@@ -44,12 +44,12 @@ def headline_systems(summary: Mapping[str, Any]) -> dict[str, str]:
 
 def _parity(summary: Mapping[str, Any]) -> list[ReportSentence]:
     """Every student beside each reference; without a student, every other system beside the leading one."""
-    found = []
+    sentences = []
     for ref, rows in summary["headline"].items():
         for name in rows:
-            found.append(_one_parity(summary, name, ref, several=len(rows) > 1))
-    if found or not summary["references"]:
-        return found
+            sentences.append(_one_parity(summary, name, ref, several=len(rows) > 1))
+    if sentences or not summary["references"]:
+        return sentences
     leading = summary["references"][0]
     others = [name for name, system in summary["systems"].items() if system["kind"] != "baseline" and name != leading]
     return [_one_parity(summary, name, leading, several=True) for name in others]
@@ -97,12 +97,12 @@ def _preference(summary: Mapping[str, Any]) -> list[ReportSentence]:
     if summary["judge"] is None:
         return []
     judge = summary["judge"]["name"]
-    found = []
+    sentences = []
     for name, entries in summary["judge"]["systems"].items():
         for ref, entry in entries.items():
             against = [f"{entry['failed']} of the inputs have no judgement that can be read"] if entry["failed"] else []
             if entry["win_rate"] is None:
-                found.append(
+                sentences.append(
                     ReportSentence(f"What {judge} prefers, {name} or {ref}: cannot be told.", "", None, tuple(against))
                 )
                 continue
@@ -112,7 +112,7 @@ def _preference(summary: Mapping[str, Any]) -> list[ReportSentence]:
                 against.append(f"only {share} of the judgements are the same when the two texts change places")
             if not summary["parity"][name][ref]["equal_length"]:
                 against.append("lengths differ, and judges like long answers")
-            found.append(
+            sentences.append(
                 ReportSentence(
                     f"{judge} prefers {name} to {ref} in {100 * entry['win_rate']:.0f} % of the inputs "
                     f"[{100 * low:.0f}, {100 * high:.0f}].",
@@ -121,11 +121,11 @@ def _preference(summary: Mapping[str, Any]) -> list[ReportSentence]:
                     tuple(against),
                 )
             )
-    return found
+    return sentences
 
 
 def _obedience(summary: Mapping[str, Any]) -> list[ReportSentence]:
-    found = []
+    sentences = []
     for student, attributes in summary["command_following"].items():
         for name, entry in attributes.items():
             value = entry["spearman_within_input"]
@@ -139,7 +139,7 @@ def _obedience(summary: Mapping[str, Any]) -> list[ReportSentence]:
             if entry["range"] is not None and entry["range"] < FAIR:
                 share = f"{100 * entry['range']:z.0f} %"
                 against.append(f"commands move {name} over only {share} of the range of the teacher's completions")
-            found.append(
+            sentences.append(
                 ReportSentence(
                     f"Commands for {name} are {how} by the {student}: rank correlation {value:z.2f}.",
                     "Of commanded and achieved, within an input: at 1 every larger command gives more, at 0 commands "
@@ -148,7 +148,7 @@ def _obedience(summary: Mapping[str, Any]) -> list[ReportSentence]:
                     tuple(against),
                 )
             )
-    return found
+    return sentences
 
 
 def _speed(summary: Mapping[str, Any]) -> list[ReportSentence]:

@@ -121,10 +121,12 @@ class _Remembering:
 
 def _rewarded(rows: Sequence[Completion], answered: Sequence[int], name: str, reward: Reward) -> Floats:
     values = np.full(len(rows), np.nan)
-    own = [i for i in answered if rows[i].part == "comparison" or name == rows[i].attribute or name in rows[i].targets]
-    if own:
-        found = compute_known(reward, [rows[i].input for i in own], [rows[i].completion or "" for i in own])
-        values[own] = np.asarray(found, dtype=np.float64)  # None, not scored, becomes NaN
+    scored = [
+        i for i in answered if rows[i].part == "comparison" or name == rows[i].attribute or name in rows[i].targets
+    ]
+    if scored:
+        rewards = compute_known(reward, [rows[i].input for i in scored], [rows[i].completion or "" for i in scored])
+        values[scored] = np.asarray(rewards, dtype=np.float64)  # None, not scored, becomes NaN
     return values
 
 
@@ -174,15 +176,15 @@ def _embed(
     relevance = Relevance(encoder)
     parts = []
     for start in range(0, len(chosen), TOGETHER):
-        own = chosen[start : start + TOGETHER]
-        texts = [rows[i].completion or "" for i in own]
-        given = [rows[i].input for i in own]
+        batch = chosen[start : start + TOGETHER]
+        texts = [rows[i].completion or "" for i in batch]
+        given = [rows[i].input for i in batch]
         scorable = np.array(relevance.scorable(given, texts))
-        columns[name][own] = np.where(scorable, relevance(given, texts), np.nan)
+        columns[name][batch] = np.where(scorable, relevance(given, texts), np.nan)
         parts.append(encoder.encode(texts))  # encoded just before: the encoder keeps what it has seen
         if name == RELEVANCE:
-            columns["truncated"][own] = encoder.is_truncated(texts)
-            columns["unknown"][own] = ~scorable
+            columns["truncated"][batch] = encoder.is_truncated(texts)
+            columns["unknown"][batch] = ~scorable
         if bar is not None:
             bar.update(len(texts))
     written = np.concatenate(parts)

@@ -49,25 +49,25 @@ def student_entries(
     UsageError where two have one name, StudentError as loading does.
     """
 
-    places: dict[str, Path] = {STUDENT: run.path} if run.student.is_dir() else {}
+    paths: dict[str, Path] = {STUDENT: run.path} if run.student.is_dir() else {}
     for other in others:
         given, _, path = str(other).rpartition("=") if not Path(other).exists() else ("", "", str(other))
         folder = Path(path)
         name = given or (folder.parent.name if folder.name == STUDENT else folder.name)
         name = name.replace("#", "-").replace("@", "-")
-        if name in places:
+        if name in paths:
             raise UsageError(f"two students are named '{name}': name one of them, as --student other={path}")
-        places[name] = folder
-    found = []
-    for name, place in places.items():
-        folder = place / "student" if (place / "student").is_dir() else place
+        paths[name] = folder
+    entries = []
+    for name, root in paths.items():
+        folder = root / "student" if (root / "student").is_dir() else root
         key = folder_key(folder)
-        own = Run(folder.parent) if folder.name == "student" and (folder.parent / "run.json").exists() else None
+        trained_in = Run(folder.parent) if folder.name == "student" and (folder.parent / "run.json").exists() else None
         student = load(folder, device=device, precision=precision, engine=engine)
         # what the run's own student has seen, the benchmark knows from the run's episodes
-        seen = _seen(own) if own is not None and name != STUDENT else frozenset()
-        found.append(student_entry(name, student, key=key, run=own, seen=seen, answers=answers))
-    return found
+        seen = _seen(trained_in) if trained_in is not None and name != STUDENT else frozenset()
+        entries.append(student_entry(name, student, key=key, run=trained_in, seen=seen, answers=answers))
+    return entries
 
 
 def student_entry(
@@ -82,10 +82,10 @@ def student_entry(
     """Return a loaded student as an entry; ``run``: where it was trained, None where that is not known."""
     facts = RunFacts() if run is None else run.facts()
     names = attribute_names(student)
-    own = (RELEVANCE, LENGTH)
-    known = as_scored([name for name in names if name not in own], facts, answers=answers)
+    built_in = (RELEVANCE, LENGTH)
+    known = as_scored([name for name in names if name not in built_in], facts, answers=answers)
     rewards = {name: facts.score.sources.get(name, name) for name in known}
-    swept = tuple(name for name in names if name in own or name in rewards)
+    swept = tuple(name for name in names if name in built_in or name in rewards)
     return StudentEntry(name, student, key, swept, rewards, known, seen)
 
 

@@ -132,12 +132,12 @@ def _figures(
             keys.append((name, f"anchored/{ref}"))
             tops.append(ours - floor)
             bottoms.append(theirs - floor if usable else np.full_like(ours, np.nan))
-    found = _by_key(keys, ratio_intervals(np.stack(tops, axis=1), np.stack(bottoms, axis=1), clusters))
+    by_key = _by_key(keys, ratio_intervals(np.stack(tops, axis=1), np.stack(bottoms, axis=1), clusters))
     between, groups = _between(systems, task)
     if between:
         values = np.array([list(column) for column in between.values()]).T
-        found |= _by_key(list(between), mean_intervals(values, [number for _, number, _ in groups]))
-    return {name: {figure: value for (of, figure), value in found.items() if of == name} for name in systems}
+        by_key |= _by_key(list(between), mean_intervals(values, [number for _, number, _ in groups]))
+    return {name: {figure: value for (of, figure), value in by_key.items() if of == name} for name in systems}
 
 
 def _between(systems: Mapping[str, System], task: str | None) -> tuple[dict[tuple[str, str], list[float]], list[Group]]:
@@ -159,12 +159,9 @@ def _between(systems: Mapping[str, System], task: str | None) -> tuple[dict[tupl
     return columns, labelled
 
 
-def _by_key(keys: Sequence[tuple[str, str]], found: Intervals) -> dict[tuple[str, str], Figure]:
+def _by_key(keys: Sequence[tuple[str, str]], intervals: Intervals) -> dict[tuple[str, str], Figure]:
     return {
-        key: {"mean": float(found.mean[k]), "ci95": [float(found.lo[k]), float(found.hi[k])]}
-        if not np.isnan(found.mean[k])
-        else None
-        for k, key in enumerate(keys)
+        key: None if np.isnan(intervals.mean[k]) else intervals.named(k, "mean", "ci95") for k, key in enumerate(keys)
     }
 
 

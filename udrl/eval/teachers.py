@@ -29,13 +29,13 @@ MODELS_NAMED = 3
 
 @dataclass(frozen=True)
 class LiveRow:
-    """A row that is written now by the teacher of ``card``; ``own``: by it, for the run's test inputs, where it cannot
-    be asked. compared: whether others are compared with it, as a reference."""
+    """A row that is written now by the teacher of ``card``; ``written``: by it, for the run's test inputs, where it
+    cannot be asked. compared: whether others are compared with it, as a reference."""
 
     name: str
     kind: Kind
     card: Card
-    own: WrittenRow
+    written: WrittenRow
     compared: bool = True
 
 
@@ -126,20 +126,20 @@ def recorded_rows(
     taken: names of rows that are there already. Only what was written for ``items`` is kept in memory.
     Raises InputError where the file cannot be read, or holds nothing for any of the items.
     """
-    found = outputs_for(file, items)
+    outputs = outputs_for(file, items)
     used = set(taken)
     rows = []
-    for model, completions in found.models.items():
+    for model, completions in outputs.models.items():
         # '#' marks a sweep in the files of a benchmark.
         name = model.replace("#", "-")
         while name in used:
             name += " (recorded)"
         used.add(name)
         rows.append(WrittenRow(name, "recorded", f"recorded: {model}", str(file), completions))
-    if not found.others:
+    if not outputs.others:
         return rows, ()
     return rows, (
-        f"There is no row for {_listed(found.others)} of {file.name}: it holds none of these inputs by them.",
+        f"There is no row for {_listed(outputs.others)} of {file.name}: it holds none of these inputs by them.",
     )
 
 
@@ -148,22 +148,23 @@ def ordered(
     recorded: Sequence[WrittenRow],
     make: Callable[[str | Path], Contestant],
     *,
-    own: Contestant | None,
+    teacher: Contestant | None,
     only_first: bool,
 ) -> list[Contestant]:
     """Return all contestants, the leading reference first.
 
-    named: what the user compares with: models of ``recorded``, else teacher cards, which ``make`` turns into rows; own:
-    the run's teacher. Where anything is named, the other recorded rows are no references; where nothing is, all of them
-    are, or with ``only_first`` (there is no student) the first. Raises UsageError where a name may mean several models.
+    named: what the user compares with: models of ``recorded``, else teacher cards, which ``make`` turns into rows;
+    teacher: the run's. Where anything is named, the other recorded rows are no references; where nothing is, all of
+    them are, or with ``only_first`` (there is no student) the first. Raises UsageError where a name may mean several
+    models.
     """
     by_name = {row.name: row for row in recorded}
     first: list[Contestant] = []
     for name in dict.fromkeys(named):
         meant = None if isinstance(name, Path) else model_named(name, by_name)
         first.append(make(name) if meant is None else by_name.pop(meant))
-    if own is not None:
-        first.append(own)
+    if teacher is not None:
+        first.append(teacher)
     others = not named and not (only_first and first)
     rest = [
         replace(row, compared=others and (number == 0 or not only_first)) for number, row in enumerate(by_name.values())
@@ -178,8 +179,8 @@ def is_builtin(run: Run) -> bool:
 
 def _asked(name: str, kind: Kind, card: Card, run: Run, answers: Sequence[Episode]) -> LiveRow:
     style = card.mix[0].name if card.mix else None
-    own = [e for e in answers if style is None or json.loads(e.sampling).get("style") == style]
-    return LiveRow(name, kind, card, _written(name, kind, [card.name], own, f"the test inputs of {run.path}"))
+    answered = [e for e in answers if style is None or json.loads(e.sampling).get("style") == style]
+    return LiveRow(name, kind, card, _written(name, kind, [card.name], answered, f"the test inputs of {run.path}"))
 
 
 def _as_before(card: Card, facts: TeacherFacts, base_url: str | None) -> Card:

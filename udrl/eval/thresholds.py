@@ -34,14 +34,6 @@ class Limit:
     above: bool
 
 
-@dataclass(frozen=True)
-class Missed:
-    """A limit that does not hold, in one sentence. found: None where the figure could not be computed."""
-
-    sentence: str
-    found: float | None
-
-
 def parse(text: str, *, above: bool) -> Limit:
     """Read ``FIGURE=VALUE``; raises UsageError for anything else."""
     figure, equals, value = text.rpartition("=")
@@ -54,22 +46,20 @@ def parse(text: str, *, above: bool) -> Limit:
     return Limit(figure.strip(), number, above)
 
 
-def missed(summary: Mapping[str, Any], limits: Sequence[Limit]) -> list[Missed]:
-    """Return the limits that do not hold; a figure that could not be computed holds none.
+def missed(summary: Mapping[str, Any], limits: Sequence[Limit]) -> list[str]:
+    """Return a sentence for each limit that does not hold; a figure that could not be computed holds none.
 
     Raises UsageError for a figure that summary.json does not have.
     """
-    found = []
+    misses = []
     for limit in limits:
         value = figure_at(summary, limit.figure)
         if value is None:
-            found.append(
-                Missed(f"{limit.figure} could not be computed, and was to be compared with {limit.value:g}", None)
-            )
+            misses.append(f"{limit.figure} could not be computed, and was to be compared with {limit.value:g}")
         elif (value > limit.value) if limit.above else (value < limit.value):
             side = "above" if limit.above else "below"
-            found.append(Missed(f"{limit.figure} is {value:.4g}, {side} the limit {limit.value:g}", value))
-    return found
+            misses.append(f"{limit.figure} is {value:.4g}, {side} the limit {limit.value:g}")
+    return misses
 
 
 def figure_at(summary: Mapping[str, Any], path: str) -> float | None:

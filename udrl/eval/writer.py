@@ -57,14 +57,14 @@ class RunData:
 
     def test_items(self, task: str) -> list[Item]:
         """Return the test split's items of ``task``, each once."""
-        own = (Item(e.task, e.input_id, e.input) for e in self.test if e.task == task)
-        return list({item.input_id: item for item in own}.values())
+        items = (Item(e.task, e.input_id, e.input) for e in self.test if e.task == task)
+        return list({item.input_id: item for item in items}.values())
 
     def spread(self, task: str, attribute: str) -> tuple[float, float] | None:
         """Return the 10 % and 90 % quantiles of what training episodes achieved; None where none has such a value."""
-        own = (episode for episode in self.train if episode.task == task)
-        found = [e.horizon if attribute == LENGTH else e.returns.get(attribute) for e in own]
-        values = [value for value in found if value is not None]
+        episodes = (episode for episode in self.train if episode.task == task)
+        achieved = [e.horizon if attribute == LENGTH else e.returns.get(attribute) for e in episodes]
+        values = [value for value in achieved if value is not None]
         if not values:
             return None
         low, high = np.quantile(values, [0.1, 0.9])
@@ -173,8 +173,8 @@ class BlockWriter:
                 self._block(one.name, key, partial(self._ask, writer, one, key))
         except (TeacherError, MissingDependency) as error:
             why = f"it cannot be asked now ({error})"
-            said = f"The row {one.name} is what {one.card.name} wrote for {one.own.source}: {why}."
-            self._given(replace(one.own, note=said), f"{why}, and it wrote nothing for these inputs before")
+            said = f"The row {one.name} is what {one.card.name} wrote for {one.written.source}: {why}."
+            self._given(replace(one.written, note=said), f"{why}, and it wrote nothing for these inputs before")
 
     def _given(self, one: WrittenRow, why_not: str) -> None:
         """Make a row of completions that exist; where there are none for these inputs, tell ``why_not``."""
@@ -218,8 +218,8 @@ class BlockWriter:
         lengths: dict[str, Mapping[str, float]] = {}
         student, name, wanted = entry.student, entry.name, self.suite.systems
         if "student@matched" in wanted:
-            for place, ref in enumerate(references):
-                row = f"{name}@matched" if place == 0 else f"{name}@matched-{ref}"
+            for number, ref in enumerate(references):
+                row = f"{name}@matched" if number == 0 else f"{name}@matched-{ref}"
                 lengths[row] = matched_length.mean_lengths(self.done[ref].rows)
                 rows[row] = matched_length.matched_targets(student, lengths[row])
         if "student@top" in wanted:
@@ -329,15 +329,15 @@ def planned_sweeps(suite: Suite, entry: StudentEntry, items: Items, seed: int) -
     sweep = suite.following
     if sweep is None:
         return []
-    found = []
+    sweeps = []
     for attribute in (name for name in entry.swept if name in (sweep.attributes or entry.swept)):
         for part, wishes in following.SWEEPS.items():
             if part == "uncalibrated" and not systems.is_calibrated(entry.student):
                 continue
             block = f"{entry.name}#{part}.{attribute}"
             known = entry.computed.get(attribute)
-            own = [item for item in items.items if covered(known, [item.input])[0]]
-            rows = wishes(entry.student, own, attribute, sweep, block=block, system=entry.name, seed=seed)
+            askable = [item for item in items.items if covered(known, [item.input])[0]]
+            rows = wishes(entry.student, askable, attribute, sweep, block=block, system=entry.name, seed=seed)
             if rows:
-                found.append((block, rows))
-    return found
+                sweeps.append((block, rows))
+    return sweeps

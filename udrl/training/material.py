@@ -44,9 +44,8 @@ def gather(
     if origin is not None:
         joined, again = with_replay(origin, every, share=replay, seed=seed)  # what was not selected is not replayed
         episodes = episodes + joined[len(every) :]
-    return Material(
-        pool_of(method, episodes), held if isinstance(method, Udrl) else without_derived(held), again, facts, answers
-    )
+    validation = held if isinstance(method, Udrl) else without_derived(held)
+    return Material(pool_of(method, episodes), validation, again, facts, answers)
 
 
 def validation_of(run: Run, origin: Origin | None) -> tuple[list[Episode], RunFacts, Answers]:

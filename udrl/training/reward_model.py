@@ -24,7 +24,7 @@ from udrl.rewards.preference import FILE, SCHEMA, load_scorer, logits_of, pair_i
 from udrl.tokenizer import load_tokenizer
 from udrl.training.checkpoint import request_of
 from udrl.training.methods import Dpo
-from udrl.training.methods.method_data import Pair, own, pairs_of
+from udrl.training.methods.method_data import Pair, pairs_of, without_derived
 from udrl.training.origin import find_origin
 from udrl.training.starting_point import preset_of
 
@@ -156,7 +156,7 @@ def _accuracy(
 
 
 def _pairs(place: Run, split: Any, method: Dpo) -> list[Pair]:
-    episodes = own(read_episodes(place.episodes, splits=(split,)))
+    episodes = without_derived(read_episodes(place.episodes, splits=(split,)))
     scored = [episode for episode in episodes if episode.returns.get(method.reward) is not None]
     return pairs_of(scored, method) if scored else []
 

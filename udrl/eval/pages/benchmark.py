@@ -90,6 +90,6 @@ def render(figures: Mapping[str, Any], rows: Sequence[Row], about: Mapping[str, 
         title=about["title"],
         description=about["description"],
         verdict=report_sentences(figures),
-        nav={place: name for place, name in NAV.items() if sections[place]},
+        nav={section: name for section, name in NAV.items() if sections[section]},
         **sections,
     )

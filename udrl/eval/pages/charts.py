@@ -117,18 +117,18 @@ def forest_chart(
         axes.axvline(line, color=ROLES["muted"], linewidth=1)
         if bound is not None:
             axes.axvline(bound, color=ROLES["muted"], linewidth=1, linestyle=(0, (3, 3)))
-        for place, row in enumerate(rows):
+        for y, row in enumerate(rows):
             colour = ROLES[row.role]
             if row.value < left or row.value > right:
                 beyond = (right, ">") if row.value > right else (left, "<")
-                axes.plot([beyond[0]], [place], color=colour, marker=beyond[1], markersize=6, clip_on=False)
+                axes.plot([beyond[0]], [y], color=colour, marker=beyond[1], markersize=6, clip_on=False)
             else:
-                axes.plot([row.low, row.high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
-                axes.plot([row.value], [place], color=colour, marker="s", markersize=5.5)
+                axes.plot([row.low, row.high], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
+                axes.plot([row.value], [y], color=colour, marker="s", markersize=5.5)
             # The name stands above its interval: beside it a phone has no room.
             said = f"{_short(row.label)}   {row.value:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]"
             axes.annotate(
-                said, (left, place), (2, 7),
+                said, (left, y), (2, 7),
                 textcoords="offset points", fontsize=8.5, color=ROLES["ink"], annotation_clip=False,
             )  # fmt: skip
         axes.set_xlim(left, right)
@@ -177,11 +177,11 @@ def scatter_chart(
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Return the (x, y) for which no other has an x as small and a larger y, by x."""
-    found: list[tuple[float, float]] = []
+    front: list[tuple[float, float]] = []
     for x, y in sorted(set(points), key=lambda point: (point[0], -point[1])):
-        if not found or y > found[-1][1]:
-            found.append((x, y))
-    return found
+        if not front or y > front[-1][1]:
+            front.append((x, y))
+    return front
 
 
 def histogram_chart(

@@ -169,8 +169,8 @@ def _examples(benchmarks: Sequence[Benchmark], names: tuple[str, str]) -> Exampl
             if item in both[1]:
                 task = f"{benchmark.name}: {item[0]}" if len(benchmarks) > 1 else item[0]
                 merged = Example(task, item[1], both[1][item].input, {})
-                for name, own in zip(names, both, strict=True):
-                    merged.answers |= {f"{s} of {name}": answer for s, answer in own[item].answers.items()}
+                for name, by_item in zip(names, both, strict=True):
+                    merged.answers |= {f"{s} of {name}": answer for s, answer in by_item[item].answers.items()}
                 examples.append(merged)
     leading = benchmarks[0].leading
     return browser_of(

@@ -29,23 +29,25 @@ def findings_of(benchmark: Benchmark, names: tuple[str, str], *, several: bool) 
     """
     first, second = names
     where = f"{benchmark.name}: " if several else ""
-    found = []
-    own = {one.figure: one for one in benchmark.subjects.get(benchmark.leading, ()) if one.task is None}
-    if gap := own.get(HEADLINE):
+    findings = []
+    by_figure = {one.figure: one for one in benchmark.subjects.get(benchmark.leading, ()) if one.task is None}
+    if gap := by_figure.get(HEADLINE):
         said = "more" if gap.difference > 0 else "less"
         sentence = f"{where}{benchmark.leading} of {second} is {said} relevant than that of {first}: {_said(gap)}."
         if not gap.sure:
             sentence = f"{where}No difference in the relevance of {benchmark.leading} is shown: {_said(gap)}."
-        found.append(Finding(sentence, _detail(gap), (gap.difference > 0) if gap.sure else None, _against(own, second)))
+        findings.append(
+            Finding(sentence, _detail(gap), (gap.difference > 0) if gap.sure else None, _against(by_figure, second))
+        )
     else:
-        found.append(Finding(f"{where}Relevance is not compared.", " ".join(benchmark.notes), None))
+        findings.append(Finding(f"{where}Relevance is not compared.", " ".join(benchmark.notes), None))
     for subject, differences in benchmark.subjects.items():
         for one in differences:
             if one.task is None and one.figure.startswith("rank correlation, ") and one.sure:
                 how = "better" if one.difference > 0 else "worse"
                 name = one.figure.partition(", ")[2]
                 student = subject.removesuffix(" under commands")
-                found.append(
+                findings.append(
                     Finding(
                         f"{where}{student} of {second} follows commands for {name} {how}: {_said(one)}.",
                         f"Rank correlation within an input. {_detail(one)}",
@@ -54,24 +56,24 @@ def findings_of(benchmark: Benchmark, names: tuple[str, str], *, several: bool) 
                 )
     if benchmark.only_first or benchmark.only_second:
         alone = f"{benchmark.only_first:,} and {benchmark.only_second:,} inputs that only one of them has are left out."
-        found.append(Finding(f"{where}{benchmark.items:,} inputs are in both runs.", alone, None))
-    return found
+        findings.append(Finding(f"{where}{benchmark.items:,} inputs are in both runs.", alone, None))
+    return findings
 
 
-def _against(own: Mapping[str, Difference], second: str) -> tuple[str, ...]:
-    found = []
+def _against(by_figure: Mapping[str, Difference], second: str) -> tuple[str, ...]:
+    against = []
     for figure, digits, more, less in (
         ("length", 1, "longer, and short completions look more relevant", "shorter, and those look more relevant"),
         ("copy_rate", 2, "more copied from the input", "less copied from the input"),
         ("distinct_2 of one input", 2, "more diverse for one input", "less diverse for one input"),
     ):
-        gap = own.get(figure)
+        gap = by_figure.get(figure)
         if gap is not None and gap.sure:
             how = more if gap.difference > 0 else less
-            found.append(
+            against.append(
                 f"completions of {second} are {how}: {number(gap.second, digits)} against {number(gap.first, digits)}"
             )
-    return tuple(found)
+    return tuple(against)
 
 
 def _said(gap: Difference) -> str:

@@ -142,21 +142,21 @@ def _bins(run: Run, meter: EpisodeMeter, by: str | None) -> dict[str, list[Bin]]
         value = episode.horizon if by is None else episode.returns.get(by)
         if value is None or episode.task not in edges:
             continue
-        place = int(np.searchsorted(edges[episode.task][1:-1], value, side="right"))
-        counts[episode.task, place] += 1
-        heap = heaps.setdefault((episode.task, place), [])
+        position = int(np.searchsorted(edges[episode.task][1:-1], value, side="right"))
+        counts[episode.task, position] += 1
+        heap = heaps.setdefault((episode.task, position), [])
         entry = (-hash_int(SEED, "example", episode.episode_id), number, episode)
         if len(heap) < EXAMPLES:
             heapq.heappush(heap, entry)
         else:
             heapq.heappushpop(heap, entry)
-    found: dict[str, list[Bin]] = {}
+    bins: dict[str, list[Bin]] = {}
     for task, marks in edges.items():
-        for place, (low, high) in enumerate(itertools.pairwise(marks)):
-            if drawn := heaps.get((task, place)):
+        for position, (low, high) in enumerate(itertools.pairwise(marks)):
+            if drawn := heaps.get((task, position)):
                 examples = tuple(entry[2] for entry in sorted(drawn, reverse=True))
-                found.setdefault(task, []).append(Bin(low, high, counts[task, place], examples))
-    return found
+                bins.setdefault(task, []).append(Bin(low, high, counts[task, position], examples))
+    return bins
 
 
 def _values(meter: EpisodeMeter, task: str, by: str | None) -> Values:

@@ -63,11 +63,11 @@ def examples_of(rows: Iterable[Mapping[str, Any]], *, reference: str | None) -> 
 
     rows: completions with their scores (columns of both Parquet files); reference: the one that agreement is with.
     """
-    found: dict[tuple[str, str], Example] = {}
+    by_item: dict[tuple[str, str], Example] = {}
     for row in rows:
         if row["part"] != "comparison" or row["sample"]:
             continue
-        example = found.setdefault(
+        example = by_item.setdefault(
             (row["task"], row["input_id"]), Example(row["task"], row["input_id"], row["input"], {})
         )
         scores = {name: row[key] for key, name, _ in _SCORES if row.get(key) is not None}
@@ -76,7 +76,7 @@ def examples_of(rows: Iterable[Mapping[str, Any]], *, reference: str | None) -> 
             scores["agreement"] = agreement
         scores |= {name: value for name, value in (row.get("rewards") or {}).items() if value is not None}
         example.answers[row["system"]] = (row, scores)
-    return list(found.values())
+    return list(by_item.values())
 
 
 def browser_of(
@@ -99,7 +99,7 @@ def browser_of(
     chosen = sampled(examples, leading, budget)
     names = list(systems)
     scores = [(name, digits) for _, name, digits in _SCORES] + [("agreement", 2)]
-    known = dict.fromkeys(name for example in examples for _, own in example.answers.values() for name in own)
+    known = dict.fromkeys(name for example in examples for _, scored in example.answers.values() for name in scored)
     scores = [(name, digits) for name, digits in scores if name in known]
     scores += [(name, 2) for name in known if name not in dict(scores)]
     data = {
@@ -140,8 +140,8 @@ def sampled(examples: Sequence[Example], leading: str, budget: int) -> list[Exam
     by_task: dict[str, list[int]] = {}
     for n, example in enumerate(examples):
         by_task.setdefault(example.task, []).append(n)
-    for task, own in by_task.items():
-        own.sort(key=lambda n: hash_int("example", task, examples[n].input_id))
+    for task, numbers in by_task.items():
+        numbers.sort(key=lambda n: hash_int("example", task, examples[n].input_id))
     drawn = [n for turn in itertools.zip_longest(*by_task.values()) for n in turn if n is not None]
     chosen: set[int] = set()
     left = budget
@@ -156,18 +156,18 @@ def sampled(examples: Sequence[Example], leading: str, budget: int) -> list[Exam
 def _packed(example: Example, systems: Sequence[str], scores: Sequence[str]) -> dict[str, Any]:
     """An answer is [system, completion or null, error or null, commanded, [score or null, ...]]."""
     answers = []
-    for place, name in enumerate(systems):
+    for number, name in enumerate(systems):
         if name not in example.answers:
             continue
-        row, own = example.answers[name]
+        row, scored = example.answers[name]
         targets = json.loads(row["targets"])
         answers.append(
             [
-                place,
+                number,
                 None if row["completion"] is None else _clipped(row["completion"]),
                 row["error"],
                 ", ".join(f"{target} {value:.3g}" for target, value in targets.items()),
-                [round(own[score], 3) if score in own else None for score in scores],
+                [round(scored[score], 3) if score in scored else None for score in scores],
             ]
         )
     return {"task": example.task, "input": _clipped(example.input), "answers": answers}

@@ -57,14 +57,14 @@ def place_labels(
 
 def _candidates(x: float, y: float, text: str) -> list[tuple[float, Box]]:
     width, height = _LETTER * SIZE * max(1, len(text)), _LINE * SIZE
-    found = []
+    candidates = []
     for distance in _DISTANCES:
         for dx, dy in _AROUND:
             # From the point's edge to the nearest edge of the text.
             cx = x + dx * distance + (width / 2 if dx > 0 else -width / 2 if dx < 0 else 0.0)
             cy = y + dy * (distance + height / 2 if not dx else distance)
-            found.append((distance, (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)))
-    return found
+            candidates.append((distance, (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)))
+    return candidates
 
 
 def _cost(box: Box, taken: Sequence[Box], frame: Box) -> float:
