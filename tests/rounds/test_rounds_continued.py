@@ -71,7 +71,7 @@ def test_rounds_that_could_not_be_compared_are_refused(
     rescored(place, encoder=ENCODER)
     begun = work_on(place)
     _begin_run(folder_of(place, 0), place, (ScoreFacts,))
-    items = judged_items(begun._held(student), TASKS, cast("Any", brevity), 40)
+    items = judged_items(begun._validation(student), TASKS, cast("Any", brevity), 40)
     values = {TOP: {f"{item.task}/{item.input_id}": 0.5 for item in items}}
     Measured(values).save(folder_of(place, 0) / MEASURED)
     change(place)

@@ -44,7 +44,7 @@ def build(
     originals: Sequence[Episode],
     origin: Origin,
     pool: Sequence[Episode],
-    held: Sequence[Episode],
+    validation: Sequence[Episode],
     rewards: Mapping[str, Reward],
     space: CommandSpace,
     options: RoundOptions,
@@ -54,7 +54,7 @@ def build(
 
     originals: the run's training episodes, of which a share is drawn anew each round (`udrl.training.origin.replayed`)
     so that they make up ``options.original`` of what is trained on; a task's pool is bounded so that there are enough.
-    held: its validation episodes, which come along.
+    validation: its validation episodes, which come along.
     """
     assert origin.run is not None
     if not folder.is_dir():
@@ -93,7 +93,7 @@ def build(
         share = min(1.0, wanted / max(1, len(originals)))
         anchor = replayed(origin, kept, share=share, split="train", seed=options.seed + number)
         facts = {**run_facts(Run(origin.run.path)), "round of improvement": number}
-        write_episodes(folder, [*held, *anchor, *kept, *rejected], reward_names=names, card_facts=facts)
+        write_episodes(folder, [*validation, *anchor, *kept, *rejected], reward_names=names, card_facts=facts)
     return _counts(folder, originals, number)
 
 
@@ -108,10 +108,10 @@ def _nothing_kept(new: Sequence[Episode], number: int) -> StudentError:
 def _counts(folder: Path, originals: Sequence[Episode], number: int) -> Counts:
     trained = read_episodes(folder)
     before = {episode.episode_id for episode in originals}
-    own = [episode for episode in trained if episode.origin == "student" and episode.episode_id not in before]
+    explored = [episode for episode in trained if episode.origin == "student" and episode.episode_id not in before]
     new = [e for e in iterate_episodes(folder, kept=False, origins=("student",)) if e.round == number]
     added = sum(episode.rejected_by is None for episode in new)
-    return Counts(added, reasons(new), len(own), len(trained) - len(own))
+    return Counts(added, reasons(new), len(explored), len(trained) - len(explored))
 
 
 def _room(tasks: Iterable[str], originals: Sequence[Episode], options: RoundOptions) -> dict[str, int]:

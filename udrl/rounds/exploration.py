@@ -69,13 +69,13 @@ def aims_of(episodes: Sequence[Episode], *, reward: str, share: float) -> dict[s
 
     Episodes without a value are passed over; a task that has none gets no aim.
     """
-    found: dict[str, list[tuple[float, str, int]]] = defaultdict(list)
+    by_task: dict[str, list[tuple[float, str, int]]] = defaultdict(list)
     for episode in episodes:
         value = episode.returns.get(reward)
         if value is not None:
-            found[episode.task].append((-value, episode.episode_id, episode.horizon))
+            by_task[episode.task].append((-value, episode.episode_id, episode.horizon))
     aims = {}
-    for task, rows in sorted(found.items()):
+    for task, rows in sorted(by_task.items()):
         best = sorted(rows)[: max(1, round(share * len(rows)))]
         values = [-value for value, _, _ in best]
         aims[task] = Aim(fmean(values), pstdev(values), tuple(horizon for _, _, horizon in best))
@@ -130,7 +130,7 @@ def _command(
     }
     targets = {name: min(max(value, declared[name].low), declared[name].high) for name, value in wanted.items()}
     positions = positions_of(Command(task, targets), space, calibration).of  # beyond what is reached is where it goes
-    return "ahead", targets, {name: place for name, place in positions.items() if place is not None}
+    return "ahead", targets, {name: position for name, position in positions.items() if position is not None}
 
 
 def write_wishes(path: Path, wishes: Sequence[Wish], about: Mapping[str, Any]) -> None:
@@ -158,7 +158,7 @@ def explore(student: Student, wishes: Sequence[Wish], folder: Path, *, temperatu
     folder.mkdir(exist_ok=True)
     sampling = replace(student.sampling, temperature=temperature)
     bar = track("explore", total=len(wishes), unit="completions")
-    found: list[Written] = []
+    written: list[Written] = []
     for start in range(0, len(wishes), CHUNK):
         part = wishes[start : start + CHUNK]
         file = folder / f"{start // CHUNK:05d}.json"
@@ -175,7 +175,7 @@ def explore(student: Student, wishes: Sequence[Wish], folder: Path, *, temperatu
             rows = typed(tuple[tuple[str, str], ...], json.loads(file.read_text(encoding="utf-8")), str(file))
         if len(rows) != len(part):
             raise RunError(f"{file} holds {len(rows)} completions for {len(part)}: start the round anew with --restart")
-        found += [Written(*row) for row in rows]
+        written += [Written(*row) for row in rows]
         bar.update(len(part))
     bar.close()
-    return found
+    return written

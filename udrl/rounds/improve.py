@@ -69,23 +69,23 @@ def improve(
     options = options or RoundOptions()
     if input_field is not None and inputs is None:
         raise UsageError(f"'{input_field}' names a column of a file of inputs: give --inputs, too, or leave it out")
-    place = Run(run)
-    place.check()
-    with place.writing():
-        work = Work(place, options, Source(inputs, input_field, tasks), device, precision)
-        state = _caught_up(place) or work.begin()
-        _check_judged(state, place, options)
-        _install(place, state)
+    run_folder = Run(run)
+    run_folder.check()
+    with run_folder.writing():
+        work = Work(run_folder, options, Source(inputs, input_field, tasks), device, precision)
+        state = _caught_up(run_folder) or work.begin()
+        _check_judged(state, run_folder, options)
+        _install(run_folder, state)
         if restart:
-            remove_folder(folder_of(place, _next(state)))
+            remove_folder(folder_of(run_folder, _next(state)))
         made = []
         while state.stopped is None and _next(state) <= rounds:
             number = _next(state)
             state = history.advanced(state, work.round(state, number), options)
-            history.write_state(place, state)
-            _install(place, state)
+            history.write_state(run_folder, state)
+            _install(run_folder, state)
             made.append(number)
-        return _report(place, state, made)
+        return _report(run_folder, state, made)
 
 
 @checked
@@ -95,60 +95,60 @@ def keep(run: Path | str, number: int) -> ImproveReport:
     Further rounds train on from it, also where the rounds had stopped. Raises RunError where the run has no rounds,
     UsageError where it has no such round, StudentError where ``RUN/student`` is none of them.
     """
-    place = Run(run)
-    place.check()
-    with place.writing():
-        state = _caught_up(place)
+    run_folder = Run(run)
+    run_folder.check()
+    with run_folder.writing():
+        state = _caught_up(run_folder)
         if state is None:
-            raise RunError(f"{place.path} has no rounds: make some with udrl improve --run {place.path}")
+            raise RunError(f"{run_folder.path} has no rounds: make some with udrl improve --run {run_folder.path}")
         state.record(number)
         state = replace(state, kept=number, head=number, misses=0, stopped=None)
-        history.write_state(place, state)
-        _install(place, state)
-        return _report(place, state, [])
+        history.write_state(run_folder, state)
+        _install(run_folder, state)
+        return _report(run_folder, state, [])
 
 
 def _next(state: State) -> int:
     return 1 + max(one.round for one in state.rounds)
 
 
-def _caught_up(place: Run) -> State | None:
+def _caught_up(run: Run) -> State | None:
     """Return the state with every finished round in it: a kill may have come between the two files."""
-    state = history.read_state(place)
-    while state is not None and (done := history.read_round(folder_of(place, _next(state)))) is not None:
+    state = history.read_state(run)
+    while state is not None and (done := history.read_round(folder_of(run, _next(state)))) is not None:
         state = history.advanced(state, *done)
-        history.write_state(place, state)
+        history.write_state(run, state)
     return state
 
 
-def _install(place: Run, state: State) -> None:
+def _install(run: Run, state: State) -> None:
     """Make ``RUN/student`` the kept round's; raises StudentError where it is none of the rounds' (trained since)."""
     kept = state.record(state.kept)
-    found = find_origin(place.student).weights if place.student.is_dir() else None
-    if found not in (None, *(one.weights for one in state.rounds)):
+    installed = find_origin(run.student).weights if run.student.is_dir() else None
+    if installed not in (None, *(one.weights for one in state.rounds)):
         raise StudentError(
-            f"{place.student} is none of the students in {place.path / 'rounds'}, so it was trained since: to improve "
-            f"it, move {place.path / 'rounds'} and {place.path / history.STATE} away; to return to the rounds, move "
+            f"{run.student} is none of the students in {run.path / 'rounds'}, so it was trained since: to improve "
+            f"it, move {run.path / 'rounds'} and {run.path / history.STATE} away; to return to the rounds, move "
             "the student away and say which with --keep"
         )
-    if found != kept.weights:
-        copy_folder(folder_of(place, state.kept) / "student", place.student)
+    if installed != kept.weights:
+        copy_folder(folder_of(run, state.kept) / "student", run.student)
     facts = ImproveFacts(kept.round, kept.weights, len(state.rounds) - 1, state.stopped)
-    if facts != place.facts().improve:
-        place.record(facts)
+    if facts != run.facts().improve:
+        run.record(facts)
 
 
-def _check_judged(state: State, place: Run, options: RoundOptions) -> None:
-    found = history.read_round(folder_of(place, 0))
-    first = options if found is None else found[1]
+def _check_judged(state: State, run: Run, options: RoundOptions) -> None:
+    first_round = history.read_round(folder_of(run, 0))
+    first = options if first_round is None else first_round[1]
     for name in JUDGED_BY:
         was, now = getattr(first, name), getattr(options, name)
         if was != now:
             raise UsageError(
-                f"the rounds of {place.path} are measured with {name}={was}, found {name}={now}: give the same, or "
-                f"move {place.path / 'rounds'} and {place.path / history.STATE} away to begin anew"
+                f"the rounds of {run.path} are measured with {name}={was}, found {name}={now}: give the same, or "
+                f"move {run.path / 'rounds'} and {run.path / history.STATE} away to begin anew"
             )
 
 
-def _report(place: Run, state: State, made: Sequence[int]) -> ImproveReport:
-    return ImproveReport(place.path, state.rounds, tuple(made), state.kept, state.stopped, place.student)
+def _report(run: Run, state: State, made: Sequence[int]) -> ImproveReport:
+    return ImproveReport(run.path, state.rounds, tuple(made), state.kept, state.stopped, run.student)

@@ -46,10 +46,10 @@ class Source:
 
 def own_inputs(originals: Iterable[Episode]) -> Inputs:
     """Return the different inputs of the run's training episodes."""
-    found: dict[str, dict[str, str]] = defaultdict(dict)
+    by_task: dict[str, dict[str, str]] = defaultdict(dict)
     for episode in originals:
-        found[episode.task].setdefault(episode.input_id, episode.input)
-    return {task: list(texts.items()) for task, texts in found.items()}
+        by_task[episode.task].setdefault(episode.input_id, episode.input)
+    return {task: list(texts.items()) for task, texts in by_task.items()}
 
 
 def given_inputs(
@@ -64,32 +64,32 @@ def given_inputs(
     Raises InputError for a line that cannot be read, and where nothing is left.
     """
     left_out: Counter[str] = Counter()
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for text in read_inputs(path, field=field):
         identity = input_id(text)
-        if identity in found:
+        if identity in texts:
             left_out["repeated"] += 1
         elif split_of(identity) != "train":
             left_out["held out for validation and test"] += 1
         else:
-            found[identity] = text
+            texts[identity] = text
     if hygiene.pii == "reject":
-        private = [identity for identity, text in found.items() if pii.has_pii(text)]
+        private = [identity for identity, text in texts.items() if pii.has_pii(text)]
         left_out["with personal data"] = len(private)
-        found = {identity: text for identity, text in found.items() if identity not in set(private)}
+        texts = {identity: text for identity, text in texts.items() if identity not in set(private)}
     suites = decontamination.suite_inputs(hygiene.decontamination.asked)
     if suites:
-        asked = decontamination.find_contaminated(found.items(), suites, encoder=encoder).input_ids
+        asked = decontamination.find_contaminated(texts.items(), suites, encoder=encoder).input_ids
         left_out["of benchmark suites"] = len(asked)
-        found = {identity: text for identity, text in found.items() if identity not in asked}
+        texts = {identity: text for identity, text in texts.items() if identity not in asked}
     if hygiene.pii == "mask":
-        found = {identity: pii.mask(text)[0] for identity, text in found.items()}
+        texts = {identity: pii.mask(text)[0] for identity, text in texts.items()}
     told = ", ".join(f"{count:,} {why}" for why, count in left_out.items() if count)
-    if not found:
+    if not texts:
         raise InputError(f"{path}: no input is left to explore on ({told}): give more")
     if told:
-        note(f"{path}: {len(found):,} inputs are explored on; left out: {told}")
-    return {task: list(found.items()) for task in tasks}
+        note(f"{path}: {len(texts):,} inputs are explored on; left out: {told}")
+    return {task: list(texts.items()) for task in tasks}
 
 
 def chosen_tasks(known: Iterable[str], wanted: Sequence[str]) -> tuple[str, ...]:

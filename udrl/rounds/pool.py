@@ -36,10 +36,10 @@ def bounded(
     for (task, _), rows in by_input.items():
         by_task[task] += _shared(rows, bin_of, per_input)
     # by input they came in whole groups: the order within a bin is that of `every` again
-    place = {episode.episode_id: number for number, episode in enumerate(every)}
+    rank = {episode.episode_id: number for number, episode in enumerate(every)}
     kept = []
     for task in sorted(by_task):
-        rows = sorted(by_task[task], key=lambda e: place[e.episode_id])
+        rows = sorted(by_task[task], key=lambda e: rank[e.episode_id])
         kept += _shared(rows, bin_of, per_task.get(task, 0))
     return kept
 

@@ -71,15 +71,15 @@ class Measured:
         return Measured(typed(Values, values, f"{path}: values"))
 
 
-def judged_items(held: Sequence[Episode], tasks: Collection[str], reward: Reward, count: int) -> list[Item]:
-    """Return what rounds are judged on: of the first ``count`` inputs a task of ``held``, those ``reward`` knows."""
-    items = first_items(list(dict.fromkeys(Item(e.task, e.input_id, e.input) for e in held)), count)
+def judged_items(validation: Sequence[Episode], tasks: Collection[str], reward: Reward, count: int) -> list[Item]:
+    """Return what rounds are judged on: of the first ``count`` inputs a task of ``validation``, those ``reward`` knows."""
+    items = first_items(list(dict.fromkeys(Item(e.task, e.input_id, e.input) for e in validation)), count)
     return [item for item in items if item.task in tasks and covered(reward, [item.input])[0]]
 
 
 def measure(
     student: Student,
-    held: Sequence[Episode],
+    validation: Sequence[Episode],
     rewards: Mapping[str, Reward],
     encoder: Encoder,
     *,
@@ -89,19 +89,19 @@ def measure(
     sweep_inputs: int,
     seed: int,
 ) -> Measured:
-    """Let ``student`` write for the first ``inputs`` validation inputs of each task of ``held``, and measure it.
+    """Let ``student`` write for the first ``inputs`` validation inputs of each task of ``validation``, and measure it.
 
     rewards: those of its attributes that can be computed, ``reward`` among them; encoder: of distances between
     completions; space: whose deciles are commanded to see whether they are followed. Every round is given the same
     inputs, levels and random streams. Raises StudentError without inputs.
     """
-    items = judged_items(held, student.tasks, rewards[reward], inputs)
+    items = judged_items(validation, student.tasks, rewards[reward], inputs)
     if not items:
         raise StudentError(
             "the rounds are judged on validation inputs, and the run has none: synthesize more inputs "
             "(udrl synth --num-inputs)"
         )
-    wanted = _comparisons(student, items, held, reward, seed) + _sweeps(
+    wanted = _comparisons(student, items, validation, reward, seed) + _sweeps(
         student, items, rewards, space, sweep_inputs, seed
     )
     bar = track("measure", total=len(wanted), unit="completions")
@@ -115,10 +115,10 @@ def measure(
 
 
 def _comparisons(
-    student: Student, items: Sequence[Item], held: Sequence[Episode], reward: str, seed: int
+    student: Student, items: Sequence[Item], validation: Sequence[Episode], reward: str, seed: int
 ) -> list[Completion]:
     teachers = [Completion("", "", "comparison", e.task, e.input_id, e.input, 0, 0, e.completion)
-                for e in held if e.origin == "teacher"]  # fmt: skip
+                for e in validation if e.origin == "teacher"]  # fmt: skip
     tasks = dict.fromkeys(item.task for item in items)
     lengths = {task: student.reachable(task, LENGTH)[0] for task in tasks}  # where no teacher wrote
     lengths |= {task: length for task, length in mean_lengths(teachers).items() if task in tasks}
@@ -169,17 +169,17 @@ def _compared(systems: Mapping[str, System], items: Sequence[tuple[str, str]], r
         **{name: top.per_item[name] for name in PLAIN},
         **{f"{name}/within": top.per_item[name] for name in DIVERSITY},
     }
-    found: dict[str, Any] = {
+    compared: dict[str, Any] = {
         name: {key: float(value) for key, value in zip(keys, values, strict=True)} for name, values in columns.items()
     }
     for name in DIVERSITY:
         groups = top.groups[name] or {("", 0, 0): float(np.nanmean(top.per_item[name]))}
-        found[name] = {"/".join(map(str, group)): value for group, value in groups.items()}
-    return found
+        compared[name] = {"/".join(map(str, group)): value for group, value in groups.items()}
+    return compared
 
 
 def _followed(scores: Scores, rewards: Mapping[str, Reward]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    followed: dict[str, Any] = {}
     for name in (*rewards, LENGTH):
         values = scores.columns[name] if name in (RELEVANCE, LENGTH) else scores.rewards[name]
         points: dict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -187,10 +187,10 @@ def _followed(scores: Scores, rewards: Mapping[str, Reward]) -> dict[str, Any]:
             if row.part == FOLLOWING and row.attribute == name:
                 points[f"{row.task}/{row.input_id}"].append((row.targets[name], float(value)))
         if points:  # none: a reward that knows none of these inputs
-            found[f"spearman/{name}"] = {
+            followed[f"spearman/{name}"] = {
                 key: spearman_within([x for x, _ in pairs], [y for _, y in pairs]) for key, pairs in points.items()
             }
-    return found
+    return followed
 
 
 def _cluster(name: str, key: str) -> str:

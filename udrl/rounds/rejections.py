@@ -35,12 +35,12 @@ class Floors:
 
 def floors_of(originals: Sequence[Episode]) -> dict[str, Floors]:
     """Return the floors by task, from what the teachers wrote: a copy, or a stammer, is what they hardly ever write."""
-    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    by_task: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for episode in originals:
         if episode.origin == "teacher":
-            found[episode.task].append((novelty(episode.input, episode.completion), distinct_n([episode.completion])))
+            by_task[episode.task].append((novelty(episode.input, episode.completion), distinct_n([episode.completion])))
     floors = {}
-    for task, rows in found.items():
+    for task, rows in by_task.items():
         new, distinct = np.quantile(np.asarray(rows), RARE, axis=0).tolist()
         floors[task] = Floors(new, distinct)
     return floors

@@ -39,12 +39,12 @@ PLAN, EXPLORED = "plan.jsonl", "explored"
 class Work:
     """Makes rounds; holds what all rounds of one call share, read when it is first needed."""
 
-    def __init__(self, place: Run, options: RoundOptions, source: Source, device: str, precision: str) -> None:
-        self.place = place
+    def __init__(self, run: Run, options: RoundOptions, source: Source, device: str, precision: str) -> None:
+        self.run = run
         self.options = options
         self.source = source
-        self.facts = place.facts()
-        self._answers = {**read_answers(place.path), **source.answers()}
+        self.facts = run.facts()
+        self._answers = {**read_answers(run.path), **source.answers()}
         self._encoder_name = options.encoder
         self._device, self._precision = device, precision
         self._rewards: dict[str, Reward] = {}
@@ -56,40 +56,40 @@ class Work:
 
     def begin(self) -> State:
         """Copy the run's student as round 0 and measure it."""
-        folder = folder_of(self.place, 0)
+        folder = folder_of(self.run, 0)
         if not (folder / "student").is_dir():
-            student = self._load(self.place.student)
+            student = self._load(self.run.student)
             if student.calibration is None:
                 raise StudentError(
-                    f"{self.place.student} is not calibrated: run udrl calibrate --run {self.place.path} first"
+                    f"{self.run.student} is not calibrated: run udrl calibrate --run {self.run.path} first"
                 )
             self._rewards_of(student)  # before anything is copied: is there something to explore?
-            _begin_run(folder, self.place, (SynthFacts, ScoreFacts, HygieneFacts, TrainFacts))
-            copy_folder(self.place.student, folder / "student")
+            _begin_run(folder, self.run, (SynthFacts, ScoreFacts, HygieneFacts, TrainFacts))
+            copy_folder(self.run.student, folder / "student")
         # An interrupted start may have had other options, or another encoder.
         (folder / history.MEASURED).unlink(missing_ok=True)
-        _begin_run(folder, self.place, (ScoreFacts,), anew=True)
+        _begin_run(folder, self.run, (ScoreFacts,), anew=True)
         clock: dict[str, float] = {}
-        found = self._measured(folder, clock)
+        measured = self._measured(folder, clock)
         weights = find_origin(folder / "student").weights
-        figures, gain = history.figures_of(found, found)
+        figures, gain = history.figures_of(measured, measured)
         done = Round(0, None, weights, 0, {}, 0, 0, 0, {}, figures, gain, 1.0, KEPT, clock)
         history.write_round(folder, done, self.options)
         state = State((done,), 0, 0)
-        history.write_state(self.place, state)
+        history.write_state(self.run, state)
         return state
 
     def round(self, state: State, number: int) -> Round:
         """Make round ``number``, or what is left of it."""
-        options, folder, parent = self.options, folder_of(self.place, number), folder_of(self.place, state.head)
+        options, folder, parent = self.options, folder_of(self.run, number), folder_of(self.run, state.head)
         clock: dict[str, float] = {}
         student = self._load(parent)
         rewards = self._rewards_of(student)
         self._check_comparable(student)
-        _begin_run(folder, self.place, (SynthFacts, ScoreFacts, HygieneFacts))
-        originals = [e for e in read_episodes(self.place.episodes) if e.task in student.tasks]
+        _begin_run(folder, self.run, (SynthFacts, ScoreFacts, HygieneFacts))
+        originals = [e for e in read_episodes(self.run.episodes) if e.task in student.tasks]
         pool = _pool(parent, originals) if state.head else []
-        defined = {task.name: task for task in stored_tasks(self.place) if task.name in student.tasks}
+        defined = {task.name: task for task in stored_tasks(self.run) if task.name in student.tasks}
         if not (folder / PLAN).exists():
             given = self._known(self._inputs(originals, defined))
             self._plan(folder / PLAN, given, [*originals, *pool], student, number=number, parent=state.head)
@@ -98,7 +98,7 @@ class Work:
         store_answers(folder, self._answers)
         with _timed(clock, "explore"):
             made = explore(student, wishes, folder / EXPLORED, temperature=options.temperature)
-        held = self._held(student)
+        validation = self._validation(student)
         with _timed(clock, "select"):
             counts = build(
                 folder / "episodes",
@@ -106,9 +106,9 @@ class Work:
                 made,
                 tasks=defined,
                 originals=originals,
-                origin=replace(find_origin(folder_of(self.place, 0)), run=self.place),
+                origin=replace(find_origin(folder_of(self.run, 0)), run=self.run),
                 pool=pool,
-                held=held,
+                validation=validation,
                 rewards=rewards,
                 space=student.space,
                 options=options,
@@ -117,10 +117,10 @@ class Work:
         with _timed(clock, "train"):
             training = self._trained(folder, parent, student, number)
         with _timed(clock, "calibrate"):
-            self._calibrated(folder, held)
-        found = self._measured(folder, clock)
-        first = Measured.load(folder_of(self.place, 0) / history.MEASURED)
-        (figures, gain), diversity = history.figures_of(found, first), history.diversity_share(found, first)
+            self._calibrated(folder, validation)
+        measured = self._measured(folder, clock)
+        first = Measured.load(folder_of(self.run, 0) / history.MEASURED)
+        (figures, gain), diversity = history.figures_of(measured, first), history.diversity_share(measured, first)
         done = Round(
             round=number,
             parent=state.head,
@@ -150,7 +150,7 @@ class Work:
         wishes = make_wishes(given, aims, student.space, student.calibration, options, number=number)
         if not wishes:
             raise RunError(
-                f"{self.place.episodes} has no training inputs with a '{options.reward}' to explore on: score the "
+                f"{self.run.episodes} has no training inputs with a '{options.reward}' to explore on: score the "
                 "run with it (udrl score)"
             )
         about = {"schema": 1, "round": number, "parent": parent, "options": asdict(options)}
@@ -169,13 +169,15 @@ class Work:
     def _known(self, inputs: Inputs) -> Inputs:
         """Return those of ``inputs`` that the reward of the exploration can be computed for."""
         reward = self._rewards[self.options.reward]
-        known = {task: [(key, text) for key, text in own if covered(reward, [text])[0]] for task, own in inputs.items()}
+        known = {
+            task: [(key, text) for key, text in texts if covered(reward, [text])[0]] for task, texts in inputs.items()
+        }
         if any(inputs.values()) and not any(known.values()):
             raise UsageError(
                 f"'{self.options.reward}' cannot be computed for any input to explore on: "
                 f"{getattr(reward, 'needs', 'it knows none of them')}"
             )
-        return {task: own for task, own in known.items() if own}
+        return {task: texts for task, texts in known.items() if texts}
 
     def _trained(self, folder: Path, parent: Path, student: Student, number: int) -> dict[str, Any]:
         """Train on from the parent's weights on the round's episodes; return what run.json says of it."""
@@ -203,15 +205,15 @@ class Work:
         shown = ("steps", "episodes", "seconds", "validation_loss", "loss_gap")
         return {name: getattr(facts.train, name) for name in shown}
 
-    def _calibrated(self, folder: Path, held: Sequence[Episode]) -> None:
+    def _calibrated(self, folder: Path, validation: Sequence[Episode]) -> None:
         """Calibrate the round's student with the sampling that round 0's ships with."""
         student = self._load(folder)
         if student.calibration is not None:
             return
-        student.sampling = self._load(folder_of(self.place, 0)).sampling
+        student.sampling = self._load(folder_of(self.run, 0)).sampling
         calibrate_on(
             student,
-            held,
+            validation,
             folder / "student",
             self._rewards_of(student),
             count=self.options.calibration_inputs,
@@ -225,11 +227,11 @@ class Work:
             with _timed(clock, "measure"):
                 measure(
                     student,
-                    self._held(student),
+                    self._validation(student),
                     self._rewards_of(student),
                     self._eye(),
                     reward=self.options.reward,
-                    space=CommandSpace.load(folder_of(self.place, 0) / "student"),  # the same levels in every round
+                    space=CommandSpace.load(folder_of(self.run, 0) / "student"),  # the same levels in every round
                     inputs=self.options.validation_inputs,
                     sweep_inputs=self.options.sweep_inputs,
                     seed=self.options.seed,
@@ -238,11 +240,11 @@ class Work:
 
     def _check_comparable(self, student: Student) -> None:
         """Raise RunError where a round would be measured in another way, or on other inputs, than round 0 was."""
-        first, options = folder_of(self.place, 0), self.options
+        first, options = folder_of(self.run, 0), self.options
         was, now = (_scoring(facts.score, self._rewards) for facts in (Run(first).facts(), self.facts))
         changed = [f"{name}: {was[name]}, now {now[name]}" for name in now if was[name] != now[name]]
         reward = self._rewards[options.reward]
-        items = judged_items(self._held(student), student.tasks, reward, options.validation_inputs)
+        items = judged_items(self._validation(student), student.tasks, reward, options.validation_inputs)
         keys = {f"{item.task}/{item.input_id}" for item in items}
         known = Measured.load(first / history.MEASURED).values[TOP].keys()
         if keys != known:
@@ -250,14 +252,14 @@ class Work:
             changed.append(f"validation inputs: {len(known)}, now {len(keys)}, of which {same} are the same")
         if changed:
             raise RunError(
-                f"{self.place.path} has changed since round 0 was measured, so that rounds cannot be compared "
+                f"{self.run.path} has changed since round 0 was measured, so that rounds cannot be compared "
                 f"({'; '.join(changed)}): bring back what was (udrl score, udrl synth), or move "
-                f"{self.place.path / 'rounds'} and {self.place.path / history.STATE} away to begin anew"
+                f"{self.run.path / 'rounds'} and {self.run.path / history.STATE} away to begin anew"
             )
 
-    def _held(self, student: Student) -> list[Episode]:
-        held = read_episodes(self.place.episodes, splits=("validation",))
-        return [episode for episode in held if episode.task in student.tasks]
+    def _validation(self, student: Student) -> list[Episode]:
+        episodes = read_episodes(self.run.episodes, splits=("validation",))
+        return [episode for episode in episodes if episode.task in student.tasks]
 
     def _rewards_of(self, student: Student) -> dict[str, Reward]:
         if not self._rewards:
@@ -275,9 +277,9 @@ class Work:
     def _eye(self) -> Encoder:
         """The encoder of relevance, which also tells how far completions are apart."""
         if self._encoder is None:
-            own = self.facts.score.encoder
+            scored_with = self.facts.score.encoder
             known = getattr(self._rewards.get("relevance"), "encoder", None)
-            self._encoder = known or load_encoder(self._encoder_name or (own.name if own else MINILM))
+            self._encoder = known or load_encoder(self._encoder_name or (scored_with.name if scored_with else MINILM))
         return self._encoder
 
 
@@ -293,17 +295,17 @@ def _begin_run(folder: Path, source: Run, stages: Sequence[type[StageFacts]], *,
 
     anew: also where the folder knows something of a stage already.
     """
-    own = Run(folder)
-    with own.writing():
-        own.copy_stages(source, stages, anew=anew)
+    run = Run(folder)
+    with run.writing():
+        run.copy_stages(source, stages, anew=anew)
 
 
 def _scoring(scored: ScoreFacts, names: Iterable[str]) -> dict[str, str]:
     """Return, for people, the encoder of a run and where each of its rewards ``names`` comes from."""
     encoder, sources = scored.encoder, scored.sources
     known = () if encoder is None else (encoder.name, encoder.revision, encoder.precision)
-    found = {f"reward '{name}'": sources.get(name, name) for name in names}
-    return {"encoder": " ".join(filter(None, known)) or "none", **found}
+    sources_of = {f"reward '{name}'": sources.get(name, name) for name in names}
+    return {"encoder": " ".join(filter(None, known)) or "none", **sources_of}
 
 
 def _check_begun(folder: Path, about: Mapping[str, Any], state: State, options: RoundOptions, source: Source) -> None:
