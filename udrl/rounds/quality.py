@@ -72,7 +72,8 @@ class Measured:
 
 
 def judged_items(validation: Sequence[Episode], tasks: Collection[str], reward: Reward, count: int) -> list[Item]:
-    """Return what rounds are judged on: of the first ``count`` inputs a task of ``validation``, those ``reward`` knows."""
+    """Return what rounds are judged on: of the first ``count`` inputs a task of ``validation``, those ``reward``
+    knows."""
     items = first_items(list(dict.fromkeys(Item(e.task, e.input_id, e.input) for e in validation)), count)
     return [item for item in items if item.task in tasks and covered(reward, [item.input])[0]]
 
