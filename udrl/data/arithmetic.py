@@ -56,11 +56,11 @@ class Problem:
     @property
     def results(self) -> tuple[int, ...]:
         """The result of every step; the last one is the answer."""
-        found, value = [], self.first
+        results, value = [], self.first
         for operator, number in self.operations:
             value = applied(value, operator, number)
-            found.append(value)
-        return tuple(found)
+            results.append(value)
+        return tuple(results)
 
     @property
     def answer(self) -> int:
@@ -92,11 +92,11 @@ def parse(text: str) -> Problem | None:
     if any(form not in (*GAINS, *LOSSES) for form, _ in changes):
         return None
     each = None if match["each"] is None else int(match["each"])
-    found = Problem(match["who"], match["thing"], int(match["first"]), each, changes)
-    return found if found.operations and min(found.results) >= 0 else None
+    problem = Problem(match["who"], match["thing"], int(match["first"]), each, changes)
+    return problem if problem.operations and min(problem.results) >= 0 else None
 
 
 def level(text: str) -> int | None:
     """Return how hard the problem ``text`` is, one of LEVELS; None where it is no generated problem."""
-    found = parse(text)
-    return None if found is None else found.level
+    problem = parse(text)
+    return None if problem is None else problem.level

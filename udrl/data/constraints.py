@@ -105,12 +105,12 @@ class Constraint:
 
 def constraints_of(text: str) -> list[Constraint]:
     """Return the constraints that the request ``text`` states, by kind; empty where it states none of KINDS."""
-    found = []
+    constraints = []
     for name, pattern in _PATTERNS.items():
         for match in pattern.finditer(text):
             raw = match[1].strip() if pattern.groups else None
-            found.append(Constraint(name, int(raw) if raw is not None and KINDS[name].value is int else raw))
-    return found
+            constraints.append(Constraint(name, int(raw) if raw is not None and KINDS[name].value is int else raw))
+    return constraints
 
 
 def kept(text: str, completion: str) -> float | None:

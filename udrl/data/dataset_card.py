@@ -143,7 +143,7 @@ def _quantiles(meter: EpisodeMeter) -> str:
             if lengths is None:
                 continue
             returns = (quantiles(meter.returns(task, name, (origin,))) for name in meter.reward_names)
-            cells = ("not scored" if found is None else _three(found, 2) for found in returns)
+            cells = ("not scored" if three is None else _three(three, 2) for three in returns)
             rows.append((task, origin, _three(lengths, 0), *cells))
     return _table(("task", "origin", "length", *meter.reward_names), rows)
 

@@ -81,7 +81,7 @@ def suite_inputs(suites: Sequence[str | Path] | None = None) -> dict[str, list[s
     Raises UsageError for an unknown name, TaskError and InputError for files that cannot be read.
     """
     shipped = _shipped()
-    found: dict[str, list[str]] = {}
+    by_suite: dict[str, list[str]] = {}
     for entry in shipped if suites is None else suites:
         text = str(entry)
         if not (isinstance(entry, Path) or text.endswith((".yaml", ".yml")) or "/" in text or text in shipped):
@@ -90,13 +90,13 @@ def suite_inputs(suites: Sequence[str | Path] | None = None) -> dict[str, list[s
         source = mapping_at(read_mapping(path, kind="suite"), "inputs", where=str(path))
         if not {"folder", "file"} & set(source):
             continue
-        place = path.parent / str(source.get("folder", source.get("file", "")))
-        files = sorted(place.glob("*.jsonl")) if "folder" in source else [place]
+        location = path.parent / str(source.get("folder", source.get("file", "")))
+        files = sorted(location.glob("*.jsonl")) if "folder" in source else [location]
         if not files:
-            raise TaskError(f"{path}: there are no inputs in {place}: check the path")
+            raise TaskError(f"{path}: there are no inputs in {location}: check the path")
         texts = (text for file in files for text in read_inputs(file, field=source.get("field")))
-        found[text] = list(dict.fromkeys(texts))
-    return found
+        by_suite[text] = list(dict.fromkeys(texts))
+    return by_suite
 
 
 def lasting_name(suite: str | Path) -> str:

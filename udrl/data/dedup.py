@@ -93,7 +93,7 @@ class Deduplicator:
         if len(numbers) <= _VERIFIED:
             return numbers
         agreeing = (self._minima[numbers] == minima).sum(axis=1)
-        return [numbers[place] for place in np.argsort(-agreeing, kind="stable")[:_VERIFIED]]
+        return [numbers[index] for index in np.argsort(-agreeing, kind="stable")[:_VERIFIED]]
 
 
 def _shingles(text: str) -> Shingles:

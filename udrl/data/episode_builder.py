@@ -66,7 +66,7 @@ def build_episodes(
     for rows in index.groups():
         seen: set[str] = set()
         for row in rows:
-            raw = ledger.read(index.place(row))
+            raw = ledger.read(index.span(row))
             task = known[raw.task]
             record, reason = screen(*clean(raw, task))
             if reason is None and record.completion in seen and "duplicate" not in task.allow:
@@ -120,7 +120,7 @@ def _mismatched(
         other = index.draw(row, seed, "partner", record.key, attempt)
         if index.input_id[other] == index.input_id[row]:
             continue
-        partner, reason = screen(*clean(ledger.read(index.place(other)), task))
+        partner, reason = screen(*clean(ledger.read(index.span(other)), task))
         if partner.completion == record.completion or reason is not None:
             continue
         yield replace(

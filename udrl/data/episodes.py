@@ -202,8 +202,8 @@ def _from_row(row: dict[str, Any]) -> Episode:
 
 def noted(sampling: str, name: str) -> list[str]:
     """Return what cleaning (REPAIRED) or masking (MASKED) noted in an episode's column ``sampling``."""
-    found = json.loads(sampling).get(name) if f'"{name}"' in sampling else None
-    return found.split(", ") if isinstance(found, str) else []  # a number of that name is the user's own
+    names = json.loads(sampling).get(name) if f'"{name}"' in sampling else None
+    return names.split(", ") if isinstance(names, str) else []  # a number of that name is the user's own
 
 
 def _count(counts: Counter[str], split: str, origin: str, rejected_by: str | None, sampling: str) -> None:
@@ -255,11 +255,11 @@ def _check_schema(path: Path, schema: pa.Schema) -> None:
     import pyarrow as pa
 
     metadata = schema.metadata or {}
-    found = int(metadata.get(b"udrl_schema", b"0"))
+    written_in = int(metadata.get(b"udrl_schema", b"0"))
     version = metadata.get(b"udrl", b"unknown").decode()
-    if found > SCHEMA:
+    if written_in > SCHEMA:
         raise RunError(
-            f"{path}: written by udrl {version} with schema {found}, this udrl reads up to {SCHEMA}: install "
+            f"{path}: written by udrl {version} with schema {written_in}, this udrl reads up to {SCHEMA}: install "
             f"udrl {version}"
         )
     missing = [name for name in ("schema", *_NAMES) if name not in schema.names]

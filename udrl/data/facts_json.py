@@ -54,8 +54,8 @@ def written(value: Any) -> Any:
 _hints = cache(get_type_hints)
 
 
-def typed(hint: Any, value: Any, place: str) -> Any:
-    """Return ``value``, which JSON has at ``place`` (for messages), as the type ``hint`` has it.
+def typed(hint: Any, value: Any, where: str) -> Any:
+    """Return ``value``, which JSON has at ``where`` (for messages), as the type ``hint`` has it.
 
     hint: a type of plain values, a dataclass of such, or tuples and mappings of them. Raises RunError for a value of
     another type, and for a record that lacks one which has no default.
@@ -66,35 +66,35 @@ def typed(hint: Any, value: Any, place: str) -> Any:
     if origin in (Union, UnionType):
         if value is None:
             return None
-        return typed(next(one for one in arguments if one is not NoneType), value, place)
+        return typed(next(one for one in arguments if one is not NoneType), value, where)
     if is_dataclass(hint) and isinstance(value, Mapping):
-        return _record(hint, value, place)
+        return _record(hint, value, where)
     if origin is Literal and value in arguments:
         return value
     if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
-        return {key: typed(arguments[1], part, f"{place}.{key}") for key, part in value.items()}
+        return {key: typed(arguments[1], part, f"{where}.{key}") for key, part in value.items()}
     if origin is tuple and isinstance(value, list):
         kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(kinds) == len(value):
             parts = enumerate(zip(kinds, value, strict=True))
-            return tuple(typed(kind, part, f"{place}[{number}]") for number, (kind, part) in parts)
+            return tuple(typed(kind, part, f"{where}[{number}]") for number, (kind, part) in parts)
     if type(value) is hint or (hint is float and type(value) is int):
         return value
     shown = repr(value)
     raise RunError(
-        f"{place} is {shown if len(shown) <= 60 else f'{shown[:57]}...'}, needed is {_needed(hint)}: correct it, or "
+        f"{where} is {shown if len(shown) <= 60 else f'{shown[:57]}...'}, needed is {_needed(hint)}: correct it, or "
         "restore the file"
     )
 
 
-def _record(kind: Any, data: Mapping[str, Any], place: str) -> Any:
+def _record(kind: Any, data: Mapping[str, Any], where: str) -> Any:
     hints, values = _hints(kind), {}
     for one in fields(kind):
         if one.name in data:
-            values[one.name] = typed(hints[one.name], data[one.name], f"{place}.{one.name}")
+            values[one.name] = typed(hints[one.name], data[one.name], f"{where}.{one.name}")
         elif one.default is MISSING and one.default_factory is MISSING:
             raise RunError(
-                f"{place} has no '{one.name}', needed is {_needed(hints[one.name])}: add it, or restore the file"
+                f"{where} has no '{one.name}', needed is {_needed(hints[one.name])}: add it, or restore the file"
             )
     return kind(**values)
 

@@ -68,17 +68,17 @@ class Screen:
 
     def facts(self) -> HygieneFacts:
         """Return what run.json says of it."""
-        found = self.contamination
+        contamination = self.contamination
         return HygieneFacts(
             self.pii,
             DecontaminationFacts(
-                suites=tuple(Path(suite).name for suite in found.suites),
-                held_out=found.held_out,
-                inputs=found.inputs,
-                contaminated=len(found.input_ids),
-                counts=dict(found.counts),
+                suites=tuple(Path(suite).name for suite in contamination.suites),
+                held_out=contamination.held_out,
+                inputs=contamination.inputs,
+                contaminated=len(contamination.input_ids),
+                counts=dict(contamination.counts),
                 ngram=decontamination.NGRAM,
-                similarity=decontamination.SIMILAR if found.similarity else None,
+                similarity=decontamination.SIMILAR if contamination.similarity else None,
                 asked=self.asked,
             ),
         )
@@ -90,11 +90,11 @@ class Screen:
 
 def said(facts: HygieneFacts) -> dict[str, object]:
     """Return in words, line by line, what run.json records of it."""
-    found = facts.decontamination
-    lines: dict[str, object] = {"benchmark suites kept out of training": ", ".join(found.suites) or "none"}
-    if found.suites:
-        by = ", ".join(f"{count} by {how}" for how, count in found.counts.items())
-        lines["contaminated inputs"] = f"{found.contaminated} of {found.inputs}{f' ({by})' if by else ''}"
+    kept_out = facts.decontamination
+    lines: dict[str, object] = {"benchmark suites kept out of training": ", ".join(kept_out.suites) or "none"}
+    if kept_out.suites:
+        by = ", ".join(f"{count} by {how}" for how, count in kept_out.counts.items())
+        lines["contaminated inputs"] = f"{kept_out.contaminated} of {kept_out.inputs}{f' ({by})' if by else ''}"
     return {**lines, "personal data": _PII_SAID[facts.pii]}
 
 
@@ -116,8 +116,10 @@ def screen(run: Run, ledger: Ledger, wanted: Hygiene, *, encoder: Encoder | None
     if wanted.suites is not None:
         asked = tuple(decontamination.lasting_name(suite) for suite in wanted.suites)
     texts = decontamination.suite_inputs(asked if wanted.suites is None else wanted.suites)
-    found = decontamination.find_contaminated(_inputs(ledger), texts, encoder=encoder) if texts else Contamination()
-    return Screen(found, mode, asked)
+    contamination = (
+        decontamination.find_contaminated(_inputs(ledger), texts, encoder=encoder) if texts else Contamination()
+    )
+    return Screen(contamination, mode, asked)
 
 
 def store_masked_answers(run: Run, ledger: Ledger, wanted: Hygiene) -> None:
@@ -128,15 +130,15 @@ def store_masked_answers(run: Run, ledger: Ledger, wanted: Hygiene) -> None:
     answers = read_answers(run.path)
     if not answers or _mode(run, wanted) != "mask":
         return
-    found: dict[str, str | None] = {}
+    by_masked: dict[str, str | None] = {}
     for identity, text in _inputs(ledger):
         masked, kinds = pii.mask(text)
         if kinds:
             answer = answers.get(identity)
-            if found.setdefault(input_id(masked), answer) != answer:
-                found[input_id(masked)] = None
-    known = {identity: answer for identity, answer in found.items() if answer is not None}
-    store_answers(run.path, known, unknown=found.keys() - known.keys())
+            if by_masked.setdefault(input_id(masked), answer) != answer:
+                by_masked[input_id(masked)] = None
+    known = {identity: answer for identity, answer in by_masked.items() if answer is not None}
+    store_answers(run.path, known, unknown=by_masked.keys() - known.keys())
 
 
 def _mode(run: Run, wanted: Hygiene) -> PiiMode:
@@ -150,5 +152,5 @@ def _inputs(ledger: Ledger) -> Iterator[tuple[str, str]]:
     """Yield input id and text of the first response to each input of each task."""
     index = LedgerIndex(ledger)
     for rows in index.groups():
-        record = ledger.read(index.place(rows[0]))
+        record = ledger.read(index.span(rows[0]))
         yield record.input_id, record.input

@@ -14,7 +14,7 @@ import numpy as np
 
 from udrl.data.hashing import hash_int
 from udrl.data.inputs import split_of
-from udrl.data.ledger import Ledger, Place
+from udrl.data.ledger import Ledger, LineSpan
 
 
 class LedgerIndex:
@@ -26,16 +26,16 @@ class LedgerIndex:
         task, shard, sample = array("i"), array("i"), array("i")
         input_id, key = array("Q"), array("Q")
         offset, length = array("q"), array("q")
-        for place, row in ledger.rows():
+        for span, row in ledger.rows():
             if row["status"] != "ok":
                 continue
             task.append(names.setdefault(row["task"], len(names)))
             input_id.append(int(row["input_id"], 16))
             sample.append(row["sample"])
             key.append(hash_int(row["key"]))
-            shard.append(place.shard)
-            offset.append(place.offset)
-            length.append(place.length)
+            shard.append(span.shard)
+            offset.append(span.offset)
+            length.append(span.length)
         self.tasks = tuple(sorted(names))
         rank = np.argsort(np.argsort(list(names))) if names else np.zeros(0, np.int64)
         ranks = rank[np.asarray(task, np.int64)]
@@ -47,15 +47,15 @@ class LedgerIndex:
         order, self._key = order[first], self._key[first]
         self.task = ranks[order]
         self.input_id = np.asarray(input_id)[order]
-        self._places = tuple(np.asarray(column)[order] for column in (shard, offset, length))
+        self._spans = tuple(np.asarray(column)[order] for column in (shard, offset, length))
         self._pools: dict[tuple[int, str], np.ndarray[tuple[int], np.dtype[np.int64]]] = {}
 
     def __len__(self) -> int:
         return len(self.task)
 
-    def place(self, row: int) -> Place:
+    def span(self, row: int) -> LineSpan:
         """Return where the response of ``row`` stands in the ledger."""
-        return Place(*(int(column[row]) for column in self._places))
+        return LineSpan(*(int(column[row]) for column in self._spans))
 
     def groups(self) -> Iterator[range]:
         """Yield the rows of each input of each task."""

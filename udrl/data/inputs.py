@@ -78,7 +78,7 @@ def read_inputs(path: Path | str, *, field: str | None = None, counts: Counter[s
     """
     path = Path(path)
     tally: Counter[str] = Counter() if counts is None else counts
-    found = False
+    holds_some = False
     for text in _texts(path, field):
         stripped = text.strip()
         if not stripped:
@@ -86,9 +86,9 @@ def read_inputs(path: Path | str, *, field: str | None = None, counts: Counter[s
             continue
         stripped, was_cut = cut_input(stripped)
         tally["cut"] += was_cut
-        found = True
+        holds_some = True
         yield stripped
-    if not found:
+    if not holds_some:
         why = f"all {tally['blank']} of them are blank" if tally["blank"] else "it is empty"
         raise InputError(f"{path} holds no inputs: {why}")
     if counts is None:
@@ -114,10 +114,10 @@ def read_references(path: Path | str, *, field: str | None = None) -> dict[str, 
     def pick(where: str, columns: Collection[str]) -> Collection[str]:
         return (field_of(where, columns, field), REFERENCE) if REFERENCE in columns else ()
 
-    for place, row in tables.read_rows(path, pick):
+    for line, row in tables.read_rows(path, pick):
         if row.get(REFERENCE) is None:
             continue
-        where = f"{path}{place}"
+        where = f"{path}{line}"
         name = field_of(where, row, field)
         text, shown = _text_of(where, row[name], name).strip(), _text_of(where, row[REFERENCE], REFERENCE).strip()
         if text and shown:
@@ -130,16 +130,16 @@ def field_of(where: str, columns: Collection[str], field: str | None, names: Col
 
     where: file and place, for messages. Raises InputError where there is none.
     """
-    found = ", ".join(columns) or "none"
+    listed = ", ".join(columns) or "none"
     if field is not None:
         if field not in columns:
-            raise InputError(f"{where}: has no field '{field}'{suggestion(field, columns)}; found: {found}")
+            raise InputError(f"{where}: has no field '{field}'{suggestion(field, columns)}; found: {listed}")
         return field
     for name in names:
         if name in columns:
             return name
     raise InputError(
-        f"{where}: none of the fields {', '.join(names)} is there; found: {found}; "
+        f"{where}: none of the fields {', '.join(names)} is there; found: {listed}; "
         "rename the right one, or name it with --input-field"
     )
 
@@ -148,9 +148,9 @@ def _texts(path: Path, field: str | None) -> Iterator[str]:
     if tables.kind_of(path, FORMATS) == ".txt":
         yield from _lines(path, field)
         return
-    for place, row in tables.read_rows(path, lambda where, columns: (field_of(where, columns, field),)):
-        name = field_of(f"{path}{place}", row, field)
-        yield _text_of(f"{path}{place}", row[name], name)
+    for line, row in tables.read_rows(path, lambda where, columns: (field_of(where, columns, field),)):
+        name = field_of(f"{path}{line}", row, field)
+        yield _text_of(f"{path}{line}", row[name], name)
 
 
 def _lines(path: Path, field: str | None) -> Iterator[str]:

@@ -68,7 +68,7 @@ def answers_of_file(path: Path | str, *, field: str | None = None, needed: bool 
     path = Path(path)
     if not needed and tables.kind_of(path, FORMATS) == ".txt":
         return {}
-    found: dict[str, str] = {}
+    answers: dict[str, str] = {}
     torn: set[str] = set()
     lacking: list[InputError] = []
 
@@ -79,22 +79,22 @@ def answers_of_file(path: Path | str, *, field: str | None = None, needed: bool 
             lacking.append(no_column(where, (ANSWER,), columns))
         return ()
 
-    for place, row in tables.read_rows(path, pick):
+    for line, row in tables.read_rows(path, pick):
         if ANSWER not in row:
             continue
-        text = row[field_of(f"{path}{place}", row, field, FIELDS)]
+        text = row[field_of(f"{path}{line}", row, field, FIELDS)]
         answer = _text(row[ANSWER])
         if not isinstance(text, str) or not text.strip() or answer is None:
             continue
         # as recorded outputs are read: JSON can spell half of a character
         identity = input_id(cut_input(text.strip().encode("utf-8", "replace").decode("utf-8"))[0])
-        if found.setdefault(identity, answer) != answer:
+        if answers.setdefault(identity, answer) != answer:
             torn.add(identity)
-    if needed and not found:
+    if needed and not answers:
         raise next(iter(lacking), InputError(f"{path}: holds no known answer: write one into the column '{ANSWER}'"))
     if torn:
         warnings.warn(f"{path}: {len(torn):,} inputs have answers that differ: none of them is taken", stacklevel=3)
-    return {identity: answer for identity, answer in found.items() if identity not in torn}
+    return {identity: answer for identity, answer in answers.items() if identity not in torn}
 
 
 def _text(value: object) -> str | None:

@@ -109,13 +109,13 @@ def is_foreign(text: str, *, words: Sequence[str], request: str, given: str) -> 
             found_letters = len(_LETTER[script].findall(bare)) if run.search(bare) else 0
             if found_letters >= LEAST_LETTERS * len(bare) > 0 and not _LETTER[script].search(request):
                 return not _is_named(script, request)
-    found, count = _language(words)
-    if found is None or count < max(LEAST_WORDS, LEAST_SHARE * len(words)):
+    language, count = _language(words)
+    if language is None or count < max(LEAST_WORDS, LEAST_SHARE * len(words)):
         return False
-    if not given.isascii() or _is_named(found, request) or not _LANGUAGES[found].isdisjoint(folded_words(given)):
+    if not given.isascii() or _is_named(language, request) or not _LANGUAGES[language].isdisjoint(folded_words(given)):
         return False  # a short input tells its language poorly: the benefit of the doubt
     expected = _of(request)
-    if expected is None or found == expected:
+    if expected is None or language == expected:
         return False
     return count >= LEAST_LEAD * sum(word in _LANGUAGES[expected] for word in words)
 

@@ -113,9 +113,9 @@ def repaired(text: str, *, allow: Collection[str] = ()) -> tuple[str, tuple[str,
         for rule, attempt in _ATTEMPTS:
             if rule in allow:
                 continue
-            found = attempt(text).strip()
-            if found != text.strip() and WORD.search(found):
-                text = found
+            attempted = attempt(text).strip()
+            if attempted != text.strip() and WORD.search(shorter):
+                text = attempted
                 done.append(rule)
         if text == before:
             break
@@ -129,8 +129,8 @@ def asked_for(request: str) -> frozenset[str]:
     "No dialogue" and "without quotation marks" ask for none.
     """
     wanted = [clause for clause in _CLAUSE.findall(request) if not _NEGATED.search(clause)]
-    found = {rule for rule, pattern in _ASKED.items() if any(pattern.search(clause) for clause in wanted)}
-    return frozenset(found | {"role_name"} if _has_token(request) else found)
+    rules = {rule for rule, pattern in _ASKED.items() if any(pattern.search(clause) for clause in wanted)}
+    return frozenset(rules | {"role_name"} if _has_token(request) else rules)
 
 
 def is_refusal(text: str) -> bool:
@@ -272,14 +272,14 @@ def _without_structure(text: str) -> str:
     if tag:
         inside = whole[tag.end() :].removesuffix(f"</{tag[1]}>")
         return text if tag[0] in inside or inside == whole[tag.end() :] or f"</{tag[1]}>" in inside else inside
-    found = _json(whole)
-    while isinstance(found, dict | list):
-        values = [*found.values()] if isinstance(found, dict) else found
+    json_value = _json(whole)
+    while isinstance(json_value, dict | list):
+        values = [*json_value.values()] if isinstance(json_value, dict) else json_value
         several = [value for value in values if isinstance(value, str | dict | list)]
         if len(several) != 1:
             return text
-        found = several[0]
-    return text if found is None else found
+        json_value = several[0]
+    return text if json_value is None else json_value
 
 
 def _without_quotes(text: str) -> str:

@@ -92,7 +92,7 @@ _SHARD = re.compile(r"part-\d{5,18}\.jsonl")
 _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 
 
-class Place(NamedTuple):
+class LineSpan(NamedTuple):
     """Where a line stands: number of the shard, first byte, number of bytes."""
 
     shard: int
@@ -146,23 +146,23 @@ class Ledger:
     def __iter__(self) -> Iterator[LedgerRecord]:
         return (record for _, record in self.entries())
 
-    def entries(self) -> Iterator[tuple[Place, LedgerRecord]]:
+    def entries(self) -> Iterator[tuple[LineSpan, LedgerRecord]]:
         """Yield every response in the order of the files, with its place, one at a time.
 
         A torn last line (the process died while writing it) is left out with a warning, and so is a damaged
         line elsewhere; both are asked for again by the next synthesis. Raises RunError, with file and line, for a newer
         schema, for a line that lacks a field or has one of the wrong type, and as ``shards`` does.
         """
-        for place, data in self.rows():
-            yield place, LedgerRecord(**data)
+        for span, data in self.rows():
+            yield span, LedgerRecord(**data)
 
-    def rows(self) -> Iterator[tuple[Place, dict[str, Any]]]:
+    def rows(self) -> Iterator[tuple[LineSpan, dict[str, Any]]]:
         """Yield every line as ``entries`` does, as the plain object that it holds: three times as fast."""
         for path in self.shards():
             shard, offset = _number_of(path), 0
             with path.open("rb") as file:
                 for number, line in enumerate(file, start=1):
-                    place = Place(shard, offset, len(line))
+                    span = LineSpan(shard, offset, len(line))
                     offset += len(line)
                     if not line.endswith(b"\n"):
                         warnings.warn(f"{path}: the torn last line ({number}) is dropped", stacklevel=3)
@@ -172,14 +172,14 @@ class Ledger:
                         warnings.warn(f"{path}, line {number}: damaged, left out", stacklevel=3)
                         continue
                     _check(data, line, f"{path}, line {number}")
-                    yield place, data
+                    yield span, data
 
-    def read(self, place: Place) -> LedgerRecord:
-        """Return the response at ``place``, which ``entries`` gave."""
-        if place.shard not in self._readers:
-            self._readers[place.shard] = os.open(self._path(place.shard), os.O_RDONLY | os.O_CLOEXEC)
-        line = os.pread(self._readers[place.shard], place.length, place.offset)
-        data, where = _parse(line), f"{self._path(place.shard)}, byte {place.offset}"
+    def read(self, span: LineSpan) -> LedgerRecord:
+        """Return the response at ``span``, which ``entries`` gave."""
+        if span.shard not in self._readers:
+            self._readers[span.shard] = os.open(self._path(span.shard), os.O_RDONLY | os.O_CLOEXEC)
+        line = os.pread(self._readers[span.shard], span.length, span.offset)
+        data, where = _parse(line), f"{self._path(span.shard)}, byte {span.offset}"
         if data is None:
             raise RunError(f"{where}: is no line of a ledger any more: it was changed while it was read, start again")
         _check(data, line, where)
@@ -224,7 +224,7 @@ class Ledger:
         Raises RunError for any other file in the folder, such as a conflicting copy that a synchronised folder made:
         it may hold responses, which must be neither lost nor counted twice. Hidden files are the system's.
         """
-        found = []
+        paths = []
         for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
             if path.name.startswith(".") or (path.is_dir() and not _SHARD.fullmatch(path.name)):
                 continue
@@ -233,8 +233,8 @@ class Ledger:
                     f"{path}: is no part of the ledger (those are called part-00000.jsonl and so on): move it out of "
                     "the folder"
                 )
-            found.append(path)
-        return found
+            paths.append(path)
+        return paths
 
     def _path(self, number: int) -> Path:
         return self.folder / f"part-{number:05d}.jsonl"
@@ -323,8 +323,8 @@ def _complete_bytes(file: int) -> int:
     end = os.fstat(file).st_size
     while end:
         start = max(0, end - (1 << 20))
-        found = os.pread(file, end - start, start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
+        line_feed = os.pread(file, end - start, start).rfind(b"\n")
+        if line_feed >= 0:
+            return start + line_feed + 1
         end = start
     return 0

@@ -47,7 +47,7 @@ def find(text: str) -> Iterator[tuple[str, int, int]]:
             if not any(claimed[start:end]) and holds(match[0]):
                 claimed[start:end] = b"\1" * (end - start)
                 taken.append((kind, start, end))
-    yield from sorted(taken, key=lambda found: found[1])
+    yield from sorted(taken, key=lambda entry: entry[1])
 
 
 def mask(text: str) -> tuple[str, tuple[str, ...]]:
@@ -73,30 +73,30 @@ def _luhn(digits: str) -> bool:
     return (sum(map(int, digits[-1::-2])) + sum(tens + ones for tens, ones in doubled)) % 10 == 0
 
 
-def _is_card(found: str) -> bool:
-    digits = re.sub(r"\D", "", found)
+def _is_card(text: str) -> bool:
+    digits = re.sub(r"\D", "", text)
     return 13 <= len(digits) <= 19 and len(set(digits)) > 1 and _luhn(digits)
 
 
-def _is_iban(found: str) -> bool:
+def _is_iban(text: str) -> bool:
     """Tell whether the length is the country's and the number is 1 modulo 97 (ISO 13616)."""
-    plain = found.replace(" ", "").upper()
+    plain = text.replace(" ", "").upper()
     if len(plain) != _IBAN_LENGTHS.get(plain[:2]):
         return False
     return int("".join(str(int(character, 36)) for character in plain[4:] + plain[:4])) % 97 == 1
 
 
-def _is_address(found: str) -> bool:
+def _is_address(text: str) -> bool:
     """Tell whether it is an address that can belong to somebody: not unspecified, loopback or a netmask."""
     try:
-        address = ipaddress.ip_address(found)
+        address = ipaddress.ip_address(text)
     except ValueError:
         return False
     return not (address.is_unspecified or address.is_loopback or address.is_multicast or address.is_reserved)
 
 
-def _is_phone(found: str) -> bool:
-    digits = re.sub(r"\D", "", found)
+def _is_phone(text: str) -> bool:
+    digits = re.sub(r"\D", "", text)
     return 8 <= len(digits) <= 15 and len(set(digits)) > 2
 
 

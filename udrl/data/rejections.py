@@ -61,9 +61,9 @@ def rejected(run: Run, rule: str = ALL) -> RejectedReport:
             counts[name] += 1
             if rule in (ALL, name, name.partition(":")[0]):
                 example = RejectedExample(name, episode.task, episode.teacher, episode.input, episode.completion)
-                place = (-hash_int(episode.episode_id), number, example, episode.episode_id)
+                ranked = (-hash_int(episode.episode_id), number, example, episode.episode_id)
                 heap = best.setdefault(name, [])
-                (heapq.heappush if len(heap) < keep else heapq.heappushpop)(heap, place)
+                (heapq.heappush if len(heap) < keep else heapq.heappushpop)(heap, ranked)
     total = counts.pop("")
     if rule not in (ALL, REPAIRED, *RULES, *counts):
         raise unknown("cleaning rule", rule, {ALL, REPAIRED, *RULES, *counts})
@@ -75,10 +75,10 @@ def rejected(run: Run, rule: str = ALL) -> RejectedReport:
 
 def _written(run: Run, episode_ids: set[str]) -> dict[str, str]:
     """Return what the ledger holds for these episodes."""
-    found: dict[str, str] = {}
+    written: dict[str, str] = {}
     if episode_ids:
         for _, row in Ledger(run.ledger).rows():
             identity = hash_hex(row["key"], "teacher")
             if identity in episode_ids and row["status"] == "ok":
-                found[identity] = row["completion"]
-    return found
+                written[identity] = row["completion"]
+    return written

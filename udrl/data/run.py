@@ -210,8 +210,8 @@ class Run:
             self.check()
             return
         # Somebody's folder must not become a run: stages replace folders such as 'episodes' as a whole.
-        own = (".lock", partial_of(self.path / "run.json").name)
-        strangers = [path.name for path in self.path.iterdir() if path.name not in own]
+        ours = (".lock", partial_of(self.path / "run.json").name)
+        strangers = [path.name for path in self.path.iterdir() if path.name not in ours]
         if strangers:
             raise RunError(
                 f"{self.path} is not empty (it holds '{min(strangers)}') and is no run: name a new folder with --run"
@@ -243,10 +243,10 @@ def _published(file: Path) -> dict[str, Any] | None:
 
 def versions() -> dict[str, str]:
     """Return the versions of udrl, Python and the installed packages that results depend on."""
-    found = {"udrl": __version__, "python": platform.python_version()}
+    versions = {"udrl": __version__, "python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -77,7 +77,7 @@ class EpisodeMeter:
             count
             for name in ([task] if task is not None else self._counts)
             for key, count in self._counts.get(name, {}).items()
-            if all(want is None or want == found for want, found in zip(wanted, key, strict=True))
+            if all(want is None or want == has for want, has in zip(wanted, key, strict=True))
         )
 
     def lengths(self, task: str, origins: Collection[str] | None = None) -> Values:

@@ -32,8 +32,8 @@ class KeySet:
 
     def __contains__(self, key: str) -> bool:
         wanted = np.uint64(hash_int(key))
-        place = int(self._hashes.searchsorted(wanted))
-        return place < len(self._hashes) and bool(self._hashes[place] == wanted)
+        index = int(self._hashes.searchsorted(wanted))
+        return index < len(self._hashes) and bool(self._hashes[index] == wanted)
 
     def __sub__(self, other: KeySet) -> KeySet:
         left = KeySet()

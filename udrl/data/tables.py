@@ -48,7 +48,7 @@ _LINE = 1 << 30
 class Row(NamedTuple):
     """One row: where it stands (``, line 3, row 2``; for messages, behind the file's name) and its values by column."""
 
-    place: str
+    line: str
     values: Mapping[str, Any]
 
 
@@ -196,19 +196,19 @@ def _json(path: Path, file: IO[bytes], pick: Pick, _: bool) -> Iterator[Row]:
         yield _json_row(path, f", item {number}", row, pick, known)
 
 
-def _json_row(path: Path, place: str, row: Any, pick: Pick, known: dict[tuple[str, ...], Collection[str]]) -> Row:
+def _json_row(path: Path, line: str, row: Any, pick: Pick, known: dict[tuple[str, ...], Collection[str]]) -> Row:
     """Return a row whose columns are checked. known: what ``pick`` said of keys, which are alike in most rows."""
     if not isinstance(row, dict):
-        raise InputError(f"{path}{place}: a row must be a JSON object with fields, found {str(row)[:40]!r}")
+        raise InputError(f"{path}{line}: a row must be a JSON object with fields, found {str(row)[:40]!r}")
     if isinstance(row, _Repeating):
-        raise _repeated(f"{path}{place}", row.repeated, "key")
+        raise _repeated(f"{path}{line}", row.repeated, "key")
     names = tuple(row)
     if names not in known:
         if len(known) >= _KEY_SETS:
             known.clear()
-        known[names] = pick(f"{path}{place}", names)
-    _check_readable(f"{path}{place}", row, known[names])
-    return Row(place, row)
+        known[names] = pick(f"{path}{line}", names)
+    _check_readable(f"{path}{line}", row, known[names])
+    return Row(line, row)
 
 
 def _csv(path: Path, file: IO[bytes], pick: Pick, numbers: bool) -> Iterator[Row]:
@@ -230,7 +230,7 @@ def _separated(path: Path, file: IO[bytes], pick: Pick, numbers: bool, delimiter
         _check_names(str(path), header)
         named = [name for name in header if name]
         wanted = [*pick(str(path), named), *(named if numbers else ())]
-        places = [(header.index(name), name) for name in dict.fromkeys(wanted)]
+        chosen = [(header.index(name), name) for name in dict.fromkeys(wanted)]
         begins, number = reader.line_num + 1, 0
         for cells in reader:
             if cells and len(cells) != len(header):
@@ -240,7 +240,7 @@ def _separated(path: Path, file: IO[bytes], pick: Pick, numbers: bool, delimiter
                 )
             if cells:
                 number += 1
-                yield Row(f", line {begins}, row {number}", {name: cells[place] for place, name in places})
+                yield Row(f", line {begins}, row {number}", {name: cells[index] for index, name in chosen})
             begins = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{path}, line {begins}: not a row of CSV ({error}): correct or remove it") from error
@@ -308,10 +308,10 @@ class _Repeating(dict[str, Any]):
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) == len(pairs):
-        return found
-    marked = _Repeating(found)
+    row = dict(pairs)
+    if len(row) == len(pairs):
+        return row
+    marked = _Repeating(row)
     marked.repeated = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
     return marked
 

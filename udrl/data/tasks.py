@@ -138,8 +138,8 @@ def shipped_tasks(*, generated: bool = False) -> dict[str, Path]:
     generated: also those that are taken only where they are named, which rules generate (``data/tasks/generated``).
     """
     tasks = folder("data") / "tasks"
-    found = [*tasks.glob("*.yaml"), *((tasks / "generated").glob("*.yaml") if generated else ())]
-    return {path.stem: path for path in sorted(found, key=lambda path: path.stem)}
+    paths = [*tasks.glob("*.yaml"), *((tasks / "generated").glob("*.yaml") if generated else ())]
+    return {path.stem: path for path in sorted(paths, key=lambda path: path.stem)}
 
 
 def load_tasks(names_or_files: Sequence[str | Path] = ()) -> tuple[Task, ...]:
@@ -253,11 +253,11 @@ def _examples(data: Any, *, where: str) -> tuple[Example, ...]:
         raise TaskError(f"{where}: key 'examples' must be a list of inputs with completions")
     examples = []
     for number, item in enumerate(data, start=1):
-        place = f"{where}: examples, item {number}"
+        here = f"{where}: examples, item {number}"
         if not isinstance(item, dict):
-            raise TaskError(f"{place}: must hold the keys 'input' and 'completion'")
-        yamlfile.check_keys(item, where=place, required=("input", "completion"))
-        texts = (yamlfile.text_at(item, key, where=place).strip() for key in ("input", "completion"))
+            raise TaskError(f"{here}: must hold the keys 'input' and 'completion'")
+        yamlfile.check_keys(item, where=here, required=("input", "completion"))
+        texts = (yamlfile.text_at(item, key, where=here).strip() for key in ("input", "completion"))
         examples.append(Example(*texts))
     return tuple(examples)
 
