@@ -114,7 +114,7 @@ def repaired(text: str, *, allow: Collection[str] = ()) -> tuple[str, tuple[str,
             if rule in allow:
                 continue
             attempted = attempt(text).strip()
-            if attempted != text.strip() and WORD.search(shorter):
+            if attempted != text.strip() and WORD.search(attempted):
                 text = attempted
                 done.append(rule)
         if text == before:
