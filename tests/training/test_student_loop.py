@@ -59,8 +59,9 @@ def test_loop_checkpointing_computes_blocks_again(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("stop", range(6))
-def test_loop_resumed_at_any_step_is_bit_identical(stop: int, tmp_path: Path) -> None:
-    made = options(save_every=1, keep="best")
+@pytest.mark.parametrize("rows", [None, 0.02])
+def test_loop_resumed_at_any_step_is_bit_identical(rows: float | None, stop: int, tmp_path: Path) -> None:
+    made = options(save_every=1, keep="best", row_learning_rate=rows)
 
     def interrupt(step: int, figures: Mapping[str, float]) -> None:
         if step == stop:
@@ -153,6 +154,14 @@ def test_loop_other_failures_stay_what_they_are(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(StudentModel, "losses", lambda *_, **__: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
         fit(options())
+
+
+def test_loop_rows_of_commands_learn_at_a_rate_of_their_own() -> None:
+    made = options(steps=1, learning_rate=1e-3, row_learning_rate=0.1, weight_decay=0.0, warmup=1.0)
+    before, (after, _) = new_student().state_dict(), fit(made)
+    moved = {name: float((after[name] - before[name]).abs().max()) for name in after}
+    assert moved["rows.weight"] == pytest.approx(0.1, rel=1e-3)  # AdamW's first step is the rate, whatever the gradient
+    assert max(far for name, far in moved.items() if name != "rows.weight") == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_loop_schedules() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import fields
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +16,7 @@ from udrl.errors import UsageError
 from udrl.training.methods import Dpo, Grpo, Sft, Udrl
 from udrl.training.options import LoopOptions, TrainOptions, decisive
 from udrl.training.recipe import recipe_of
+from udrl.training.starting_point import preset_of
 
 NAMES = {one.name for one in fields(TrainOptions)}
 
@@ -54,8 +56,27 @@ def test_options_that_do_not_fit_are_told_before_anything_is_read(given: dict[st
 
 def test_options_come_to_the_plan_of_the_steps() -> None:
     plan = recipe_of(TrainOptions(student="gpt2-700k", epochs=2, seed=5)).plan(320)
-    loop = LoopOptions(steps=20, batch_size=32, micro_batch=32, learning_rate=3e-3, save_every=100, seed=5)
+    loop = LoopOptions(
+        steps=20, batch_size=32, micro_batch=32, learning_rate=3e-3, row_learning_rate=3e-3, save_every=100, seed=5
+    )
     assert (plan.loop, plan.usual_rate, plan.shortened) == (loop, 3e-3, False)
+
+
+def test_options_rows_of_commands_learn_faster_beside_pretrained_weights() -> None:
+    def rates(**given: Any) -> tuple[float, float | None]:
+        loop = recipe_of(TrainOptions(**given)).plan(320).loop
+        return loop.learning_rate, loop.row_learning_rate
+
+    assert rates(student="smollm2") == (4e-4, 4e-3)
+    assert rates(student="gpt2", init="random") == (3e-4, 3e-4)
+    assert rates(student="smollm2", learning_rate=6e-3) == (6e-3, 6e-3)
+    assert rates(student="smollm2", row_learning_rate=1e-3) == (4e-4, 1e-3)
+    assert rates(student="gpt2-mini", row_learning_rate=1e-2) == (2.5e-3, 1e-2)
+    assert rates(student="smollm2", method="sft") == (4e-4, 4e-4)
+    known = preset_of("gpt2", "auto", cast(Any, SimpleNamespace(name="smollm2")))
+    assert (known.learning_rate, known.row_rate) == (pytest.approx(4e-5), pytest.approx(4e-4))
+    with pytest.raises(UsageError, match="row_learning_rate must be above 0, got 0"):
+        TrainOptions(row_learning_rate=0)
 
 
 def test_options_of_a_paper_give_way_to_what_is_given() -> None:

@@ -55,6 +55,13 @@ if TYPE_CHECKING:
     help="Highest learning rate. Default: the preset's; with --from a tenth of it.",
 )
 @click.option(
+    "--row-learning-rate",
+    metavar="X",
+    type=Real(min=0, min_open=True),
+    help="That of the rows of the command space. Default: 4e-3 beside pretrained weights, with --from a tenth of it; "
+    "else the learning rate.",
+)
+@click.option(
     "--vocab-size",
     metavar="N",
     type=Whole(257, 1_000_000),

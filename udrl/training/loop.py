@@ -27,7 +27,7 @@ from udrl.training.balance import balanced_order
 from udrl.training.cost import Meter
 from udrl.training.distributed import ALONE, Replica, check_share, from_first, summed
 from udrl.training.examples import Examples, batch_of, draw_open, token_weights, training_order
-from udrl.training.options import LoopOptions, make_optimizer, rate
+from udrl.training.options import LoopOptions, make_optimizer, rate, share
 from udrl.training.ranks import Rank
 from udrl.training.validation import Validation, out_of_patience, validate
 
@@ -181,7 +181,7 @@ def _step(
         )
     norm = replica.clip(options.clip)
     for one in optimizer.param_groups:
-        one["lr"] = rate(step, options)
+        one["lr"] = one["peak"] * share(step, options)
     optimizer.step()
     optimizer.zero_grad()
     return {"loss": value, "gradient_norm": norm, "learning_rate": rate(step, options), "tokens": int(tokens)}

@@ -61,7 +61,8 @@ class TrainOptions:
     commands: "ids" renders commands as control ids, "text" as words (`udrl.text_commands`).
 
     steps: optimiser steps, at least 1; None: as many as ``epochs`` passes take (above 0; None: 3, and 1 by DPO and
-    GRPO). batch_size, learning_rate: episodes a step, and the peak; None: the preset's.
+    GRPO). batch_size, learning_rate: episodes a step, and the peak; None: the preset's. row_learning_rate: the peak of
+    the command space's rows; None: the preset's for pretrained weights, else the learning rate.
     micro_batch (None: the whole batch), schedule (None: cosine), warmup (None: 0.03), weight_decay, clip, curriculum,
     balance, open_each, open_all, gradient_checkpointing, save_every, validate_every, keep, patience, seed: see
     `LoopOptions`.
@@ -89,6 +90,7 @@ class TrainOptions:
     epochs: float | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
+    row_learning_rate: float | None = None
     vocab_size: int | None = None
     attributes: Sequence[str] = ()
     commands: Rendering = "ids"
@@ -154,6 +156,7 @@ class LoopOptions:
     steps, batch_size: optimiser steps, and sequences in each; micro_batch: most sequences computed at once (gradients
     of the parts of a batch are added up, normalised by the tokens of the whole batch).
     learning_rate: peak, reached after ``warmup`` (share of the steps), then by ``schedule`` down to a tenth.
+    row_learning_rate: that of the rows of the command space, which begin alike and have to part; None: the same.
     open_each, open_all: command dropout, probability that one attribute, or the whole command, is left open.
     task_temperature: tasks are drawn in proportion to size ** (1 / temperature).
     curriculum: share of the steps, at the beginning, that see only episodes in the upper half of the first attribute.
@@ -168,6 +171,7 @@ class LoopOptions:
     batch_size: int = 64
     micro_batch: int = 64
     learning_rate: float = 3e-3
+    row_learning_rate: float | None = None
     warmup: float = 0.03
     schedule: Schedule = "cosine"
     weight_decay: float = 0.05
@@ -194,26 +198,37 @@ def decisive(options: LoopOptions) -> dict[str, Any]:
     return {name: value for name, value in asdict(options).items() if name not in SAME_STUDENT}
 
 
-def rate(step: int, options: LoopOptions) -> float:
-    """Return the learning rate of ``step`` (0-based)."""
+def share(step: int, options: LoopOptions) -> float:
+    """Return the share of its peak that every learning rate has at ``step`` (0-based)."""
     warm = max(1, round(options.warmup * options.steps))
     if step < warm:
-        return options.learning_rate * (step + 1) / warm
+        return (step + 1) / warm
     done = (step - warm) / max(1, options.steps - warm)
     shape = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[options.schedule]
-    return options.learning_rate * (0.1 + 0.9 * shape) if options.schedule != "constant" else options.learning_rate
+    return 0.1 + 0.9 * shape if options.schedule != "constant" else 1.0
+
+
+def rate(step: int, options: LoopOptions) -> float:
+    """Return the learning rate of ``step`` (0-based), that of the rows left aside."""
+    return options.learning_rate * share(step, options)
 
 
 def make_optimizer(student: StudentModel, options: LoopOptions) -> torch.optim.AdamW:
-    """AdamW; weight decay on the blocks' matrices only."""
+    """AdamW; weight decay on the blocks' matrices only, and a learning rate of their own for the command space's rows.
+
+    Its groups are these matrices, everything else, and the rows. The peak of a group's rate is kept in it as "peak".
+    """
     import torch
 
-    trained = [(n, p) for n, p in student.named_parameters() if p.requires_grad]
-
-    def decays(name: str, parameter: torch.Tensor) -> bool:
-        return parameter.ndim == 2 and not name.startswith("rows.") and student.architecture.decays(name)
-
-    decay = [p for n, p in trained if decays(n, p)]
-    plain = [p for n, p in trained if not decays(n, p)]
-    groups = [{"params": decay, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.95), fused=True)
+    groups: tuple[list[torch.Tensor], ...] = ([], [], [])
+    for name, parameter in student.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim == 2 and student.architecture.decays(name)
+            groups[2 if name.startswith("rows.") else 0 if decays else 1].append(parameter)
+    rows = options.row_learning_rate or options.learning_rate
+    decay, peaks = (options.weight_decay, 0.0, 0.0), (options.learning_rate, options.learning_rate, rows)
+    made = [
+        {"params": params, "weight_decay": w, "lr": peak, "peak": peak}
+        for params, w, peak in zip(groups, decay, peaks, strict=True)
+    ]
+    return torch.optim.AdamW(made, lr=options.learning_rate, betas=(0.9, 0.95), fused=True)

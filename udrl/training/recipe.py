@@ -94,11 +94,14 @@ class Recipe:
         usual = self.preset.learning_rate * (GENTLE if through_trl(self.method) else 1.0)
         wanted = steps or max(1, round(passes * size / batch))
         affordable = affordable_steps(self.method, batch, given.max_samples, wanted)
+        peak = learning_rate or usual
+        rows = max(peak, self.preset.row_rate or peak) if self.commanded else peak
         loop = LoopOptions(
             steps=affordable,
             batch_size=batch,
             micro_batch=min(given.micro_batch or batch, batch),
-            learning_rate=learning_rate or usual,
+            learning_rate=peak,
+            row_learning_rate=given.row_learning_rate or rows,
             warmup=LoopOptions.warmup if warmup is None else warmup,
             schedule=schedule or LoopOptions.schedule,
             weight_decay=given.weight_decay,

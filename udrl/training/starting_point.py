@@ -19,7 +19,7 @@ from udrl.tokenizer import encode, student_tokenizer, train_tokenizer
 from udrl.training.checkpoint import begun, take_up
 from udrl.training.options import Rendering
 from udrl.training.origin import GENTLER, Origin
-from udrl.training.presets import FROM_SCRATCH, PRESETS, Preset
+from udrl.training.presets import FROM_SCRATCH, PRESETS, ROW_RATE, Preset
 from udrl.weights.sources import Weights, find_weights
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 LONGEST = 1000.0
 """Declared upper end of the length attribute, in words (raised where training completions are longer)."""
-GENERIC = Preset("", None, 0, 0, 0, 0, 0, 2e-4, 32)
+GENERIC = Preset("", None, 0, 0, 0, 0, 0, 2e-4, 32, row_rate=ROW_RATE)
 """Training defaults of a model that is no preset."""
 
 
@@ -95,7 +95,8 @@ def preset_of(student: str, init: str, origin: Origin | None = None) -> Preset:
         raise UsageError(f"unknown init '{init}'; known: auto, pretrained, random")
     if origin is not None:
         base = PRESETS.get(origin.name, GENERIC)
-        return replace(base, name=origin.name, hub=None, learning_rate=GENTLER * base.learning_rate)
+        rows = None if base.row_rate is None else GENTLER * base.row_rate
+        return replace(base, name=origin.name, hub=None, learning_rate=GENTLER * base.learning_rate, row_rate=rows)
     known = PRESETS.get(student)
     if known is None:
         if init == "random":
@@ -109,7 +110,7 @@ def preset_of(student: str, init: str, origin: Origin | None = None) -> Preset:
         raise UsageError(f"student '{student}' is pretrained only: leave --init out, or name a preset from scratch")
     if init == "pretrained" and known.hub is None:
         raise UsageError(f"student '{student}' has no pretrained weights: use --init random, or --student gpt2")
-    return replace(known, hub=None) if init == "random" else known
+    return replace(known, hub=None, row_rate=None) if init == "random" else known
 
 
 def begin_or_resume(

@@ -29,7 +29,7 @@ from udrl.training.examples import Examples
 from udrl.training.loop import BEST, Log, load_state, save_state
 from udrl.training.methods.watch import Watch
 from udrl.training.methods.writing import Author, Judge, Prompt, prompts_of
-from udrl.training.options import LoopOptions, make_optimizer, rate
+from udrl.training.options import LoopOptions, make_optimizer, rate, share
 from udrl.training.validation import Validation, best_of, validate
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class Driver:
             student.load_state_dict(saved["student"])
             self.optimizer.load_state_dict(saved["optimizer"])
             for group in self.optimizer.param_groups:
-                group["lr"] = options.learning_rate
+                group["lr"] = group["peak"]
         self._kept = self.start
         # a training that a limit has ended is not gone on with, unless the limit was raised
         self._over = saved is not None and bool(saved.get("ended")) and self._ends(self.start, takes_up=True)
@@ -192,10 +192,10 @@ class Driver:
     def optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
         """Return the optimiser and the learning rates from ``start`` on, those of our own loop."""
 
-        def share(step: int) -> float:
-            return rate(min(self.start + step, self.options.steps - 1), self.options) / self.options.learning_rate
+        def of_peak(step: int) -> float:
+            return share(min(self.start + step, self.options.steps - 1), self.options)
 
-        return self.optimizer, torch.optim.lr_scheduler.LambdaLR(self.optimizer, share)
+        return self.optimizer, torch.optim.lr_scheduler.LambdaLR(self.optimizer, of_peak)
 
     def arguments(self) -> dict[str, Any]:
         """Return what the arguments of both trainers have in common."""
