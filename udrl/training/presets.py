@@ -11,9 +11,8 @@ class Preset:
 
     hub: pretrained weights, as `udrl.weights.sources.find_weights` finds them (None: from scratch only); package: what
     carries them where there is no hub; licence: of them, where it is known; row_rate: the learning rate of the rows of
-    the command space beside pretrained weights. layers, width, heads, vocab_size, context:
-    shape of the GPT-2 that is built from scratch, 0 layers where it is pretrained only; the rest are training defaults
-    for this size.
+    the command space (None: that of everything else). layers, width, heads, vocab_size, context: shape of the GPT-2
+    that is built from scratch, 0 layers where it is pretrained only; the rest are training defaults for this size.
     """
 
     name: str
@@ -45,20 +44,7 @@ PRESETS = {
     p.name: p
     for p in (
         Preset("gpt2", "gpt2", 12, 768, 12, 50257, 1024, 3e-4, 32, licence="mit", row_rate=ROW_RATE),
-        Preset(
-            "smollm2",
-            SMOLLM2,
-            0,
-            0,
-            0,
-            0,
-            0,
-            4e-4,
-            16,
-            package=SMOLLM2_PACKAGE,
-            licence="apache-2.0",
-            row_rate=ROW_RATE,
-        ),
+        Preset("smollm2", SMOLLM2, 0, 0, 0, 0, 0, 4e-4, 16, SMOLLM2_PACKAGE, "apache-2.0", ROW_RATE),
         Preset("gpt2-100m", None, 12, 768, 12, 16384, 1024, 6e-4, 32),
         Preset("gpt2-14m", None, 6, 384, 6, 8192, 512, 1.5e-3, 32),
         Preset("gpt2-mini", None, 4, 256, 4, 4096, 512, 2.5e-3, 32),  # 4.4M
