@@ -71,6 +71,11 @@ def _targets(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> 
     help="Repeatable: any attribute of the student; auto is the highest value that it reaches. What is not commanded "
     "is left open.",
 )
+@click.option(
+    "--student",
+    metavar="NAME|FOLDER",
+    help="Instead of --run: a student that ships (starter), or the folder of one.",
+)
 @click.option("--task", metavar="NAME", help="May be left out where the student knows one task.")
 @click.option("--input-file", metavar="FILE", type=click.Path(path_type=Path), help="As --inputs of udrl synth.")
 @click.option("--input-field", metavar="NAME", help="Column of --input-file.")
@@ -122,6 +127,7 @@ def _targets(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> 
 def command(
     *,
     run: Path,
+    student: str | None,
     seed: int,
     words: tuple[str, ...],
     target_relevance: Target | None,
@@ -153,6 +159,7 @@ def command(
     clamped (targets beyond what the student reaches: by attribute, asked and reachable), engine and precision
     (what computed it), together (completions computed at once with it; --batch-size 1 makes it 1).
     """
+    run = _place(run, student)
     commanded = _merge(targets, {"relevance": target_relevance, "length": length})
     counts: dict[str, int] = {name: given.pop(name) for name in ("num", "best_of", "closest_of", "batch_size")}
     scored = score or max(counts["best_of"], counts["closest_of"]) > 1
@@ -162,9 +169,9 @@ def command(
         from udrl.student import load
 
         wording = Wording(require, ban, max_words)
-        student = load(run, device=device, precision=precision, engine=engine)
-        wanted = student.commanded(_task(task, student.tasks), commanded)
-        sampling = replace(student.sampling, **{name: value for name, value in given.items() if value is not None})
+        answering = load(run, device=device, precision=precision, engine=engine)
+        wanted = answering.commanded(_task(task, answering.tasks), commanded)
+        sampling = replace(answering.sampling, **{name: value for name, value in given.items() if value is not None})
         if sampling.guidance != 1:
             _check_guidable(run)
         inputs = _inputs(words, input_file, input_field, run, wanted.task)
@@ -172,11 +179,23 @@ def command(
     how: dict[str, Any] = {"seed": seed, "sampling": sampling, "wording": wording}
     if stream:
         for text in inputs:
-            _stream_all(student, text, wanted, counts["num"], shows_input=shows_inputs, **how)
+            _stream_all(answering, text, wanted, counts["num"], shows_input=shows_inputs, **how)
         return
-    rewards = _rewards(run, student) if scored else None
-    for one in _answers(student, inputs, wanted, **how, **counts, rewards=rewards):
+    rewards = _rewards(run, answering) if scored else None
+    for one in _answers(answering, inputs, wanted, **how, **counts, rewards=rewards):
         click.echo(json.dumps(plain(one), ensure_ascii=False) if as_json else _text(one, shows_inputs))
+
+
+def _place(run: Path, student: str | None) -> Path:
+    """Return the folder of the run or student that answers; UsageError where both are given."""
+    if student is None:
+        return run
+    context = click.get_current_context()
+    if context.get_parameter_source("run") is click.core.ParameterSource.COMMANDLINE:
+        raise UsageError("both --run and --student are given: leave one of them out")
+    from udrl.student.location import student_folder
+
+    return student_folder(student)
 
 
 def _check_together(

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 @click.option(
     "--from",
     "start_from",
-    metavar="RUN|CHECKPOINT",
+    metavar="RUN|CHECKPOINT|NAME",
     type=click.Path(path_type=Path),
-    help="Start from this trained student: add the run's tasks, rewards and episodes to what it knows.",
+    help="Start from this trained student: add the run's tasks, rewards and episodes to what it knows. starter is the "
+    "one that ships, and what --student smollm2 starts from unless this is none.",
 )
 @click.option(
     "--replay",
@@ -52,14 +53,14 @@ if TYPE_CHECKING:
     "--learning-rate",
     metavar="X",
     type=Real(min=0, min_open=True),
-    help="Highest learning rate. Default: the preset's; with --from a tenth of it.",
+    help="Highest learning rate. Default: the preset's; with --from a tenth of it, from the starter half.",
 )
 @click.option(
     "--row-learning-rate",
     metavar="X",
     type=Real(min=0, min_open=True),
-    help="That of the rows of the command space. Default: 4e-3 beside pretrained weights, with --from a tenth of it; "
-    "else the learning rate.",
+    help="That of the rows of the command space. Default: 4e-3 beside pretrained weights, with --from a tenth of it, "
+    "from the starter half; else the learning rate.",
 )
 @click.option(
     "--vocab-size",

@@ -20,6 +20,7 @@ from udrl.errors import StudentError, UsageError, damaged
 from udrl.forks import settle
 from udrl.student.calibration import Calibration
 from udrl.student.engines.choice import load_engine
+from udrl.student.location import student_folder
 from udrl.student.prompts import fitted_prompts, random_streams
 from udrl.student.targets import Clamped, positions_of, warn_clamped
 from udrl.tokenizer import decode, saved_ends, student_tokenizer
@@ -314,7 +315,7 @@ class Student:
 
 @checked
 def load_student(path: Path | str, *, device: str = "auto", precision: str = "auto", engine: str = "auto") -> Student:
-    """Load the student of a run folder, or a checkpoint folder that ``udrl train`` wrote.
+    """Load the student of a run folder, a checkpoint folder that ``udrl train`` wrote, or one that ships, by its name.
 
     device: "auto" is the GPU where there is one. precision: of torch: "auto" (bf16 where the hardware multiplies it
     itself, else fp32), "fp32" or "bf16". engine: one of `udrl.decoding.engine.ENGINES`; "auto" is the best verified
@@ -322,8 +323,7 @@ def load_student(path: Path | str, *, device: str = "auto", precision: str = "au
     Raises StudentError where there is none, or where its files do not belong together.
     """
     settle()
-    path = Path(path)
-    folder = path if (path / "command_space.json").exists() else path / "student"
+    folder = student_folder(path)
     if not folder.is_dir():
         raise StudentError(f"there is no student at {path}: train one with udrl train --run {path}")
     space, calibration = CommandSpace.load(folder), Calibration.load(folder)

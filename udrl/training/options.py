@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from udrl.arguments import check_fields
 from udrl.errors import UsageError, unknown
-from udrl.training.methods import Method
+from udrl.training.methods import Method, Udrl
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,8 @@ REPLAY = 0.25
 """Share of the origin's training episodes that are trained on again, against forgetting."""
 SIGNS_INPUTS = 4
 """Validation inputs a task that the signs of obedience are measured on."""
+NOTHING = "none"
+"""Started from, where a starter would be, but not wanted."""
 Keep = Literal["last", "best"]
 Rendering = Literal["ids", "text"]
 Schedule = Literal["cosine", "linear", "constant"]
@@ -47,8 +49,10 @@ class TrainOptions:
     model; None: gpt2.
     init: "pretrained", "random" (a GPT-2 of the preset's shape), or "auto": pretrained where there are weights.
     vocab_size: tokens of the tokenizer of a student from scratch, at least 257; None: the preset's.
-    start_from: the run or checkpoint of a trained student, instead of ``student``: its tokenizer, weights, rows and
-    bins are kept, and rows are added for tasks and attributes that it does not know (see `udrl.training.origin`).
+    start_from: the run or checkpoint of a trained student, or the name of one that ships, instead of ``student``: its
+    tokenizer, weights, rows and bins are kept, and rows are added for tasks and attributes that it does not know (see
+    `udrl.training.origin`). None: the starter of ``student`` where there is one, whose bins are fitted anew; "none":
+    the weights alone.
     replay: share of that run's own training episodes that are trained on again, within [0, 1], against forgetting.
     refit: attributes whose bins are fitted anew to what is trained on, instead of kept.
     lora: rank of the changes that are trained instead of the pretrained matrices (0: train the matrices, see
@@ -133,11 +137,18 @@ class TrainOptions:
             if value is not None and value not in choices:
                 raise unknown(name, str(value), choices)
         chosen = self.student is not None or self.vocab_size is not None or self.init != "auto"
-        if self.start_from is not None and (chosen or self.commands != "ids"):
+        if self.start_from is not None and str(self.start_from) != NOTHING and (chosen or self.commands != "ids"):
             raise UsageError(
                 f"a student that starts from {self.start_from} keeps its model, tokenizer and kind of command: leave "
                 "student, init, vocab-size and commands out"
             )
+
+    @property
+    def starts_anew(self) -> bool:
+        """Whether everything that a starter decides is left to it: weights, kind of command, and method."""
+        return (
+            self.init == "auto" and self.commands == "ids" and (self.method == "udrl" or isinstance(self.method, Udrl))
+        )
 
     @property
     def decisive(self) -> dict[str, Any]:

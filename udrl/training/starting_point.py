@@ -18,7 +18,7 @@ from udrl.text_commands import TextCommands
 from udrl.tokenizer import encode, student_tokenizer, train_tokenizer
 from udrl.training.checkpoint import begun, take_up
 from udrl.training.options import Rendering
-from udrl.training.origin import GENTLER, Origin
+from udrl.training.origin import GENTLER, STARTED, Origin
 from udrl.training.presets import FROM_SCRATCH, PRESETS, ROW_RATE, Preset
 from udrl.weights.sources import Weights, find_weights
 
@@ -95,8 +95,9 @@ def preset_of(student: str, init: str, origin: Origin | None = None) -> Preset:
         raise UsageError(f"unknown init '{init}'; known: auto, pretrained, random")
     if origin is not None:
         base = PRESETS.get(origin.name, GENERIC)
-        rows = None if base.row_rate is None else GENTLER * base.row_rate
-        return replace(base, name=origin.name, hub=None, learning_rate=GENTLER * base.learning_rate, row_rate=rows)
+        share = STARTED if origin.starter else GENTLER
+        rows = None if base.row_rate is None else share * base.row_rate
+        return replace(base, name=origin.name, hub=None, learning_rate=share * base.learning_rate, row_rate=rows)
     known = PRESETS.get(student)
     if known is None:
         if init == "random":

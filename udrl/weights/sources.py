@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -42,7 +43,7 @@ class Weights:
     @property
     def sha256(self) -> str:
         """The SHA-256 of the file; of several, of all of them in the order of their names."""
-        return _sha256(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in self.files))
+        return hash_of(self.files)
 
     def folder(self) -> Path:
         """Return the checkpoint, which transformers loads; of a GGUF file it is made once, and kept.
@@ -101,10 +102,32 @@ def find_here(name: str, *, package: str | None = None, revision: str | None = N
     folder = _snapshot(name, revision, download=False)
     if folder is not None and _is_whole(folder):
         return _in_folder(folder, name, f"the hub's cache ({name} at {folder.name[:12]})")
-    if package is not None and (file := packaged(package)) is not None:
-        version = importlib.metadata.version(package)
-        return Weights(name, f"the package {package} {version} ({file.name})", (file,))
-    return None
+    return None if package is None else _of_package(name, package)
+
+
+def _of_package(name: str, package: str) -> Weights | None:
+    """Return the weights called ``name`` that ``package`` carries, None where it is not installed."""
+    file = packaged(package)
+    if file is None:
+        return None
+    return Weights(name, f"the package {package} {importlib.metadata.version(package)} ({file.name})", (file,))
+
+
+def find_exactly(name: str, sha256: str, *, package: str | None, wanted_by: str) -> Weights:
+    """Return the weights called ``name`` that have this hash: those that `find_here` finds, else the ``package``'s.
+
+    Raises WeightsError where there are none on this machine, or others only, for what ``wanted_by`` says in words.
+    """
+    here = (find_here(name), None if package is None else _of_package(name, package))
+    found = [weights for weights in here if weights is not None]
+    for weights in found:
+        if weights.sha256 == sha256:
+            return weights
+    advice = f"have those with SHA-256 {sha256[:16]} there" if package is None else install_command(package)
+    there = "; ".join(f"{one.source} has {one.sha256[:16]}" for one in found) or "they are not on this machine"
+    raise WeightsError(
+        f"{wanted_by} is made of changes of the weights of {name} with SHA-256 {sha256[:16]}, and {there}: {advice}"
+    )
 
 
 def packaged(package: str) -> Path | None:
@@ -177,6 +200,11 @@ def _snapshot(name: str, revision: str | None, *, download: bool) -> Path | None
             "or download it where the hub is reachable and pass the folder"
         ) from error
     return Path(folder)
+
+
+def hash_of(files: Sequence[Path]) -> str:
+    """Return the SHA-256 of ``files`` one after the other."""
+    return _sha256(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
 
 @cache
