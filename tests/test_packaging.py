@@ -129,6 +129,9 @@ def test_wheel_holds_all_that_a_user_edits_and_nothing_else(wheel: Path) -> None
         for path in (ROOT / kind).rglob("*"):
             if path.suffix in (".yaml", ".jsonl"):
                 assert f"udrl/_shipped/{path.relative_to(ROOT).as_posix()}" in names
+    students = [path for path in (ROOT / "data" / "students").rglob("*") if path.is_file()]
+    assert {f"udrl/_shipped/{path.relative_to(ROOT).as_posix()}" for path in students} <= names
+    assert sum(path.stat().st_size for path in students) <= 8e6
     for path in (ROOT / "udrl").rglob("*"):
         if path.is_file() and "__pycache__" not in path.parts:
             assert path.relative_to(ROOT).as_posix() in names
