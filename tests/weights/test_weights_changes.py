@@ -38,7 +38,7 @@ RANK = 2
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a base, a run whose student was trained on it by LoRA, and its changes as ``starter``."""
     place = tmp_path_factory.mktemp("changes")
-    put(place / "base", "llama tied")
+    put(place / "base", "llama tied", max_position_embeddings=512)
     run = place / "run"
     synth(run, tasks=("text-to-image", "search-query"), num_inputs=60, samples=2, seed=1, rewards=("novelty",))
     train(run, student=str(place / "base"), lora=RANK, freeze=1, **SMALL)
@@ -100,7 +100,7 @@ def test_changes_on_top_of_their_base_are_the_student(made: Path, cache: Path) -
 def test_changes_are_refused_on_other_weights_and_without_any(made: Path, tmp_path: Path) -> None:
     """By the hash of the weights, whatever they are called."""
     mine, told = shutil.copytree(made / "starter", tmp_path / "mine"), {}
-    other = put(tmp_path / "other", "llama tied", rms_norm_eps=1e-3)
+    other = put(tmp_path / "other", "llama tied")
     state = (other / WHOLE).read_bytes()
     (other / WHOLE).write_bytes(state[:-4] + b"\0\0\0\0")
     told = json.loads((mine / "changes.json").read_text())
