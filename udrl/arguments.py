@@ -124,8 +124,8 @@ def check_texts(name: str, values: object) -> None:
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise UsageError(f"{name} must be a list of texts, got {_shown(values)}")
     if isinstance(values, Sequence):  # what is read as it comes is checked as it comes
-        for place, value in enumerate(values):
-            check_text(f"{name}[{place}]", value)
+        for index, value in enumerate(values):
+            check_text(f"{name}[{index}]", value)
 
 
 def check_path(name: str, value: object) -> None:
@@ -140,16 +140,16 @@ def check_paths(name: str, values: object) -> None:
     """Raise UsageError where ``values`` is not several names or paths."""
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise UsageError(f"{name} must be a list, got {_shown(values)}")
-    for place, value in enumerate(values):
-        check_path(f"{name}[{place}]", value)
+    for index, value in enumerate(values):
+        check_path(f"{name}[{index}]", value)
 
 
 def check_commands(name: str, values: object) -> None:
     """Raise UsageError where ``values`` is not several commands."""
     if not isinstance(values, Sequence):
         raise UsageError(f"{name} must be a list of commands, got {_shown(values)}")
-    for place, value in enumerate(values):
-        check_command(f"{name}[{place}]", value)
+    for index, value in enumerate(values):
+        check_command(f"{name}[{index}]", value)
 
 
 def check_seeds(name: str, values: object) -> None:

@@ -75,12 +75,12 @@ def ratio_intervals(
     # Only deviations from the ratio are resampled, so that equal columns give an interval of no width.
     moved = a - np.where(usable, ratio, 0.0) * b
     lo, hi = np.full(columns, np.nan), np.full(columns, np.nan)
-    for present, own in _alike(counts > 0, usable):
-        for start in range(0, len(own), _COLUMNS):
-            part = own[start : start + _COLUMNS]
+    for present, alike in _alike(counts > 0, usable):
+        for start in range(0, len(alike), _COLUMNS):
+            part = alike[start : start + _COLUMNS]
             drawn = _drawn(np.hstack([moved[present][:, part], b[present][:, part]]), resamples, seed)
-            found = drawn[:, : len(part)] / drawn[:, len(part) :]
-            lo[part], hi[part] = _bounds(found)
+            ratios = drawn[:, : len(part)] / drawn[:, len(part) :]
+            lo[part], hi[part] = _bounds(ratios)
     return Intervals(ratio, ratio + lo, ratio + hi, known.sum(axis=0))
 
 
@@ -125,9 +125,9 @@ def length_controlled(
     columns = wins.shape[1]
     lo, hi = np.full(columns, np.nan), np.full(columns, np.nan)
     present = _summed(known.astype(np.float64), clusters) > 0
-    for there, own in _alike(present, usable):
-        for start in range(0, len(own), _COLUMNS // 2):
-            part = own[start : start + _COLUMNS // 2]
+    for there, alike in _alike(present, usable):
+        for start in range(0, len(alike), _COLUMNS // 2):
+            part = alike[start : start + _COLUMNS // 2]
             drawn = _drawn(
                 np.hstack([summed[there][:, k * columns : (k + 1) * columns][:, part] for k in range(5)]),
                 resamples,
@@ -169,9 +169,9 @@ def _summed(values: Floats, clusters: npt.ArrayLike | None) -> Floats:
         raise ValueError(f"{len(values)} rows need as many clusters, got the shape {labels.shape}")
     if not len(values):
         return values
-    _, place = np.unique(labels, return_inverse=True)
-    order = np.argsort(place, kind="stable")
-    starts = np.flatnonzero(np.diff(place[order], prepend=-1))
+    _, cluster_of = np.unique(labels, return_inverse=True)
+    order = np.argsort(cluster_of, kind="stable")
+    starts = np.flatnonzero(np.diff(cluster_of[order], prepend=-1))
     summed: Floats = np.add.reduceat(values[order], starts, axis=0)
     return summed
 
@@ -186,13 +186,13 @@ def _alike(
     patterns: dict[bytes, list[int]] = {}
     for column in np.flatnonzero(few):
         patterns.setdefault(present[:, column].tobytes(), []).append(int(column))
-    for own in patterns.values():
-        yield present[:, own[0]], np.array(own)
+    for alike in patterns.values():
+        yield present[:, alike[0]], np.array(alike)
 
 
-def _bounds(found: Floats) -> tuple[Floats, Floats]:
+def _bounds(resampled: Floats) -> tuple[Floats, Floats]:
     tail = (1 - LEVEL) / 2
-    lo, hi = np.quantile(np.ascontiguousarray(found.T), [tail, 1 - tail], axis=1)
+    lo, hi = np.quantile(np.ascontiguousarray(resampled.T), [tail, 1 - tail], axis=1)
     return lo, hi
 
 

@@ -93,10 +93,11 @@ class Scale:
         different, counts = np.unique(ordered, return_counts=True)
         if 1 < len(different) <= FEW:
             middles = (np.cumsum(counts) - counts / 2) / len(ordered)
-            own = np.clip(bins * middles - 0.5, 0, bins - 1)
-            rungs = np.arange(len(own)) * min(1.0, (bins - 1) / (len(own) - 1))  # the rare ones, too, a bin apart
-            own = np.minimum(np.maximum.accumulate(own - rungs), bins - 1 - rungs[-1]) + rungs
-            return Scale(tuple(map(float, different)), tuple(map(float, own)), quantiles)
+            positions = np.clip(bins * middles - 0.5, 0, bins - 1)
+            # the rare ones, too, a bin apart
+            rungs = np.arange(len(positions)) * min(1.0, (bins - 1) / (len(positions) - 1))
+            positions = np.minimum(np.maximum.accumulate(positions - rungs), bins - 1 - rungs[-1]) + rungs
+            return Scale(tuple(map(float, different)), tuple(map(float, positions)), quantiles)
         count = max(1, min(bins, len(ordered) // min_per_bin))
         merged: dict[float, list[float]] = {}
         for k in range(count):
@@ -117,7 +118,7 @@ class Scale:
 
     def settled(self, position: float) -> float:
         """Return the nearest position that was trained, where the values are discrete; else ``position`` itself."""
-        return min(self.positions, key=lambda own: abs(own - position)) if self.is_discrete else position
+        return min(self.positions, key=lambda trained: abs(trained - position)) if self.is_discrete else position
 
     def position(self, value: float) -> float:
         """Return the position of ``value``, clamped to the lowest and highest centre."""
@@ -165,8 +166,8 @@ class CommandSpace:
                     f"no training episode has a value for '{attribute.name}': score the run with it first (udrl score)"
                 )
             for task in values:
-                own = values[task].get(attribute.name, ())
-                scales[task][attribute.name] = Scale.fit(own if len(own) >= MIN_PER_TASK else pooled, bins)
+                achieved = values[task].get(attribute.name, ())
+                scales[task][attribute.name] = Scale.fit(achieved if len(achieved) >= MIN_PER_TASK else pooled, bins)
         return CommandSpace(base, tuple(sorted(values)), tuple(attributes), scales, bins)
 
     def extended(
@@ -198,16 +199,16 @@ class CommandSpace:
             name = attribute.name
             pooled = [v for of_task in values.values() for v in of_task.get(name, ())] or self._spread(name)
             for task in tasks:
-                own = values.get(task, {}).get(name, ())
-                if name not in scales[task] or (name in refit and len(own) >= MIN_PER_TASK):
-                    scales[task][name] = Scale.fit(own if len(own) >= MIN_PER_TASK else pooled, self.bins)
+                achieved = values.get(task, {}).get(name, ())
+                if name not in scales[task] or (name in refit and len(achieved) >= MIN_PER_TASK):
+                    scales[task][name] = Scale.fit(achieved if len(achieved) >= MIN_PER_TASK else pooled, self.bins)
         return replace(self, tasks=tasks, attributes=every, scales=scales, text=None)
 
     def _spread(self, attribute: str) -> list[float]:
         """Return values spread as those that the bins of all tasks were fitted to."""
         shares = np.linspace(0, 1, self.bins * MIN_PER_BIN)
-        found = [np.interp(shares, _QUANTILES, of_task[attribute].quantiles) for of_task in self.scales.values()]
-        return [float(v) for v in np.concatenate(found)]
+        spread = [np.interp(shares, _QUANTILES, of_task[attribute].quantiles) for of_task in self.scales.values()]
+        return [float(v) for v in np.concatenate(spread)]
 
     # -- rows and ids ------------------------------------------------------------------------------------------------
 

@@ -68,9 +68,9 @@ def load_config(path: Path, *, command: str, keys: Mapping[str, Key], commands: 
             raise TaskError(
                 f"{path}: '{name}' stands beside the sections of commands and is neither run, seed nor a command{hint}"
             )
-    own = _options(sections.get(command, {}), where=f"{path}, section {command}", command=command, keys=keys)
+    for_command = _options(sections.get(command, {}), where=f"{path}, section {command}", command=command, keys=keys)
     shared = {name: value for name, value in common.items() if name in keys}
-    return {**_options(shared, where=str(path), command=command, keys=keys), **own}
+    return {**_options(shared, where=str(path), command=command, keys=keys), **for_command}
 
 
 def _options(data: Mapping[str, Any], *, where: str, command: str, keys: Mapping[str, Key]) -> dict[str, object]:
@@ -114,6 +114,7 @@ def _single(value: object, key: Key, where: str, name: str) -> object:
 def _several(value: object, key: Key, where: str, name: str) -> list[object]:
     if isinstance(value, dict):
         return [
-            f"{item}={_single(held, replace(key, text=True), where, f'{name}.{item}')}" for item, held in value.items()
+            f"{item}={_single(inner, replace(key, text=True), where, f'{name}.{item}')}"
+            for item, inner in value.items()
         ]
     return [_single(item, key, where, name) for item in (value if isinstance(value, list) else [value])]

@@ -75,18 +75,18 @@ def demo(
     from udrl.teacher.synthesis.synth import synth
 
     started = time.monotonic()
-    place = Run(run)
+    run_folder = Run(run)
     announce(f"1/4 synth: the built-in teacher writes {samples} completions each for {num_inputs:,} inputs a task")
-    made = synth(place, teacher=TEACHER, num_inputs=num_inputs, samples=samples, seed=seed)
+    made = synth(run_folder, teacher=TEACHER, num_inputs=num_inputs, samples=samples, seed=seed)
     episodes = sum(made.inputs.values()) * samples
     announce(f"2/4 train: a student from scratch learns to obey commands, {steps:,} steps")
-    _train(place, fresh=made.written > 0, steps=steps, seed=seed)
+    _train(run_folder, fresh=made.written > 0, steps=steps, seed=seed)
     announce("3/4 bench: student, teacher and baselines on held-out inputs")
-    measured = bench(place, suite=SUITE, limit=bench_inputs, seed=seed)
+    measured = bench(run_folder, suite=SUITE, limit=bench_inputs, seed=seed)
     announce("4/4 one input under three commands")
-    student = load(place.path)
+    student = load(run_folder.path)
     return DemoReport(
-        run=place.path,
+        run=run_folder.path,
         report=measured.report,
         episodes=episodes,
         parameters=student.parameters,
@@ -110,18 +110,18 @@ def show(student: Student, *, text: str = INPUT, task: str = TASK, seed: int = 0
     return tuple(one for command in commands for one in answer(student, [text], command, seed=seed, rewards=rewards))
 
 
-def _train(place: Run, *, fresh: bool, steps: int, seed: int) -> None:
+def _train(run: Run, *, fresh: bool, steps: int, seed: int) -> None:
     """Train and calibrate, unless the run has the student of exactly this training and nothing new to learn from."""
     from udrl.student.calibration import Calibration
     from udrl.training.calibrate import recalibrate
     from udrl.training.checkpoint import is_trained
     from udrl.training.train import train
 
-    trained, earlier = is_trained(place), place.facts().train
+    trained, earlier = is_trained(run), run.facts().train
     same = (earlier.student, earlier.steps, earlier.seed) == (STUDENT, steps, seed)
     if fresh or not trained or not same:
-        train(place.path, student=STUDENT, init="random", steps=steps, seed=seed, calibration_inputs=1,
+        train(run.path, student=STUDENT, init="random", steps=steps, seed=seed, calibration_inputs=1,
               restart=fresh)  # fmt: skip
-    calibration = Calibration.load(place.student)
+    calibration = Calibration.load(run.student)
     if calibration is None or calibration.sampling["guidance"] != GUIDANCE:
-        recalibrate(place.path, guidance=GUIDANCE, seed=seed)
+        recalibrate(run.path, guidance=GUIDANCE, seed=seed)

@@ -116,8 +116,8 @@ def _accelerator(_: Path) -> Iterator[Check]:
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         count = torch.cuda.device_count()
-        found = f"{count} x {properties.name}, {properties.total_memory / 1e9:.0f} GB"
-        yield Check("gpu", "ok", found)
+        gpus = f"{count} x {properties.name}, {properties.total_memory / 1e9:.0f} GB"
+        yield Check("gpu", "ok", gpus)
         yield _bf16("cuda")
         return
     if torch.backends.mps.is_available():
@@ -197,14 +197,14 @@ def _encoder(_: Path) -> Iterator[Check]:
 
 def _smollm2(_: Path) -> Iterator[Check]:
     try:
-        found = find_here(SMOLLM2, package=SMOLLM2_PACKAGE)
+        weights = find_here(SMOLLM2, package=SMOLLM2_PACKAGE)
     except WeightsError as error:
         yield Check("smollm2", "limited", "damaged", str(error))
         return
-    if found is not None and (not found.is_gguf or is_installed("gguf")):
-        yield Check("smollm2", "ok", f"from {found.source}")
-    elif found is not None:
-        yield Check("smollm2", "limited", f"{found.source} cannot be read", "pip install 'udrl[gguf]'")
+    if weights is not None and (not weights.is_gguf or is_installed("gguf")):
+        yield Check("smollm2", "ok", f"from {weights.source}")
+    elif weights is not None:
+        yield Check("smollm2", "limited", f"{weights.source} cannot be read", "pip install 'udrl[gguf]'")
     else:
         advice = f"{install_command(SMOLLM2_PACKAGE)} and pip install 'udrl[gguf]', or have it downloaded from the hub"
         yield Check("smollm2", "limited", f"{SMOLLM2} is neither a package nor cached", advice)

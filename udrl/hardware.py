@@ -115,8 +115,8 @@ def _core(cpu: int) -> str:
 
 def onnx_is_worthwhile() -> bool:
     """Say whether ONNX Runtime is here and expected to beat torch in float32: it was measured on x86-64 only."""
-    found = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
-    return found and platform.machine() in ("x86_64", "AMD64")
+    is_here = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
+    return is_here and platform.machine() in ("x86_64", "AMD64")
 
 
 def onnx_runtime() -> Any:

@@ -88,8 +88,8 @@ def push(
     token = os.environ.get(TOKEN, "").strip()
     if not token:
         raise UsageError(f"no token for the hub: make one that may write and set {TOKEN} in the environment")
-    if not accept_licence and (found := limits(run)):
-        name, said = next(iter(found.items()))
+    if not accept_licence and (limiting := limits(run)):
+        name, said = next(iter(limiting.items()))
         raise UsageError(
             f"teacher '{name}' limits what its outputs may be used for ({said.rstrip('.')}): "
             "make sure that sharing them is allowed, then repeat with --accept-licence"

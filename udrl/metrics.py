@@ -102,8 +102,8 @@ def mean_interval(
         raise ValueError("an interval needs at least one value, got none")
     if np.isnan(known).any():
         raise ValueError("an interval needs known values, got NaN: leave unscored items out")
-    found = mean_intervals(known[:, None], clusters, resamples=resamples, seed=seed)
-    return Interval(float(found.mean[0]), float(found.lo[0]), float(found.hi[0]))
+    intervals = mean_intervals(known[:, None], clusters, resamples=resamples, seed=seed)
+    return Interval(float(intervals.mean[0]), float(intervals.lo[0]), float(intervals.hi[0]))
 
 
 def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
@@ -129,6 +129,6 @@ def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 def _ranks(values: Floats) -> Floats:
     """Return ranks from 1; equal values share the mean of theirs."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    _, value_of, counts = np.unique(values, return_inverse=True, return_counts=True)
     ranks: Floats = np.cumsum(counts) - (counts - 1) / 2
-    return ranks[place]
+    return ranks[value_of]

@@ -94,10 +94,10 @@ def _numbers(text: str) -> Iterator[Number]:
     for match in _NUMBER.finditer(text):
         negative = match["sign"] not in (None, "+") or match["inner"] is not None
         power = next((int(_ascii(match[group])) for group in (4, 7, 8) if match[group] is not None), 0)
-        own = [(Fraction(1), match.start(), match.end())] if match["run"] is None else _of_run(match)
-        if match["below"] is not None and own and len(match["below"]) <= LONGEST:
+        parts = [(Fraction(1), match.start(), match.end())] if match["run"] is None else _of_run(match)
+        if match["below"] is not None and parts and len(match["below"]) <= LONGEST:
             below = int(match["below"].replace(",", ""))
-            value, start, end = own.pop()
+            value, start, end = parts.pop()
             if match["whole"] is not None:
                 whole = int(match["whole"])
                 if value < below:
@@ -105,14 +105,14 @@ def _numbers(text: str) -> Iterator[Number]:
                 else:
                     yield Number(Fraction(-whole if negative else whole), False, match.start(), match.end("whole"))
                     negative = False
-            own += [(value / below, start, end)] if below else []
-        for place, (value, start, end) in enumerate(own):
-            last = place == len(own) - 1
+            parts += [(value / below, start, end)] if below else []
+        for index, (value, start, end) in enumerate(parts):
+            last = index == len(parts) - 1
             value = value * Fraction(10) ** power if last else value
             yield Number(
-                -value if negative and place == 0 else value,
+                -value if negative and index == 0 else value,
                 last and match["percent"] is not None,
-                match.start() if place == 0 else start,
+                match.start() if index == 0 else start,
                 match.end() if last else end,
             )
 
@@ -132,14 +132,14 @@ def _of_run(match: re.Match[str]) -> list[tuple[Fraction, int, int]]:
         value = _value(run, listed=match.string[start - 1 : start] in tuple("([{"))
         if value is not None:
             return [(value, start, match.end("run"))]
-    found = []
+    values = []
     parts = run.split(",") if "," in run else _SEPARATOR.split(run)
     for part in parts:
         value = _value(part, listed=True) if len(part) <= LONGEST else None
         if value is not None:
-            found.append((value, start, start + len(part)))
+            values.append((value, start, start + len(part)))
         start += len(part) + 1
-    return found
+    return values
 
 
 def _value(run: str, *, listed: bool) -> Fraction | None:
@@ -175,8 +175,8 @@ def final_number(text: str) -> Number | None:
     """Return the number that ``text`` gives as its answer: the declared one, else its last; None where it has none."""
     declared = _Declared(plain(text))
     for kind in _DECLARED:
-        if found := declared.of(kind):
-            return found[-1][1]
+        if of_kind := declared.of(kind):
+            return of_kind[-1][1]
     return declared.numbers[-1] if declared.numbers else None
 
 
@@ -188,11 +188,11 @@ class _Declared:
         self.numbers = numbers(text)
         self._starts = [number.start for number in self.numbers]
         self._stops = [stop.start() for stop in _STOP.finditer(text)]
-        self._equals = [place for place, character in enumerate(text) if character == "="]
+        self._equals = [index for index, character in enumerate(text) if character == "="]
 
     def of(self, kind: re.Pattern[str]) -> list[tuple[int, Number]]:
         """Return the declarations of one kind: where each begins, and its number."""
-        found = []
+        of_kind = []
         for match in kind.finditer(self._text):
             start = match.end()
             stop = bisect_left(self._stops, start)
@@ -200,7 +200,7 @@ class _Declared:
             if kind is _PHRASE:
                 last = bisect_left(self._equals, end) - 1
                 start = max(start, self._equals[last] + 1) if last >= 0 else start
-            place = bisect_left(self._starts, start)
-            if place < len(self.numbers) and self._starts[place] < end:
-                found.append((match.start(), self.numbers[place]))
-        return found
+            index = bisect_left(self._starts, start)
+            if index < len(self.numbers) and self._starts[index] < end:
+                of_kind.append((match.start(), self.numbers[index]))
+        return of_kind

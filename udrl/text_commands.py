@@ -61,20 +61,20 @@ class TextCommands:
 
     def task_of(self, ids: Sequence[int]) -> str:
         """Return the task of a command that `render` rendered; one task's ids may begin those of another."""
-        found = [task for task, own in self.tasks.items() if tuple(ids[: len(own)]) == own]
-        return max(found, key=lambda task: len(self.tasks[task]))
+        beginning = [task for task, rendered in self.tasks.items() if tuple(ids[: len(rendered)]) == rendered]
+        return max(beginning, key=lambda task: len(self.tasks[task]))
 
     def text(self, task: str, positions: Mapping[str, float | None]) -> str:
         """Return the command as a text, to be put after the input."""
         return " ".join(["", _task(task), *(_level(name, level) for name, level in self._levels(positions)), END])
 
     def _levels(self, positions: Mapping[str, float | None]) -> list[tuple[str, int]]:
-        found = []
+        levels = []
         for name, pieces in self.levels.items():
             position = positions.get(name)
             if position is not None:
-                found.append((name, int(min(max(position, 0.0), len(pieces) - 1.0) + 0.5)))
-        return found
+                levels.append((name, int(min(max(position, 0.0), len(pieces) - 1.0) + 0.5)))
+        return levels
 
     def to_json(self) -> dict[str, Any]:
         """Return the pieces as plain JSON data."""

@@ -106,17 +106,17 @@ class LightTokenizer:
         return text
 
 
-def ends_among(own: int | None, *declared: Any) -> list[int]:
+def ends_among(eos: int | None, *declared: Any) -> list[int]:
     """Return the ids that end an answer; the first is the one that training writes.
 
-    own: the tokenizer's end, which comes first. declared: the ends of a generation config and of a config, an id or a
+    eos: the tokenizer's end, which comes first. declared: the ends of a generation config and of a config, an id or a
     list each, or nothing. A list means that several end (Llama-3-Instruct). One other id alone is a disagreement
     (Qwen), in which the tokenizer is right; it counts where the tokenizer names none.
     """
     lists = [list(one) if isinstance(one, list | tuple) else [one] for one in declared]
     several = [one for ids in lists if len(ids) > 1 for one in ids]
-    alone = [] if several or _is_id(own) else [one for ids in lists for one in ids if _is_id(one)][:1]
-    return [one for one in dict.fromkeys([own, *several, *alone]) if _is_id(one)]
+    alone = [] if several or _is_id(eos) else [one for ids in lists for one in ids if _is_id(one)][:1]
+    return [one for one in dict.fromkeys([eos, *several, *alone]) if _is_id(one)]
 
 
 def _is_id(value: Any) -> TypeGuard[int]:

@@ -95,11 +95,11 @@ def count_words(text: str) -> int:
     return len(WORD.findall(text))
 
 
-def join_words(found: Iterable[str]) -> str:
+def join_words(tokens: Iterable[str]) -> str:
     """Return words as one text: with a space between them, and none between two of a script that has none."""
     parts: list[str] = []
     was_unspaced = True
-    for word in found:
+    for word in tokens:
         is_unspaced = _UNSPACED_START.match(word) is not None
         parts.append(word if not parts or (was_unspaced and is_unspaced) else f" {word}")
         was_unspaced = is_unspaced

@@ -60,7 +60,7 @@ def command(
             engine=engine,
         )
     lines = [
-        f"{task}: " + ", ".join(f"{name} {low:.2f} to {high:.2f}" for name, (low, high) in found.items())
-        for task, found in report.reachable.items()
+        f"{task}: " + ", ".join(f"{name} {low:.2f} to {high:.2f}" for name, (low, high) in reached.items())
+        for task, reached in report.reachable.items()
     ]
     emit(report, as_json=as_json, text="\n".join(["what commands reach:", *lines]))

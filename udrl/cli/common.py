@@ -209,13 +209,13 @@ def hygiene(suites: Sequence[str], no_decontaminate: bool, pii: PiiMode | None) 
 
 def said_of_hygiene(facts: HygieneFacts) -> list[str]:
     """Return lines about what run.json records of it, for people."""
-    found = facts.decontamination
-    if not found.suites:
+    kept_out = facts.decontamination
+    if not kept_out.suites:
         return []
-    by = ", ".join(f"{count:,} by {how}" for how, count in found.counts.items())
+    by = ", ".join(f"{count:,} by {how}" for how, count in kept_out.counts.items())
     return [
-        f"{found.contaminated:,} of {found.inputs:,} inputs are in the benchmark suites "
-        f"{', '.join(found.suites)}{f' ({by})' if by else ''} and are kept out of training"
+        f"{kept_out.contaminated:,} of {kept_out.inputs:,} inputs are in the benchmark suites "
+        f"{', '.join(kept_out.suites)}{f' ({by})' if by else ''} and are kept out of training"
     ]
 
 

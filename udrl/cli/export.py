@@ -51,16 +51,18 @@ def describe(report: ExportReport) -> str:
     """Return what was exported, for people."""
     lines = []
     for one in report.exports:
-        found = one.verification
-        measured = f"{found.same_tokens:.0%} of {found.prompts} greedy completions as torch's"
-        if found.near_ties:
-            measured += f", {found.near_ties} more up to a near tie"
-        if found.relevance is not None and found.spearman is not None:
-            followed = ", ".join(f"{name} followed {b:.3f} ({a:.3f})" for name, (a, b) in found.spearman.items())
-            measured += f", relevance {found.relevance[1]:.3f} (torch {found.relevance[0]:.3f}), {followed}"
+        verification = one.verification
+        measured = f"{verification.same_tokens:.0%} of {verification.prompts} greedy completions as torch's"
+        if verification.near_ties:
+            measured += f", {verification.near_ties} more up to a near tie"
+        if verification.relevance is not None and verification.spearman is not None:
+            followed = ", ".join(f"{name} followed {b:.3f} ({a:.3f})" for name, (a, b) in verification.spearman.items())
+            measured += (
+                f", relevance {verification.relevance[1]:.3f} (torch {verification.relevance[0]:.3f}), {followed}"
+            )
         lines.append(f"{one.name}: {one.bytes / 1e6:.1f} MB in {one.folder}; {measured}")
-        if not found.passed:
+        if not verification.passed:
             kept = "kept for whoever names it" if one.folder.exists() else "not kept"
-            lines.append(f"  {one.name} does not pass and is {kept}: {'; '.join(found.reasons)}")
+            lines.append(f"  {one.name} does not pass and is {kept}: {'; '.join(verification.reasons)}")
     lines.append(f"on CPUs, {report.default} answers from now on (--engine chooses another)")
     return "\n".join(lines)

@@ -258,15 +258,15 @@ def _check_guidable(run: Path) -> None:
     """Raise UsageError where it is known that the student was never trained without a command."""
     from udrl.decoding.guidance import check_guidable
 
-    if (place := _run_of(run)) is not None:
-        check_guidable(place)
+    if (trained := _run_of(run)) is not None:
+        check_guidable(trained)
 
 
 def _run_of(folder: Path) -> Run | None:
     """Return the run that ``folder`` is, or whose student it is."""
     from udrl.data.run import Run
 
-    return next((Run(place) for place in (folder, folder.parent) if (place / "run.json").exists()), None)
+    return next((Run(path) for path in (folder, folder.parent) if (path / "run.json").exists()), None)
 
 
 def _merge(targets: Mapping[str, Target], named: Mapping[str, Target | None]) -> dict[str, Target]:
@@ -296,12 +296,12 @@ def _rewards(run: Path, student: Student) -> dict[str, Score]:
     from udrl.data.known_answers import read_answers
     from udrl.rewards import computable, scored_rewards
 
-    place = _run_of(run)
+    trained = _run_of(run)
     names = dict.fromkeys(("relevance", *(name for name in student.attributes if name != "length")))
     precision = "light" if student.engine == "onnx" else "auto"
-    if place is None:
+    if trained is None:
         return dict(computable(names, precision=precision, answers=read_answers(run)))
-    return dict(scored_rewards(place, names, precision=precision))
+    return dict(scored_rewards(trained, names, precision=precision))
 
 
 def _inputs(words: tuple[str, ...], file: Path | None, field: str | None, run: Path, task: str) -> Iterator[str]:
@@ -323,10 +323,10 @@ def _inputs(words: tuple[str, ...], file: Path | None, field: str | None, run: P
         texts = (line for _, line in text_lines("standard input", sys.stdin.buffer))
     else:
         texts = iter(_held_out(run, task))
-    found = False
+    holds_some = False
     for text in texts:
         if stripped := text.strip():
-            found = True
+            holds_some = True
             shortened, cut = cut_input(stripped)
             if cut:
                 click.echo(
@@ -334,7 +334,7 @@ def _inputs(words: tuple[str, ...], file: Path | None, field: str | None, run: P
                     err=True,
                 )
             yield shortened
-    if not found:
+    if not holds_some:
         raise InputError("there is no input: give TEXT, --input-file, or lines on standard input")
 
 

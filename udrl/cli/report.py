@@ -49,9 +49,9 @@ def command(
     if compare:
         from udrl.eval.pages.comparison import compare_report
 
-        found = compare_report(*compare, output=output)
-        said = "\n".join([*(finding.sentence for finding in found.findings), f"page: {found.page}"])
-        emit(found, as_json=as_json, text=said)
+        comparison = compare_report(*compare, output=output)
+        said = "\n".join([*(finding.sentence for finding in comparison.findings), f"page: {comparison.page}"])
+        emit(comparison, as_json=as_json, text=said)
         return
     if output is not None:
         raise click.UsageError(

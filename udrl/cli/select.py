@@ -113,11 +113,11 @@ def command(
 def describe(report: SelectReport, run: Path) -> str:
     """Return what was chosen, for people."""
     rows = [("task", "kept", "of", "scores kept", "probability a token", "spread of what is kept")]
-    for task, found in report.tasks.items():
-        scores = "-" if found.lowest is None else f"{found.lowest:.3f} to {found.highest:.3f}"
-        learned = " ".join(f"{v:.2f}" for v in found.trajectory) or "-"
-        spread = ", ".join(f"{name} {ratio:.2f}" for name, ratio in found.spread.items()) or "-"
-        rows.append((task, f"{found.kept:,}", f"{found.episodes:,}", scores, learned, spread))
+    for task, chosen in report.tasks.items():
+        scores = "-" if chosen.lowest is None else f"{chosen.lowest:.3f} to {chosen.highest:.3f}"
+        learned = " ".join(f"{v:.2f}" for v in chosen.trajectory) or "-"
+        spread = ", ".join(f"{name} {ratio:.2f}" for name, ratio in chosen.spread.items()) or "-"
+        rows.append((task, f"{chosen.kept:,}", f"{chosen.episodes:,}", scores, learned, spread))
     probe = f"; the probe took {report.probe_steps:,} steps and {report.seconds:,.0f} s" if report.probe_steps else ""
     lines = [f"{report.name}: {report.kept:,} of {report.episodes:,} training episodes are kept{probe}", table(rows)]
     if report.unscored:

@@ -156,14 +156,14 @@ def methods_command(
     methods = methods or METHODS
     for name in methods:
         method_of(name)
-    own = by_method(methods, options)
+    by_name = by_method(methods, options)
     with only_results_on_stdout():
         report = study_methods(
             run,
             methods=methods,
             arms=arms or ARMS,
             measure=Measure(limit, sweep_inputs),
-            options=own,
+            options=by_name,
             rates=_rates(rates),
             **{name: value for name, value in options.items() if name not in OPTIONS},
         )
@@ -171,16 +171,16 @@ def methods_command(
 
 
 def _rates(given: tuple[str, ...]) -> dict[str, float]:
-    found: dict[str, float] = {}
+    rates: dict[str, float] = {}
     for text in given:
         name, _, value = text.partition("=")
         try:
-            found[name] = float(value)
+            rates[name] = float(value)
         except ValueError:
             raise click.UsageError(f"--learning-rate {text}: write METHOD=X, such as grpo=1e-4") from None
-        if not 0 < found[name] < 1:
+        if not 0 < rates[name] < 1:
             raise click.UsageError(f"--learning-rate {text}: a learning rate lies within (0, 1)")
-    return found
+    return rates
 
 
 STEPS = click.option("--steps", metavar="N", type=POSITIVE, default=900, show_default=True, help="Of training, in all.")

@@ -152,7 +152,7 @@ def by_method(methods: Sequence[str], given: Mapping[str, Any]) -> dict[str, dic
     from udrl.errors import UsageError
     from udrl.training.methods import METHODS
 
-    found: dict[str, dict[str, Any]] = {}
+    options: dict[str, dict[str, Any]] = {}
     for option in OPTIONS:
         if given[option] in (None, ()):
             continue
@@ -163,8 +163,8 @@ def by_method(methods: Sequence[str], given: Mapping[str, Any]) -> dict[str, dic
             raise UsageError(f"--{flag} belongs to none of the methods {', '.join(methods)}")
         for name in takers:
             value = given[option] if option != "reward" else _rewards(name, given[option])
-            found.setdefault(name, {})[field] = value
-    return found
+            options.setdefault(name, {})[field] = value
+    return options
 
 
 def method_from(name: str, given: Mapping[str, Any]) -> Method:
