@@ -28,8 +28,8 @@ def packed_attention(qkv: Tensor, heads: int, batch: Batch, *, dropout: float = 
         return mixed.flatten(1)
     exact = qkv.float() if qkv.device.type == "cpu" else qkv  # there, torch is three times slower in bfloat16
     parts = []
-    for group, own in zip(batch.groups, torch.split(exact, [g.size for g in batch.groups]), strict=True):
-        block = padded(own, group).view(group.rows, group.length, -1, size).transpose(1, 2)
+    for group, of_group in zip(batch.groups, torch.split(exact, [g.size for g in batch.groups]), strict=True):
+        block = padded(of_group, group).view(group.rows, group.length, -1, size).transpose(1, 2)
         q, k, v = torch.split(block, [heads, kept, kept], 1)
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout, enable_gqa=heads > kept)
         parts.append(select(out.transpose(1, 2).reshape(group.rows * group.length, heads * size), group.keep))

@@ -36,10 +36,10 @@ class _Losses(torch.autograd.Function):
         changes = hidden.new_empty(len(hidden), len(head)) if learns else None
         for start in range(0, len(hidden), ROWS):
             rows = slice(start, start + ROWS)
-            logs, own = torch.log_softmax(F.linear(hidden[rows], head).float(), -1), labels[rows, None]
-            losses[rows] = -logs.gather(1, own)[:, 0]
+            logs, targets = torch.log_softmax(F.linear(hidden[rows], head).float(), -1), labels[rows, None]
+            losses[rows] = -logs.gather(1, targets)[:, 0]
             if changes is not None:
-                changes[rows] = logs.exp_().scatter_add_(1, own, logs.new_full(own.shape, -1.0))
+                changes[rows] = logs.exp_().scatter_add_(1, targets, logs.new_full(targets.shape, -1.0))
         if changes is not None:
             ctx.save_for_backward(hidden, head, changes)
         return losses

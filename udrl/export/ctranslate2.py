@@ -85,7 +85,7 @@ class CTranslate2:
         if ignore_end:
             options |= {"min_length": max_tokens}
         try:
-            found = self.generator.generate_batch(
+            written = self.generator.generate_batch(
                 [[self.tokens[i] for i in prompt] for prompt in prompts],
                 max_length=max_tokens,
                 include_prompt_in_result=False,
@@ -94,7 +94,7 @@ class CTranslate2:
             )
         except RuntimeError as error:
             raise StudentError(f"CTranslate2 does not complete: {error}") from error
-        return [tuple(one.sequences_ids[0]) for one in found]
+        return [tuple(one.sequences_ids[0]) for one in written]
 
 
 class CTranslate2Answerer:

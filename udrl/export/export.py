@@ -85,22 +85,22 @@ def export(
     if missing:
         raise MissingDependency(f"the export needs {missing}: pip install 'udrl[{format}]'")
 
-    place = Run(run)
-    place.check()
-    with place.writing():
-        student = load_student(place.path, device="cpu", precision="fp32", engine="torch")
-        inputs = _validation_inputs(place, student.tasks)
-        made = [_export(place, student, inputs, format, precision or "int8", seed)]
+    run_folder = Run(run)
+    run_folder.check()
+    with run_folder.writing():
+        student = load_student(run_folder.path, device="cpu", precision="fp32", engine="torch")
+        inputs = _validation_inputs(run_folder, student.tasks)
+        made = [_export(run_folder, student, inputs, format, precision or "int8", seed)]
         if precision is None and not made[0].verification.passed:
-            made.append(_export(place, student, inputs, format, "fp32", seed))
-        report = ExportReport(tuple(made), _default(place.student, asdict(student.sampling)))
+            made.append(_export(run_folder, student, inputs, format, "fp32", seed))
+        report = ExportReport(tuple(made), _default(run_folder.student, asdict(student.sampling)))
         kept = [ExportedFacts(one.name, str(one.folder), one.bytes, asdict(one.verification)) for one in made]
-        place.record(ExportFacts(tuple(kept), seed))
+        run_folder.record(ExportFacts(tuple(kept), seed))
         return report
 
 
 def _export(
-    place: Run, student: Student, inputs: Mapping[str, Sequence[str]], format: Format, precision: Precision, seed: int
+    run: Run, student: Student, inputs: Mapping[str, Sequence[str]], format: Format, precision: Precision, seed: int
 ) -> Exported:
     from udrl.export.gguf import check_gguf
     from udrl.export.parts import exporter_of
@@ -108,7 +108,7 @@ def _export(
 
     assert isinstance(student.computes, TorchEngine)
     model = student.computes.model
-    shape = exporter_of(model, f"the student in {place.student}").cache_shape(model.model.config)
+    shape = exporter_of(model, f"the student in {run.student}").cache_shape(model.model.config)
     if format == "gguf":
         check_gguf(model, student.tokenizer, quantised=precision == "int8")
     facts: dict[str, Any] = {
@@ -119,25 +119,25 @@ def _export(
         "layers": shape.layers,
         "heads": shape.heads,
         "width": shape.heads * shape.size,
-        "sources": describe_sources(place.student),
+        "sources": describe_sources(run.student),
         "versions": {name: version(name) for name in (*PACKAGES[format], "torch")},
     }
     name = f"{format}-{precision}"
     write = {"onnx": _write_onnx, "gguf": _write_gguf, "ctranslate2": _write_ctranslate2}[format]
-    with publishing(place.student, name) as folder:
+    with publishing(run.student, name) as folder:
         sides = write(student, model, folder, facts, seed)
         if precision == "int8":
-            found = verify_obedience(student, sides, inputs, _rewards(place, student), seed=seed)
+            verification = verify_obedience(student, sides, inputs, _rewards(run, student), seed=seed)
         else:
-            found = verify_tokens(student, sides, inputs, seed=seed)
+            verification = verify_tokens(student, sides, inputs, seed=seed)
         write_manifest(
-            folder, **facts, verification={**asdict(found), "seed": seed, "sampling": asdict(student.sampling)}
+            folder, **facts, verification={**asdict(verification), "seed": seed, "sampling": asdict(student.sampling)}
         )
-    final = place.student / FOLDER / name
+    final = run.student / FOLDER / name
     size = sum(file.stat().st_size for file in final.iterdir())
-    if precision == "fp32" and not found.passed:
+    if precision == "fp32" and not verification.passed:
         remove_folder(final)
-    return Exported(name, final, size, found)
+    return Exported(name, final, size, verification)
 
 
 def _write_onnx(
@@ -189,21 +189,21 @@ def _plain(student: Student) -> Student:
 def _default(student: Path, sampling: Mapping[str, Any]) -> str:
     """Return which engine answers on CPUs: what `udrl.student.engines.choice` takes."""
     for name in ("onnx-int8", "onnx-fp32"):
-        found = find_export(student, name)
-        if found and found.verified and found.is_current(student) and found.was_verified_as(sampling):
+        made = find_export(student, name)
+        if made and made.verified and made.is_current(student) and made.was_verified_as(sampling):
             return name
     return "torch"
 
 
-def _validation_inputs(place: Run, tasks: Sequence[str]) -> dict[str, list[str]]:
+def _validation_inputs(run: Run, tasks: Sequence[str]) -> dict[str, list[str]]:
     inputs: dict[str, dict[str, None]] = {task: {} for task in tasks}
-    for episode in read_episodes(place.episodes, splits=("validation",)):
+    for episode in read_episodes(run.episodes, splits=("validation",)):
         if episode.task in inputs:
             inputs[episode.task][episode.input] = None
     return {task: list(texts) for task, texts in inputs.items()}
 
 
-def _rewards(place: Run, student: Student) -> Mapping[str, Score]:
+def _rewards(run: Run, student: Student) -> Mapping[str, Score]:
     """Return relevance and those of the student's other rewards that can be computed, as the run was scored."""
     names = dict.fromkeys(("relevance", *(name for name in student.attributes if name != LENGTH)))
-    return dict(scored_rewards(place, names))
+    return dict(scored_rewards(run, names))

@@ -174,9 +174,9 @@ def achieved(
     values: dict[str, list[float | None]] = {}
     for name, reward in rewards.items():
         known = known_pairs(reward, inputs, completions)
-        own = reward([inputs[row] for row in known], [completions[row] for row in known]) if known else []
+        known_values = reward([inputs[row] for row in known], [completions[row] for row in known]) if known else []
         values[name] = [None] * len(inputs)
-        for row, value in zip(known, own, strict=True):
+        for row, value in zip(known, known_values, strict=True):
             values[name][row] = float(value)
     return {**values, LENGTH: [float(count_words(text)) for text in completions]}
 

@@ -101,9 +101,9 @@ class Calibration:
         if length is None or attribute == LENGTH or not given:
             return curves[0]
         lengths = [c.length for c in given]
-        place = float(np.interp(length, lengths, range(len(given))))
-        low, high = given[int(place)], given[min(int(place) + 1, len(given) - 1)]
-        share = place - int(place)
+        position = float(np.interp(length, lengths, range(len(given))))
+        low, high = given[int(position)], given[min(int(position) + 1, len(given) - 1)]
+        share = position - int(position)
 
         def mix(a: Sequence[float], b: Sequence[float]) -> tuple[float, ...]:
             return tuple(x * (1 - share) + y * share for x, y in zip(a, b, strict=True))

@@ -61,10 +61,10 @@ def embedded(ids: Tensor, embedding: nn.Module, rows: ControlRows, base: int) ->
     if not len(rows.low):  # commands are text
         return embedding(ids)  # type: ignore[no-any-return]
     control = ids >= base
-    found: Tensor = embedding(ids.masked_fill(control, 0))
+    vectors: Tensor = embedding(ids.masked_fill(control, 0))
     raw = rows(ids[control] - base)
     read = with_weight(embedding, raw)(torch.arange(len(raw), device=raw.device))
-    return found.index_put((control,), read.to(found.dtype))
+    return vectors.index_put((control,), read.to(vectors.dtype))
 
 
 class CommandEmbedding(nn.Module):
@@ -105,8 +105,8 @@ class StudentModel(nn.Module):
     @property
     def ends(self) -> list[int]:
         """The ids that end a completion; training writes the first."""
-        found = self.model.config.eos_token_id
-        return list(found) if isinstance(found, list) else [found]
+        ends = self.model.config.eos_token_id
+        return list(ends) if isinstance(ends, list) else [ends]
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return embeddings (..., width) of text and control ids, without positions."""

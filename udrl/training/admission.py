@@ -102,10 +102,10 @@ def _check_kind(folder: Path, source: str) -> None:
     )
     kind = kind_of(said)
     if kind not in CONFIG_MAPPING:
-        own = "is of no kind that transformers knows"
+        why = "is of no kind that transformers knows"
         if said.get("auto_map"):
-            own = "needs code of its own (auto_map in its config.json), which udrl never runs"
-        raise StudentError(f"'{source}' ({kind}) {own}: use another model")
+            why = "needs code of its own (auto_map in its config.json), which udrl never runs"
+        raise StudentError(f"'{source}' ({kind}) {why}: use another model")
     if CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING or said.get("is_encoder_decoder"):
         raise StudentError(
             f"'{source}' ({kind}) is not a causal language model: use one that writes from left to right"
@@ -190,14 +190,14 @@ def check_computation(student: StudentModel, texts: Sequence[Sequence[int]], sou
             answered = _computed(named, lambda: _answering_logits(student, rows))
     finally:
         student.train(was_training)
-    for what, found, wanted in (
+    for what, computed, wanted in (
         ("training", trained, torch.cat(expected)),
         ("answering", answered, torch.stack([logits[-1] for logits in expected])),
     ):
-        if not _close(found, wanted):
+        if not _close(computed, wanted):
             raise StudentError(
                 f"{named} is not supported: {what} computes other logits than transformers does (they "
-                f"differ by {float((found - wanted).abs().max()):.2g}), use another model"
+                f"differ by {float((computed - wanted).abs().max()):.2g}), use another model"
             )
 
 
@@ -214,14 +214,14 @@ def _computed(named: str, compute: Callable[[], Loaded]) -> Loaded:
         ) from error
 
 
-def _close(found: Tensor, wanted: Tensor, share: float = CLOSE) -> bool:
-    return found.shape == wanted.shape and bool((found - wanted).abs().max() <= share * wanted.abs().max())
+def _close(computed: Tensor, wanted: Tensor, share: float = CLOSE) -> bool:
+    return computed.shape == wanted.shape and bool((computed - wanted).abs().max() <= share * wanted.abs().max())
 
 
 def _plain_logits(student: StudentModel, ids: Sequence[int]) -> Tensor:
     """Return what transformers computes behind every id."""
-    found: Tensor = student.model(input_ids=torch.tensor([ids], device=student.rows.weight.device)).logits[0].float()
-    return found
+    logits: Tensor = student.model(input_ids=torch.tensor([ids], device=student.rows.weight.device)).logits[0].float()
+    return logits
 
 
 def _training_logits(student: StudentModel, rows: Sequence[list[int]]) -> Tensor:

@@ -40,13 +40,13 @@ def balanced_order(
         attributes = [
             bins for a in space.attributes if (bins := _bins(members, positions, space, task, a.name))
         ] or [[members]]  # fmt: skip
-        places = np.flatnonzero(drawn == number)
-        chosen = rng.integers(len(attributes), size=len(places))
+        of_number = np.flatnonzero(drawn == number)
+        chosen = rng.integers(len(attributes), size=len(of_number))
         for index, bins in enumerate(attributes):
-            own = places[chosen == index]
-            bin_of = rng.integers(len(bins), size=len(own))
+            slots = of_number[chosen == index]
+            bin_of = rng.integers(len(bins), size=len(slots))
             for k, episodes in enumerate(bins):
-                _fill(order, own[bin_of == k], episodes, rng)
+                _fill(order, slots[bin_of == k], episodes, rng)
     return order
 
 
@@ -58,8 +58,8 @@ def _bins(
     if not len(valued):
         return []
     centres = np.asarray(space.scales[task][attribute].positions)
-    own = np.asarray([positions[i][attribute] for i in valued.tolist()])
-    nearest = np.abs(own[:, None] - centres[None, :]).argmin(1)
+    reached = np.asarray([positions[i][attribute] for i in valued.tolist()])
+    nearest = np.abs(reached[:, None] - centres[None, :]).argmin(1)
     return [valued[nearest == k] for k in np.unique(nearest)]
 
 

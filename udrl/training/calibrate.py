@@ -67,36 +67,41 @@ def recalibrate(
     and UsageError for guidance of a student that does not know the open command; its calibration then stays.
     """
 
-    place = Run(run)
-    with place.writing():
-        student = load_student(place.path, device=device, precision=precision, engine=engine)
+    run_folder = Run(run)
+    with run_folder.writing():
+        student = load_student(run_folder.path, device=device, precision=precision, engine=engine)
         given = {"temperature": temperature, "top_p": top_p, "no_repeat": no_repeat, "guidance": guidance}
         changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         student.sampling = replace(student.sampling, **changed)
         if not student.attributes:
             raise StudentError(
-                f"the student in {place.student} learned no commands (--method sft and the like do not), so there is "
-                "nothing to calibrate: train one with udrl train --method udrl"
+                f"the student in {run_folder.student} learned no commands (--method sft and the like do not), so there "
+                "is nothing to calibrate: train one with udrl train --method udrl"
             )
         if student.sampling.guidance != 1:
-            check_guidable(place)
-        held, facts, answers = _validation_of(place)
+            check_guidable(run_folder)
+        validation, facts, answers = _validation_of(run_folder)
         measured = student.calibration.curves if student.calibration else {}
-        if lost := sorted(measured.keys() - {episode.task for episode in held}):
+        if lost := sorted(measured.keys() - {episode.task for episode in validation}):
             raise StudentError(
                 f"there are no validation episodes of {', '.join(lost)} any more, whose calibration would be lost: "
                 "synthesize them again, or put the run that the student was started from back where it was"
             )
         student.calibration = None
         if not calibrate_on(
-            student, held, place.student, rewards_of(student, encoder, facts, answers), count=inputs, seed=seed
+            student,
+            validation,
+            run_folder.student,
+            rewards_of(student, encoder, facts, answers),
+            count=inputs,
+            seed=seed,
         ):
             raise StudentError(
-                f"{place.episodes} holds no validation episodes to calibrate on: synthesize more inputs "
+                f"{run_folder.episodes} holds no validation episodes to calibrate on: synthesize more inputs "
                 "(udrl synth --num-inputs)"
             )
-        report = _report(place.student)
-        place.record(CalibrateFacts(**{**asdict(report), "folder": str(place.student)}, seed=seed))
+        report = _report(run_folder.student)
+        run_folder.record(CalibrateFacts(**{**asdict(report), "folder": str(run_folder.student)}, seed=seed))
         return report
 
 
@@ -108,32 +113,32 @@ def _report(folder: Path) -> CalibrateReport:
     return CalibrateReport(folder, saved.inputs, saved.sampling, reachable)
 
 
-def _validation_of(place: Run) -> tuple[list[Episode], RunFacts, Answers]:
+def _validation_of(run: Run) -> tuple[list[Episode], RunFacts, Answers]:
     """Return what the training of the run's student calibrated on, as far as it is still there."""
-    trained_from = place.facts().train.origin
+    trained_from = run.facts().train.origin
     try:
         origin = None if trained_from is None else find_origin(trained_from.student)
     except StudentError:
         origin = None
-    return validation_of(place, origin)
+    return validation_of(run, origin)
 
 
 def calibrate_on(
     student: Student,
-    held: Sequence[Episode],
+    validation: Sequence[Episode],
     folder: Path,
     rewards: Mapping[str, Score],
     *,
     count: int,
     seed: int,
 ) -> int:
-    """Sweep commands over ``count`` inputs a task of ``held`` and save the calibration in ``folder``.
+    """Sweep commands over ``count`` inputs a task of ``validation`` and save the calibration in ``folder``.
 
     rewards: see `rewards_of`. Returns how many completions it scored: 0, and nothing is saved, where there are no
     inputs.
     """
 
-    chosen = first_inputs([episode for episode in held if episode.task in student.tasks], count)
+    chosen = first_inputs([episode for episode in validation if episode.task in student.tasks], count)
     if not any(chosen.values()):
         return 0
     cells = sum(len(texts) * student.space.bins * (1 + 4 * len(rewards)) for texts in chosen.values())
@@ -146,10 +151,10 @@ def calibrate_on(
     return cells
 
 
-def first_inputs(held: Sequence[Episode], count: int) -> dict[str, list[str]]:
+def first_inputs(episodes: Sequence[Episode], count: int) -> dict[str, list[str]]:
     """Return the first ``count`` different inputs of each task."""
     inputs: dict[str, dict[str, None]] = defaultdict(dict)
-    for episode in held:
+    for episode in episodes:
         inputs[episode.task][episode.input] = None
     return {task: list(texts)[:count] for task, texts in inputs.items()}
 

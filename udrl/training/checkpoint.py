@@ -26,8 +26,8 @@ def request_of(run: Run, origin: Origin | None, arguments: Mapping[str, object])
 
     Not those of the run's own student: the call puts another in its place, and is still the same when it is repeated.
     """
-    own = origin is not None and origin.folder.resolve() == run.student.resolve()
-    digest = hashlib.blake2b(repr((sorted(arguments.items()), origin and not own and origin.weights)).encode())
+    from_itself = origin is not None and origin.folder.resolve() == run.student.resolve()
+    digest = hashlib.blake2b(repr((sorted(arguments.items()), origin and not from_itself and origin.weights)).encode())
     for file in sorted(standing(run.episodes).glob("*.parquet")):
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
@@ -69,8 +69,8 @@ def begun(partial: Path, mark: str) -> None:
     atomic_write(partial / FINGERPRINT, mark)
 
 
-def _is(place: Path, mark: str) -> bool:
-    file = place / FINGERPRINT
+def _is(folder: Path, mark: str) -> bool:
+    file = folder / FINGERPRINT
     return file.exists() and file.read_text() == mark
 
 

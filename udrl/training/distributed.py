@@ -29,10 +29,10 @@ def own_device(device: torch.device, rank: Rank) -> torch.device:
     """Return this process's own GPU where ``device`` is a GPU; StudentError where the machine has too few."""
     if device.type != "cuda" or rank.count == 1:
         return device
-    found = torch.cuda.device_count()
-    if rank.local >= found:
+    count = torch.cuda.device_count()
+    if rank.local >= count:
         raise StudentError(
-            f"process {rank.local + 1} of this machine has no GPU, there are {found}: start as many processes a "
+            f"process {rank.local + 1} of this machine has no GPU, there are {count}: start as many processes a "
             "machine as it has GPUs (--nproc-per-node), or use --device cpu"
         )
     torch.cuda.set_device(rank.local)
@@ -122,24 +122,24 @@ class Replica:
             return
         to = dict(self.student.named_parameters())
         for name, parameter in self.inner.named_parameters():
-            found = cast(dist.tensor.DTensor, parameter).full_tensor()
+            whole = cast(dist.tensor.DTensor, parameter).full_tensor()
             if self.rank.first:
-                to[name].copy_(found)
+                to[name].copy_(whole)
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Return the optimiser's state as a single process would have it. All processes must call it."""
-        found = optimizer.state_dict()
+        state_dict = optimizer.state_dict()
         if self.sharded:
-            found["state"] = {
-                key: {n: self._full(t) for n, t in state.items()} for key, state in found["state"].items()
+            state_dict["state"] = {
+                key: {n: self._full(t) for n, t in state.items()} for key, state in state_dict["state"].items()
             }
-        return found
+        return state_dict
 
     def _full(self, value: Any) -> Any:
         if not isinstance(value, dist.tensor.DTensor):
             return value
-        found = value.full_tensor()  # all take part, one keeps it
-        return found.cpu() if self.rank.first else None
+        whole = value.full_tensor()  # all take part, one keeps it
+        return whole.cpu() if self.rank.first else None
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
         """Take up what `optimizer_state` returned, in however many processes that was."""

@@ -63,11 +63,11 @@ def make_examples(
     end = tokenizer.eos_token_id
     kept: list[tuple[str, list[int], list[int], dict[str, float], float]] = []
     cut = 0
-    for place, (episode, text, written) in enumerate(zip(episodes, inputs, completions, strict=True)):
+    for index, (episode, text, written) in enumerate(zip(episodes, inputs, completions, strict=True)):
         room = context - space.prompt_size - len(written)
         if room > 0 and written:
             positions = space.positions(episode.task, achieved(episode)) if commanded else {}
-            weight = 1.0 if weights is None else weights[place]
+            weight = 1.0 if weights is None else weights[index]
             kept.append((episode.task, text[:room], [*written, end], positions, weight))
             cut += len(text) > room
     return Examples(
@@ -82,10 +82,10 @@ def make_examples(
 
 def fitting(episodes: Sequence[Episode], tokenizer: Any, room: int) -> list[Episode]:
     """Return those whose completion has fewer than ``room`` tokens. None has more than its text has bytes."""
-    long = [place for place, one in enumerate(episodes) if len(one.completion.encode()) >= room]
-    written = encode(tokenizer, [episodes[place].completion for place in long]) if long else []
-    out = {place for place, ids in zip(long, written, strict=True) if len(ids) >= room}
-    return [one for place, one in enumerate(episodes) if place not in out]
+    long = [index for index, one in enumerate(episodes) if len(one.completion.encode()) >= room]
+    written = encode(tokenizer, [episodes[index].completion for index in long]) if long else []
+    out = {index for index, ids in zip(long, written, strict=True) if len(ids) >= room}
+    return [one for index, one in enumerate(episodes) if index not in out]
 
 
 def warn_of_long(examples: Examples, episodes: int, context: int) -> None:

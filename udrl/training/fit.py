@@ -63,7 +63,7 @@ def trial_of(prepared: Prepared) -> Trial:
         ends=learner.model.ends,
     )
     inputs = options.signs_inputs or options.calibration_inputs
-    measured = bool(material.held and learner.space.attributes and inputs)
+    measured = bool(material.validation_episodes and learner.space.attributes and inputs)
     rewards = rewards_of(student, options.encoder, material.facts, material.answers) if measured else {}
     return Trial(student, rewards, measured)
 
@@ -100,7 +100,7 @@ def fit(prepared: Prepared, trial: Trial, meter: Meter, group: Rank) -> Fitted:
         else:
             signs = None
             if trial.measured and options.signs_inputs:
-                watched = first_inputs(prepared.material.held, options.signs_inputs)
+                watched = first_inputs(prepared.material.validation_episodes, options.signs_inputs)
                 signs = signs_of(trial.student, watched, trial.rewards, seed=options.seed)
             validations = _loop(prepared, meter, group, log=log, signs=signs)
     finally:

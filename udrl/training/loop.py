@@ -226,9 +226,9 @@ def _validation(
     if not group.first:
         return Validation(step, math.nan, math.nan)  # the first one's comes in its place
     chunk = min(64, 2 * options.micro_batch)  # without gradients, twice as much fits
-    found = validate(student, examples, step, dtype=dtype, seed=options.seed, chunk=chunk)
-    commanded = {"loss_gap": found.gap} if any(examples.positions) else {}
-    figures = {"validation_loss": found.loss, **commanded}
+    validation = validate(student, examples, step, dtype=dtype, seed=options.seed, chunk=chunk)
+    commanded = {"loss_gap": validation.gap} if any(examples.positions) else {}
+    figures = {"validation_loss": validation.loss, **commanded}
     if signs is not None and spent.allows():
         begun = time.perf_counter()
         student.eval()
@@ -238,7 +238,7 @@ def _validation(
         figures["signs_seconds"] = spent.last
     if log is not None:
         log(step - 1, figures)
-    return found
+    return validation
 
 
 def switch_checkpointing(model: Any, to: Literal["enable", "disable"]) -> None:
@@ -296,8 +296,8 @@ def load_state(file: Path | None, fingerprint: str) -> dict[str, Any] | None:
     """Return the state to continue from, None where there is none."""
     if file is None or not file.exists():
         return None
-    found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    return found if found["fingerprint"] == fingerprint else None
+    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    return state if state["fingerprint"] == fingerprint else None
 
 
 def _best_loss(file: Path, fingerprint: str) -> float:

@@ -18,11 +18,11 @@ from udrl.training.selection.impact import selected
 
 @dataclass(frozen=True)
 class Material:
-    """What there is to learn from. held: the validation episodes; replayed: how many of the origin's are among the
+    """What there is to learn from. replayed: how many of the origin's are among the
     pool's; facts, answers: the run's, joined with the origin's."""
 
     pool: Pool
-    held: list[Episode]
+    validation_episodes: list[Episode]
     replayed: int
     facts: RunFacts
     answers: Answers
@@ -39,20 +39,20 @@ def gather(
     if not every:
         raise StudentError(f"{run.episodes} holds no training episodes that were kept: run udrl synth first")
     episodes = every if selection is None else selected(run, selection, every)
-    held, facts, answers = validation_of(run, origin)
+    held_out, facts, answers = validation_of(run, origin)
     again = 0
     if origin is not None:
         joined, again = with_replay(origin, every, share=replay, seed=seed)  # what was not selected is not replayed
         episodes = episodes + joined[len(every) :]
-    validation = held if isinstance(method, Udrl) else without_derived(held)
+    validation = held_out if isinstance(method, Udrl) else without_derived(held_out)
     return Material(pool_of(method, episodes), validation, again, facts, answers)
 
 
 def validation_of(run: Run, origin: Origin | None) -> tuple[list[Episode], RunFacts, Answers]:
     """Return the validation episodes, facts and answers of the run, joined with those of the origin's run."""
-    held, facts, answers = read_episodes(run.episodes, splits=("validation",)), run.facts(), read_answers(run.path)
+    episodes, facts, answers = read_episodes(run.episodes, splits=("validation",)), run.facts(), read_answers(run.path)
     if origin is None:
-        return held, facts, answers
+        return episodes, facts, answers
     before = read_answers(origin.run.path) if origin.run else {}
-    again = replayed(origin, held, share=1.0, split="validation", seed=0)
-    return held + again, joined_facts(facts, origin), {**before, **answers}
+    again = replayed(origin, episodes, share=1.0, split="validation", seed=0)
+    return episodes + again, joined_facts(facts, origin), {**before, **answers}

@@ -129,12 +129,12 @@ def _spent(file: Path) -> dict[int, tuple[float, float]]:
     """Return tokens and seconds of each step that an interrupted training wrote down."""
     if not file.exists():
         return {}
-    found = {}
+    spent = {}
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
             step = json.loads(line)
         except ValueError:  # torn by the interruption
             continue
         if "loss" in step:
-            found[int(step["step"])] = (float(step["tokens"]), float(step["seconds"]))
-    return found
+            spent[int(step["step"])] = (float(step["tokens"]), float(step["seconds"]))
+    return spent

@@ -75,11 +75,12 @@ def find_origin(source: Path | str) -> Origin:
     )
 
 
-def replayed(origin: Origin, own: Sequence[Episode], *, share: float, split: Split, seed: int) -> list[Episode]:
-    """Return a share of the origin's kept episodes of ``split`` that are not among ``own``, those of tasks it knows."""
+def replayed(origin: Origin, episodes: Sequence[Episode], *, share: float, split: Split, seed: int) -> list[Episode]:
+    """Return a share of the origin's kept episodes of ``split`` that are not among ``episodes``, those of tasks it
+    knows."""
     if origin.run is None or not has_episodes(origin.run.episodes):
         return []
-    there = {episode.episode_id for episode in own}
+    there = {episode.episode_id for episode in episodes}
     return [
         episode
         for episode in read_episodes(origin.run.episodes, splits=(split,))
@@ -105,12 +106,12 @@ def with_replay(origin: Origin, episodes: list[Episode], *, share: float, seed: 
     return episodes + again, len(again)
 
 
-def joined_facts(own: RunFacts, origin: Origin) -> RunFacts:
+def joined_facts(facts: RunFacts, origin: Origin) -> RunFacts:
     """Return the facts of a run together with those of its origin's: rewards, encoder and teachers of both.
 
     Raises UsageError where relevance was computed with different encoders: the two would not be one attribute.
     """
-    earlier, encoder = origin.facts, own.score.encoder
+    earlier, encoder = origin.facts, facts.score.encoder
     before = earlier.score.encoder
     if encoder is not None and before is not None and encoder.name != before.name:
         weights = (before.revision, encoder.revision)
@@ -119,9 +120,9 @@ def joined_facts(own: RunFacts, origin: Origin) -> RunFacts:
                 f"the student in {origin.folder} learned relevance by the encoder {before.name}, and this run was "
                 f"scored with {encoder.name}: score it again with udrl score --encoder {before.name}"
             )
-    rewards = {reward.name: reward for reward in (*earlier.score.rewards, *own.score.rewards)}
+    rewards = {reward.name: reward for reward in (*earlier.score.rewards, *facts.score.rewards)}
     return replace(
-        own,
-        score=replace(own.score, rewards=tuple(rewards.values()), encoder=encoder or before),
-        synth=replace(own.synth, teachers={**earlier.synth.teachers, **own.synth.teachers}),
+        facts,
+        score=replace(facts.score, rewards=tuple(rewards.values()), encoder=encoder or before),
+        synth=replace(facts.synth, teachers={**earlier.synth.teachers, **facts.synth.teachers}),
     )

@@ -90,15 +90,16 @@ def prepare(run: Run, recipe: Recipe, group: Rank) -> Prepared:
     if options.freeze:
         freeze(learner.model, options.freeze)
     learner.model.to(device)
-    held = [one for one in material.held if one.task in learner.space.tasks]  # others have nothing that is trained on
+    # of other tasks there is nothing that is trained on
+    validation = [one for one in material.validation_episodes if one.task in learner.space.tasks]
     return Prepared(
         run=run,
         recipe=recipe,
-        material=replace(material, held=held),
+        material=replace(material, validation_episodes=validation),
         plan=plan,
         learner=learner,
         examples=learner.examples(pool.episodes, pool.weights),
-        validation=learner.examples(held),
+        validation=learner.examples(validation),
         dtype=dtype,
         fingerprint=mark,
     )

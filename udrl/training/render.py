@@ -55,16 +55,16 @@ def render(run: Path | str = "runs/default", *, output: Path | str, splits: tupl
     The tokenizer and command space are those of the run's student, which must have been trained (one step does).
     Raises StudentError where there is none.
     """
-    place = Run(run)
-    place.check()
-    if not place.student.is_dir():
+    run_folder = Run(run)
+    run_folder.check()
+    if not run_folder.student.is_dir():
         raise StudentError(
-            f"{place.path} has no student, whose tokenizer and bins rendering needs: "
-            f"run udrl train --run {place.path} first"
+            f"{run_folder.path} has no student, whose tokenizer and bins rendering needs: "
+            f"run udrl train --run {run_folder.path} first"
         )
-    space = CommandSpace.load(place.student)
-    tokenizer = student_tokenizer(place.student)
-    kept = read_episodes(place.episodes, splits=splits)
+    space = CommandSpace.load(run_folder.student)
+    tokenizer = student_tokenizer(run_folder.student)
+    kept = read_episodes(run_folder.episodes, splits=splits)
     episodes = [episode for episode in kept if episode.task in space.tasks]
     if unknown := sorted({episode.task for episode in kept} - set(space.tasks)):
         warnings.warn(f"the student does not know {', '.join(unknown)}: those episodes are left out", stacklevel=2)

@@ -89,15 +89,15 @@ def prefer(run: Path | str, options: PreferOptions) -> PreferReport:
         raise MissingDependency("a reward model is trained by TRL, which is not here: pip install 'udrl[study]'")
     from udrl.architecture import architecture_of
 
-    started, place, origin = time.monotonic(), Run(run), find_origin(options.start_from)
-    folder, method = place.path / FOLDER, Dpo(reward=options.by, gap=options.gap)
-    with place.writing():
-        asked = request_of(place, origin, vars(options))
-        if (finished := place.finished(folder, asked)) is not None:
-            place.done(folder)
+    started, run_folder, origin = time.monotonic(), Run(run), find_origin(options.start_from)
+    folder, method = run_folder.path / FOLDER, Dpo(reward=options.by, gap=options.gap)
+    with run_folder.writing():
+        asked = request_of(run_folder, origin, vars(options))
+        if (finished := run_folder.finished(folder, asked)) is not None:
+            run_folder.done(folder)
             accuracy = finished["accuracy"] and (*finished["accuracy"],)
             return PreferReport(**{**finished, "folder": folder, "accuracy": accuracy})
-        pairs, unseen = (_pairs(place, split, method) for split in ("train", "validation"))
+        pairs, unseen = (_pairs(run_folder, split, method) for split in ("train", "validation"))
         if not pairs:
             raise StudentError(
                 f"no input has two completions whose '{method.reward}' is {method.gap:g} of its task's range apart: "
@@ -124,8 +124,8 @@ def prefer(run: Path | str, options: PreferOptions) -> PreferReport:
             learning_rate=rate,
             origin=origin.record(),
         )
-        place.publish(folder, kept, asked=asked, report=told)
-        place.done(folder)
+        run_folder.publish(folder, kept, asked=asked, report=told)
+        run_folder.done(folder)
         return report
 
 
@@ -155,8 +155,8 @@ def _accuracy(
     return right.mean, right.lo, right.hi
 
 
-def _pairs(place: Run, split: Any, method: Dpo) -> list[Pair]:
-    episodes = without_derived(read_episodes(place.episodes, splits=(split,)))
+def _pairs(run: Run, split: Any, method: Dpo) -> list[Pair]:
+    episodes = without_derived(read_episodes(run.episodes, splits=(split,)))
     scored = [episode for episode in episodes if episode.returns.get(method.reward) is not None]
     return pairs_of(scored, method) if scored else []
 

@@ -45,7 +45,11 @@ def measure_signs(
     ends = sweep_positions(student.space)
     levels = np.linspace(min(ends), max(ends), LEVELS).tolist()
     swept = [name for name in student.attributes if name == LENGTH or name in rewards]
-    known = {(task, name): known_inputs(rewards.get(name), own) for task, own in inputs.items() for name in swept}
+    known = {
+        (task, name): known_inputs(rewards.get(name), texts_of_task)
+        for task, texts_of_task in inputs.items()
+        for name in swept
+    }
     cells = [
         (task, name, level) for task in student.tasks for name in swept for level in levels if known.get((task, name))
     ]

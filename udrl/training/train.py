@@ -46,15 +46,15 @@ def train(run: Path | str, options: TrainOptions) -> TrainReport:
     StudentError or UsageError for what cannot be trained; the student of an earlier training stays until the new one is
     finished.
     """
-    started, place = time.monotonic(), Run(run)
+    started, run_folder = time.monotonic(), Run(run)
     recipe = recipe_of(options)
-    with joined() as group, place.writing() if group.first else nullcontext():
+    with joined() as group, run_folder.writing() if group.first else nullcontext():
         recipe = recipe.settled(group)
-        asked = request_of(place, recipe.origin, options.decisive)
-        report = finished(place, asked, group, restart=options.restart)
+        asked = request_of(run_folder, recipe.origin, options.decisive)
+        report = finished(run_folder, asked, group, restart=options.restart)
         if report is not None:
             return report
-        prepared = prepare(place, recipe, group)
+        prepared = prepare(run_folder, recipe, group)
         gpu, folder = prepared.device.type == "cuda", prepared.folder if group.first else None
         meter = Meter(recipe.limits, folder, started=started, group=group, gpu=gpu)
         if group.first:
@@ -86,11 +86,11 @@ def finished(run: Run, asked: str, group: Rank, *, restart: bool) -> TrainReport
 
 def calibrate(prepared: Prepared, trial: Trial) -> int:
     """Measure what the trained student achieves under which command; return how many completions were scored."""
-    options, held = prepared.recipe.options, prepared.material.held
+    options, validation = prepared.recipe.options, prepared.material.validation_episodes
     if not options.calibration_inputs:
         return 0
     return calibrate_on(
-        trial.student, held, prepared.folder, trial.rewards, count=options.calibration_inputs, seed=options.seed
+        trial.student, validation, prepared.folder, trial.rewards, count=options.calibration_inputs, seed=options.seed
     )
 
 

@@ -53,16 +53,16 @@ def losses_of(
     student.eval()
     sizes = [len(i) + len(c) for i, c in zip(examples.inputs, examples.completions, strict=True)]
     order = np.argsort(sizes, kind="stable")
-    found = np.empty(len(examples))
+    means = np.empty(len(examples))
     device = student.rows.weight.device
     for start in range(0, len(order), chunk):
         rows = order[start : start + chunk]
         batch = batch_of(examples, rows.tolist(), student.space).to(device)
         losses = student.losses(batch, dtype=dtype).double().cpu().numpy()
         sequence = batch.sequence.cpu().numpy()
-        found[rows] = np.bincount(sequence, losses) / np.bincount(sequence)
+        means[rows] = np.bincount(sequence, losses) / np.bincount(sequence)
     student.train(was_training)
-    return found
+    return means
 
 
 @torch.no_grad()

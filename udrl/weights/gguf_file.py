@@ -64,15 +64,15 @@ class _Cursor:
     """Reads one value behind the other; raises WeightsError where the file ends before they do."""
 
     def __init__(self, data: mmap.mmap, name: str) -> None:
-        self.data, self.name, self.place, self.part = data, name, 0, "header"
+        self.data, self.name, self.offset, self.part = data, name, 0, "header"
 
     def take(self, count: int) -> bytes:
         """Return the next ``count`` bytes."""
-        if self.place + count > len(self.data):
+        if self.offset + count > len(self.data):
             raise cut_short(self.name, f"in its {self.part}", len(self.data))
-        found = self.data[self.place : self.place + count]
-        self.place += count
-        return found
+        taken = self.data[self.offset : self.offset + count]
+        self.offset += count
+        return taken
 
     def numbers(self, form: str) -> tuple[Any, ...]:
         """Return the next numbers, of the form of `struct`."""
@@ -133,17 +133,17 @@ def read_head(file: Path, name: str) -> Head:
         cursor.part = "metadata"
         values, spans = {}, {}
         for _ in range(facts):
-            start = cursor.place
+            start = cursor.offset
             key = cursor.text()
             values[key] = cursor.value(cursor.numbers("I")[0])
-            spans[key] = (start, cursor.place)
-        table = cursor.place
+            spans[key] = (start, cursor.offset)
+        table = cursor.offset
         cursor.part = "list of tensors"
         listed = [_tensor_head(cursor) for _ in range(tensors)]
         alignment = values.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment < 1:
             raise damaged_head(name, f"the alignment {alignment!r}")
-        return Head(values, spans, listed, (table, cursor.place), -(-cursor.place // alignment) * alignment, size)
+        return Head(values, spans, listed, (table, cursor.offset), -(-cursor.offset // alignment) * alignment, size)
 
 
 def _tensor_head(cursor: _Cursor) -> TensorHead:

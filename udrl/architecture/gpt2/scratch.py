@@ -72,10 +72,10 @@ def _write_induction(model: Any) -> None:
     # the residual stream is divided: token content | position | content of the last token | of the one before
     frequencies = min(16, size // 2)
     near, far = size - size // 3, size // 3
-    place = slice(width - size - 2 * frequencies, width - size)
+    position = slice(width - size - 2 * frequencies, width - size)
     before, earlier = slice(width - size, width - far), slice(width - far, width)
-    token = slice(0, place.start)
-    content = place.start
+    token = slice(0, position.start)
+    content = position.start
 
     for block in model.transformer.h:  # blocks start as the identity, so that nothing drowns the written heads
         block.attn.c_proj.weight.zero_()
@@ -87,20 +87,20 @@ def _write_induction(model: Any) -> None:
     steps = torch.arange(config.n_positions)[:, None] * angles[None, :]
     amplitude = std * math.sqrt(content / frequencies) * 0.7  # positions weigh about 0.7 of the content
     wpe.zero_()
-    wpe[:, place] = torch.cat([torch.cos(steps), torch.sin(steps)], 1) * amplitude
+    wpe[:, position] = torch.cat([torch.cos(steps), torch.sin(steps)], 1) * amplitude
 
     # a layer norm scales the stream so that its squared norm is `width`; the shares of its parts follow
     total = content * std**2 + frequencies * amplitude**2
-    unit_place = math.sqrt(width * frequencies * amplitude**2 / total)
+    unit_position = math.sqrt(width * frequencies * amplitude**2 / total)
     unit_token = math.sqrt(width * content * std**2 / total)
     strength = std * math.sqrt(content) / unit_token  # gives a written part the norm of a token's content
 
     first = model.transformer.h[0].attn
     gather = torch.randn(content, size, generator=generator) / math.sqrt(content)
-    sharp = math.sqrt(PREVIOUS * math.sqrt(size)) / unit_place
+    sharp = math.sqrt(PREVIOUS * math.sqrt(size)) / unit_position
     for head, (part, back) in enumerate(((before, 1), (earlier, 2))):
-        _head(first, "q", head, size, width)[place, : 2 * frequencies] = _turned(back, angles) * sharp
-        _head(first, "k", head, size, width)[place, : 2 * frequencies] = torch.eye(2 * frequencies) * sharp
+        _head(first, "q", head, size, width)[position, : 2 * frequencies] = _turned(back, angles) * sharp
+        _head(first, "k", head, size, width)[position, : 2 * frequencies] = torch.eye(2 * frequencies) * sharp
         count = part.stop - part.start
         _head(first, "v", head, size, width)[token, :count] = gather[:, :count]
         rows = slice(head * size, head * size + count)

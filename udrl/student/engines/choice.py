@@ -36,9 +36,9 @@ def load_engine(
     if engine.startswith("onnx"):
         return OnnxEngine(_named(folder, engine, device, precision), space)
     if engine == "auto" and precision == "auto" and choose_device(device) == "cpu":
-        found = _best(folder, sampling)
-        if found is not None:
-            return OnnxEngine(found, space)
+        export = _best(folder, sampling)
+        if export is not None:
+            return OnnxEngine(export, space)
     from udrl.student.engines.pytorch import TorchEngine
     from udrl.student.network import load_model
 
@@ -49,35 +49,35 @@ def load_engine(
 def _named(folder: Path, engine: str, device: str, precision: str) -> Export:
     if device not in ("auto", "cpu") or precision not in ("auto", engine.removeprefix("onnx-")):
         raise UsageError(f"engine {engine} computes on the CPU in its own precision: leave device and precision out")
-    found = find_export(folder, engine)
-    if found is None:
+    export = find_export(folder, engine)
+    if export is None:
         raise StudentError(f"{folder} has no export {engine}: make one with udrl export --format onnx")
-    if not found.is_current(folder):
-        raise StudentError(f"{found.folder} was exported from other weights: run udrl export again")
+    if not export.is_current(folder):
+        raise StudentError(f"{export.folder} was exported from other weights: run udrl export again")
     if missing := missing_packages():
         raise MissingDependency(f"engine {engine} needs {missing}: pip install 'udrl[onnx]'")
-    return found
+    return export
 
 
 def _best(folder: Path, sampling: Mapping[str, Any]) -> Export | None:
     """Return the fastest verified export, or None; one that cannot be used is told in a warning."""
     for name in ("onnx-int8", "onnx-fp32"):
-        found = find_export(folder, name)
-        if found is None or not found.verified:
+        export = find_export(folder, name)
+        if export is None or not export.verified:
             continue
-        if not found.is_current(folder):
+        if not export.is_current(folder):
             warnings.warn(
-                f"{found.folder} was exported from other weights and is not used: run udrl export again", stacklevel=5
+                f"{export.folder} was exported from other weights and is not used: run udrl export again", stacklevel=5
             )
-        elif not found.was_verified_as(sampling):
+        elif not export.was_verified_as(sampling):
             warnings.warn(
-                f"{found.folder} was verified with another sampling and is not used: run udrl export again",
+                f"{export.folder} was verified with another sampling and is not used: run udrl export again",
                 stacklevel=5,
             )
         elif missing := missing_packages():
             warnings.warn(
-                f"{found.folder} is not used, since {missing} is not installed: pip install 'udrl[onnx]'", stacklevel=5
+                f"{export.folder} is not used, since {missing} is not installed: pip install 'udrl[onnx]'", stacklevel=5
             )
         else:
-            return found
+            return export
     return None

@@ -78,8 +78,8 @@ class _Session:
         cache = np.zeros((layers, two, len(self.lengths), heads, places, size), dtype=np.float32)
         first = 0
         for part in parts:
-            held = part[..., :places, :]
-            cache[:, :, first : first + part.shape[2], :, : held.shape[4]] = held
+            filled = part[..., :places, :]
+            cache[:, :, first : first + part.shape[2], :, : filled.shape[4]] = filled
             first += part.shape[2]
         self._bind(cache)
 
@@ -89,9 +89,9 @@ class _Session:
         self.binding = self.engine.runs.get().io_binding()
         for index in range(self.engine.layers):
             for part, values in zip("kv", cache[index], strict=True):
-                place = ("cpu", 0, np.float32, list(values.shape), values.ctypes.data)
-                self.binding.bind_input(f"past.{index}.{part}", *place)
-                self.binding.bind_output(f"present.{index}.{part}", *place)
+                memory = ("cpu", 0, np.float32, list(values.shape), values.ctypes.data)
+                self.binding.bind_input(f"past.{index}.{part}", *memory)
+                self.binding.bind_output(f"present.{index}.{part}", *memory)
 
     def run(self, ids: Array, positions: Array, *, last: Array) -> Array:
         """Read ids (B, L), which the rows' ``lengths`` count already; return logits (B, text ids) of the last ones."""
@@ -105,8 +105,8 @@ class _Session:
         }
         for name, value in values.items():
             self.binding.bind_cpu_input(name, value)
-        place = ("cpu", 0, np.float32, list(logits.shape), logits.ctypes.data)
-        self.binding.bind_output("logits", *place)
+        memory = ("cpu", 0, np.float32, list(logits.shape), logits.ctypes.data)
+        self.binding.bind_output("logits", *memory)
         self.engine.runs.get().run_with_iobinding(self.binding)
         return logits
 

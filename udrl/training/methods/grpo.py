@@ -91,23 +91,23 @@ class Rollout:
         flat = sum(group.flat for group in groups) / len(groups)
         if self.method.dynamic_sampling:
             for _ in range(REDRAWS):
-                places = [place for place, group in enumerate(groups) if group.flat]
+                flat_ones = [index for index, group in enumerate(groups) if group.flat]
                 if self.limit is not None:
-                    places = places[: max(0, self.limit - self.watch.scored) // self.method.group_size]
-                if not places:
+                    flat_ones = flat_ones[: max(0, self.limit - self.watch.scored) // self.method.group_size]
+                if not flat_ones:
                     break
-                drawn = self.write(rng.integers(len(self.prompts), size=len(places)).tolist(), rng)
-                for place, group in zip(places, drawn, strict=True):
-                    groups[place] = group
-        members = [(group, place) for group in groups for place in range(self.method.group_size)]
+                drawn = self.write(rng.integers(len(self.prompts), size=len(flat_ones)).tolist(), rng)
+                for index, group in zip(flat_ones, drawn, strict=True):
+                    groups[index] = group
+        members = [(group, index) for group in groups for index in range(self.method.group_size)]
         return {
             "prompt_ids": [group.prompt.ids for group, _ in members],
-            "completion_ids": [group.written[place] for group, place in members],
+            "completion_ids": [group.written[index] for group, index in members],
             "logprobs": None,
-            "paid": [group.told[place] for group, place in members],
-            "parts": [group.parts[place] for group, place in members],
+            "paid": [group.told[index] for group, index in members],
+            "parts": [group.parts[index] for group, index in members],
             "flat": [flat] * len(members),
-            "unscored": [fmean(group.paid[place] is None for group, place in members)] * len(members),
+            "unscored": [fmean(group.paid[index] is None for group, index in members)] * len(members),
         }
 
     def write(self, numbers: Sequence[int], rng: np.random.Generator) -> list[Group]:
@@ -191,8 +191,8 @@ def run_grpo(method: Grpo, episodes: Sequence[Episode], payment: Payment, work: 
         )
         if method.kl:
             _hold(trainer, reference, method)
-        own = {f"reward_{reward.name}": f"reward_{reward.name}" for reward, _ in payment.parts}
-        return driver.run(trainer, {**FIGURES, **own}, every=method.updates)
+        by_reward = {f"reward_{reward.name}": f"reward_{reward.name}" for reward, _ in payment.parts}
+        return driver.run(trainer, {**FIGURES, **by_reward}, every=method.updates)
 
 
 def _rollout(method: Grpo, prompts: Sequence[Prompt], payment: Payment, work: TrlWork, driver: Driver) -> Rollout:

@@ -95,7 +95,7 @@ def id_tokenizer(size: int, end: int) -> Any:
 class TrlWork:
     """What each of TRL's trainers is given.
 
-    watch, log: take the figures of every step; meter: what may end the training. held: validation episodes on whose
+    watch, log: take the figures of every step; meter: what may end the training. validation_episodes: those on whose
     inputs the student is judged, by ``payment`` (None: it is not), with at most ``max_tokens`` a completion.
     """
 
@@ -104,7 +104,7 @@ class TrlWork:
     log: Log
     meter: Meter
     max_tokens: int
-    held: Sequence[Episode]
+    validation_episodes: Sequence[Episode]
     payment: Payment | None = None
 
     @property
@@ -140,7 +140,7 @@ class TrlWork:
             fingerprint=prepared.fingerprint,
             meter=self.meter,
         )
-        unseen = [] if self.payment is None else self.prompts(self.held)
+        unseen = [] if self.payment is None else self.prompts(self.validation_episodes)
         if self.payment is not None and unseen:
             driver.judge = Judge(self.author, unseen, self.payment, self.watch, seed=self.options.seed)
         return driver
@@ -248,7 +248,7 @@ class Driver:
                     return
                 step = driver.start + state.global_step
                 tokens = float(logs.get("num_tokens", began["tokens"]))  # GRPO counts what it generates
-                found = {
+                measured = {
                     "loss": float(logs["loss"]),
                     "gradient_norm": float(logs["grad_norm"]),
                     "learning_rate": rate(step - 1, driver.options),
@@ -261,7 +261,7 @@ class Driver:
                     },
                 }
                 began["tokens"] = tokens
-                driver.after(step, found, takes_up=step % every == 0)
+                driver.after(step, measured, takes_up=step % every == 0)
                 control.should_training_stop |= driver.meter.ended is not None
 
         trainer.remove_callback(PrinterCallback)
@@ -316,10 +316,10 @@ class Driver:
     def _validate(self, step: int) -> None:
         """Measure loss and, where there is a judge, payment after ``step`` steps; keep the best weights if asked to."""
         judged = {} if self.judge is None else dict(self.judge())
-        found = validate(self.student, self.validation, step, dtype=self.dtype, seed=self.options.seed)
-        found = replace(found, reward=judged.get("validation_reward"))
-        self.validations.append(found)
-        self.log(step - 1, {"validation_loss": found.loss, **judged})
-        if self.options.keep == "best" and found == best_of(self.validations):
+        validation = validate(self.student, self.validation, step, dtype=self.dtype, seed=self.options.seed)
+        validation = replace(validation, reward=judged.get("validation_reward"))
+        self.validations.append(validation)
+        self.log(step - 1, {"validation_loss": validation.loss, **judged})
+        if self.options.keep == "best" and validation == best_of(self.validations):
             state = {"fingerprint": self.fingerprint, "step": step, "student": self.student.state_dict()}
             save_state(self._best, state)

@@ -110,14 +110,14 @@ def top(episodes: Sequence[Episode], share: float, reward: str) -> list[Episode]
 
 def weights_of(episodes: Sequence[Episode], method: Weighted) -> list[float]:
     """Return each episode's weight; all 1 in a task whose returns are all equal."""
-    found: dict[str, float] = {}
+    weight_of: dict[str, float] = {}
     for members in _by_task(episodes).values():
         returns = np.array([_value(e, method.reward) for e in members])
         spread = returns.std()
         z = (returns - returns.mean()) / spread if spread > 1e-12 else np.zeros(len(returns))
         weights = np.exp(np.minimum(z / method.temperature, math.log(HEAVIEST)))
-        found |= dict(zip([e.episode_id for e in members], (weights / weights.mean()).tolist(), strict=True))
-    return [found[e.episode_id] for e in episodes]
+        weight_of |= dict(zip([e.episode_id for e in members], (weights / weights.mean()).tolist(), strict=True))
+    return [weight_of[e.episode_id] for e in episodes]
 
 
 def pairs_of(episodes: Sequence[Episode], method: Dpo) -> list[Pair]:
@@ -132,8 +132,8 @@ def pairs_of(episodes: Sequence[Episode], method: Dpo) -> list[Pair]:
             of_input[episode.input_id].append(episode)
         for several in of_input.values():
             order = sorted(several, key=lambda e: (-_value(e, method.reward), e.episode_id))
-            for place in range(len(order) // 2):
-                pair = Pair(order[place], order[-1 - place])
+            for rank in range(len(order) // 2):
+                pair = Pair(order[rank], order[-1 - rank])
                 difference = _value(pair.chosen, method.reward) - _value(pair.rejected, method.reward)
                 if difference > 0 and difference >= least and pair.chosen.completion != pair.rejected.completion:
                     pairs.append(pair)
@@ -141,10 +141,10 @@ def pairs_of(episodes: Sequence[Episode], method: Dpo) -> list[Pair]:
 
 
 def _by_task(episodes: Sequence[Episode]) -> dict[str, list[Episode]]:
-    found: dict[str, list[Episode]] = defaultdict(list)
+    by_task: dict[str, list[Episode]] = defaultdict(list)
     for episode in episodes:
-        found[episode.task].append(episode)
-    return found
+        by_task[episode.task].append(episode)
+    return by_task
 
 
 def _return(episode: Episode, reward: str) -> float | None:

@@ -69,14 +69,14 @@ def payment_of(
     """
     scored = [reward.name for reward in facts.score.rewards]
     weights = {wanted: 1.0} if isinstance(wanted, str) else wanted
-    found = as_scored(weights, facts, encoder=encoder, answers=answers)
+    rewards = as_scored(weights, facts, encoder=encoder, answers=answers)
     for name in weights:
-        if name not in found:
+        if name not in rewards:
             raise UsageError(
                 f"the reward '{name}' cannot be computed for new completions, as {needed_by} needs it; the run was "
                 f"scored with: {', '.join(scored) or 'nothing'}"
             )
-    several = [reward.name for reward in found.values()]
+    several = [reward.name for reward in rewards.values()]
     if len(set(several)) < len(several):
         raise UsageError(f"{needed_by} knows rewards by their names, found {', '.join(several)}: take each but once")
-    return Payment(tuple((found[name], weight) for name, weight in weights.items()))
+    return Payment(tuple((rewards[name], weight) for name, weight in weights.items()))

@@ -26,16 +26,16 @@ def run_trl(prepared: Prepared, *, watch: Watch, log: Log, meter: Meter) -> list
     method, material = prepared.recipe.method, prepared.material
     assert isinstance(method, Dpo | Grpo)
     most = min(prepared.max_tokens, prepared.learner.model.context // 2)  # inputs keep the other half
-    work = TrlWork(prepared, watch, log, meter, max_tokens=most, held=material.held)
+    work = TrlWork(prepared, watch, log, meter, max_tokens=most, validation_episodes=material.validation_episodes)
     best = prepared.plan.loop.keep == "best"
     if best or isinstance(method, Grpo):
         by = f"--method {method.name}" if isinstance(method, Grpo) else "--keep best"
         encoder = prepared.recipe.options.encoder
         payment = payment_of(method.reward, encoder, material.facts, material.answers, needed_by=by)
-        held = [episode for episode in material.held if payment.knows(episode.input)]
-        work = replace(work, held=held, payment=payment)
+        known = [episode for episode in material.validation_episodes if payment.knows(episode.input)]
+        work = replace(work, validation_episodes=known, payment=payment)
         watch.max_tokens, watch.span = most, payment.span
-    if best and not work.held:
+    if best and not work.validation_episodes:
         raise UsageError(
             "--keep best needs validation inputs that the reward knows, and there are none: synthesize more inputs "
             "(udrl synth --num-inputs), or keep the last step's weights"

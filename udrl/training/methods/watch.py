@@ -96,49 +96,49 @@ class Watch:
                 note(line)
 
     def _lines(self, means: Mapping[str, float]) -> dict[str, str]:
-        found = {}
+        lines = {}
         if isinstance(self.method, Grpo) and means.get("zero_variance", 0.0) > MOST_FLAT:
             again = "" if self.method.dynamic_sampling else ", or replace such groups with --dynamic-sampling"
-            found["zero_variance"] = (
+            lines["zero_variance"] = (
                 f"{means['zero_variance']:.0%} of the groups got one reward for all their completions and teach "
                 f"nothing: raise --explore-temperature (now {self.method.temperature:g}) or --group-size "
                 f"(now {self.method.group_size}){again}"
             )
         if isinstance(self.method, Grpo) and means.get("unscored", 0.0) > 0:
-            found["unscored"] = (
+            lines["unscored"] = (
                 f"{means['unscored']:.0%} of the completions cannot be scored (in a script that the encoder does not "
                 "know) and teach nothing: name an encoder that knows it with --encoder"
             )
         if isinstance(self.method, Grpo) and means.get("clipped", 0.0) > MOST_CLIPPED:
-            found["clipped"] = (
+            lines["clipped"] = (
                 f"{means['clipped']:.0%} of the completions were cut at {self.max_tokens} tokens instead of ending: "
                 "start from a student that ends them (udrl train --method sft), or lower --explore-temperature (now "
                 f"{self.method.temperature:g}) or --learning-rate (now {self.learning_rate:g})"
             )
         if isinstance(self.method, Grpo):
-            found |= self._unstable(self.method, means)
+            lines |= self._unstable(self.method, means)
         if isinstance(self.method, Dpo) and means.get("chosen_change", 0.0) < LEAST_CHANGE:
             normal = "" if self.method.length_normalised else ", or normalise by length (--length-normalised)"
-            found["chosen_change"] = (
+            lines["chosen_change"] = (
                 f"the chosen completions have become less likely, by {-means['chosen_change']:.1f} nats each: lower "
                 f"--learning-rate (now {self.learning_rate:g}), raise --beta (now {self.method.strength:g}){normal}"
             )
-        return found
+        return lines
 
     def _unstable(self, method: Grpo, means: Mapping[str, float]) -> dict[str, str]:
-        found = {}
+        lines = {}
         first, length = self.recalled.get("length"), means.get("length")
         calmer = f"raise --kl (now {method.kl:g}) or lower --learning-rate (now {self.learning_rate:g})"
         if first and length is not None and not SHORTER <= length / first <= LONGER:
             way = "shorter" if length < first else "longer"
-            found["length"] = (
+            lines["length"] = (
                 f"completions have become {way}, from {first:.0f} to {length:.0f} tokens: if you did not want that, "
                 f"pay for length, too (--method-reward, repeatable), {calmer}"
             )
         peak, reward = self.recalled.get("reward"), means.get("reward")
         if peak is not None and reward is not None and peak - reward > FALLEN * self.span:
-            found["reward"] = (
+            lines["reward"] = (
                 f"the mean reward has fallen from {peak:.2f} to {reward:.2f}: keep the best weights (--keep best), or "
                 f"{calmer}"
             )
-        return found
+        return lines

@@ -39,11 +39,11 @@ def prompts_of(
     episodes: Sequence[Episode], tokenizer: Any, space: CommandSpace, *, context: int, max_tokens: int
 ) -> list[Prompt]:
     """Return each task's different inputs as prompts; an input's end is cut where the context asks for it."""
-    found = list({(e.task, e.input): None for e in episodes})
+    inputs = list({(e.task, e.input): None for e in episodes})
     room = max(1, context - space.prompt_size - max_tokens)
     return [
         Prompt(task, text, space.prompt(ids[:room], space.render(task, {})))
-        for (task, text), ids in zip(found, encode(tokenizer, [text for _, text in found]), strict=True)
+        for (task, text), ids in zip(inputs, encode(tokenizer, [text for _, text in inputs]), strict=True)
     ]
 
 

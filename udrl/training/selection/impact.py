@@ -66,12 +66,12 @@ def alignment(tasks: Sequence[str], values: Floats) -> Floats:
     """
     labels, scores = np.asarray(tasks), np.full(len(values), np.nan)
     for task in np.unique(labels):
-        own = np.flatnonzero((labels == task) & np.isfinite(values).all(1))
-        if not len(own):
+        members = np.flatnonzero((labels == task) & np.isfinite(values).all(1))
+        if not len(members):
             continue
-        mean = values[own].mean(0)
-        distance, whole = ((values[own] - mean) ** 2).sum(1), ((1 - mean) ** 2).sum()
-        scores[own] = 1 - distance / max(whole, np.finfo(float).tiny)
+        mean = values[members].mean(0)
+        distance, whole = ((values[members] - mean) ** 2).sum(1), ((1 - mean) ** 2).sum()
+        scores[members] = 1 - distance / max(whole, np.finfo(float).tiny)
     return scores
 
 
@@ -82,17 +82,17 @@ def cells_of(episodes: Sequence[Episode], bins: int) -> list[tuple[int, ...]]:
     episodes on average. An episode without a value of a reward has a bin of its own there.
     """
     of_task: dict[str, list[int]] = defaultdict(list)
-    for place, episode in enumerate(episodes):
-        of_task[episode.task].append(place)
-    found: list[tuple[int, ...]] = [()] * len(episodes)
+    for index, episode in enumerate(episodes):
+        of_task[episode.task].append(index)
+    cells: list[tuple[int, ...]] = [()] * len(episodes)
     for members in of_task.values():
         names = sorted({name for i in members for name in episodes[i].returns})
         columns = [np.array([_value(episodes[i], name) for i in members]) for name in [*names, LENGTH]]
         count = min(bins, max(1, math.floor((len(members) / CELL) ** (1 / len(columns)))))
         placed = np.stack([_bins(column, count) for column in columns], axis=1)
-        for place, cell in zip(members, placed.tolist(), strict=True):
-            found[place] = tuple(cell)
-    return found
+        for index, cell in zip(members, placed.tolist(), strict=True):
+            cells[index] = tuple(cell)
+    return cells
 
 
 def _value(episode: Episode, name: str) -> float:
@@ -116,8 +116,8 @@ def best_share(
     """
     kept = np.zeros(len(keys), dtype=bool)
     of_task: dict[str, dict[tuple[int, ...], list[int]]] = defaultdict(lambda: defaultdict(list))
-    for place, (task, cell) in enumerate(zip(tasks, cells, strict=True)):
-        of_task[task][cell].append(place)
+    for index, (task, cell) in enumerate(zip(tasks, cells, strict=True)):
+        of_task[task][cell].append(index)
     for of_cell in of_task.values():
         total = max(1, math.floor(share * sum(map(len, of_cell.values())) + 0.5))
         ranked = {

@@ -43,7 +43,7 @@ VALUES = ".probe.npz"
 
 
 def probed(
-    place: Run,
+    run: Run,
     episodes: Sequence[Episode],
     *,
     student: str,
@@ -67,11 +67,11 @@ def probed(
         steps=total, batch_size=batch, micro_batch=batch, learning_rate=rate, save_every=SAVE_EVERY, seed=seed
     )
     mark = fingerprint(episodes, "probe", student, options, moments, str(dtype))
-    done = place.path / FOLDER / VALUES
+    done = run.path / FOLDER / VALUES
     if not restart and (saved := _read(done, mark)) is not None:
         return saved[0], total, saved[1]
-    partial, source = place.path / PARTIAL, Source(preset, seed=seed)
-    learner = begin_or_resume(source, episodes, place.facts(), partial, mark, restart=restart)
+    partial, source = run.path / PARTIAL, Source(preset, seed=seed)
+    learner = begin_or_resume(source, episodes, run.facts(), partial, mark, restart=restart)
     model = learner.model.to(where)
     examples, read = _fitting(episodes, learner, student=student)
     at = [round(total * (k + 1) / moments) for k in range(moments)]
@@ -89,14 +89,14 @@ def probed(
         run_loop(model, examples, options, dtype=dtype, state_file=partial / STATE, fingerprint=mark, log=log)
     finally:
         bar.close()
-    found, seconds = np.full((len(episodes), moments), np.nan), 0.0
+    values_read, seconds = np.full((len(episodes), moments), np.nan), 0.0
     for k, step in enumerate(at):
         column = _read(partial / f"{step}.npz", mark)
         assert column is not None  # written before the loop went on
-        found[read, k], seconds = column
-    _write(done, mark=mark, values=found, seconds=seconds)
+        values_read[read, k], seconds = column
+    _write(done, mark=mark, values=values_read, seconds=seconds)
     remove_folder(partial)
-    return found, total, seconds
+    return values_read, total, seconds
 
 
 def _fitting(episodes: Sequence[Episode], learner: Learner, *, student: str) -> tuple[Examples, npt.NDArray[np.int64]]:

@@ -102,19 +102,19 @@ def select(
         raise unknown("kind of selection", by, KINDS)
     if probe_steps is not None and probe_steps < moments:
         raise UsageError(f"select needs a step for every moment, found {moments} moments and {probe_steps} steps")
-    place = Run(run)
-    place.check()
+    run_folder = Run(run)
+    run_folder.check()
     name = name or f"{by}-{share:g}"
-    file = file_of(place, name)
-    with place.writing():
-        episodes = read_episodes(place.episodes, splits=("train",))
+    file = file_of(run_folder, name)
+    with run_folder.writing():
+        episodes = read_episodes(run_folder.episodes, splits=("train",))
         if not episodes:
-            raise StudentError(f"{place.episodes} holds no training episodes that were kept: run udrl synth first")
+            raise StudentError(f"{run_folder.episodes} holds no training episodes that were kept: run udrl synth first")
         values, steps, seconds = np.full((len(episodes), 0), np.nan), 0, 0.0
         if by != "random":
             values, steps, seconds = probed(
-                place, episodes, student=student, epochs=probe_epochs, steps=probe_steps, moments=moments, seed=seed,
-                device=device, precision=precision, restart=restart,
+                run_folder, episodes, student=student, epochs=probe_epochs, steps=probe_steps, moments=moments,
+                seed=seed, device=device, precision=precision, restart=restart,
             )  # fmt: skip
         selection = _selection(episodes, values, by=by, share=share, bins=bins, seed=seed, student=student, steps=steps)
         write_selection(file, selection)
@@ -131,7 +131,7 @@ def select(
             seconds=round(seconds, 1),
             tasks={task: _choice(task, episodes, values, scores, kept) for task in sorted(set(selection.tasks))},
         )
-        place.record(SelectFacts(**{**asdict(report), "file": str(file)}, bins=bins, student=student, seed=seed))
+        run_folder.record(SelectFacts(**{**asdict(report), "file": str(file)}, bins=bins, student=student, seed=seed))
     return report
 
 
@@ -165,22 +165,24 @@ def _selection(
 def _choice(
     task: str, episodes: Sequence[Episode], values: Floats, scores: Floats, kept: np.ndarray[Any, np.dtype[np.bool_]]
 ) -> TaskChoice:
-    own = np.array([e.task == task for e in episodes])
-    of_kept = scores[own & kept]
+    of_task = np.array([e.task == task for e in episodes])
+    of_kept = scores[of_task & kept]
     spread = {}
     names = sorted({name for e in episodes if e.task == task for name in e.returns})
     for name in [*names, LENGTH]:
         column = [float(e.horizon) if name == LENGTH else e.returns.get(name) for e in episodes]
         known = np.array([v if v is not None else np.nan for v in column], dtype=float)
-        there = own & np.isfinite(known)
+        there = of_task & np.isfinite(known)
         whole = known[there].std() if there.any() else 0.0
         if whole > 0 and (there & kept).any():
             spread[name] = round(float(known[there & kept].std() / whole), 4)
-    mean = np.nanmean(values[own], axis=0) if values.shape[1] and np.isfinite(values[own]).any() else np.array([])
+    mean = (
+        np.nanmean(values[of_task], axis=0) if values.shape[1] and np.isfinite(values[of_task]).any() else np.array([])
+    )
     scored = of_kept[np.isfinite(of_kept)]
     return TaskChoice(
-        episodes=int(own.sum()),
-        kept=int((own & kept).sum()),
+        episodes=int(of_task.sum()),
+        kept=int((of_task & kept).sum()),
         trajectory=tuple(mean.tolist()),
         lowest=float(scored.min()) if len(scored) else None,
         highest=float(scored.max()) if len(scored) else None,
