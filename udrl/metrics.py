@@ -6,7 +6,7 @@ Words are those of udrl.words, lower-cased, without punctuation. Intervals are t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,7 @@ from udrl.bootstrap import RESAMPLES, Floats, mean_intervals
 from udrl.words import folded_words
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """A figure with its bootstrap interval; ``mean`` is the figure of the data itself."""
 
     mean: float
@@ -84,6 +83,12 @@ def spearman_within(commanded: npt.ArrayLike, achieved: npt.ArrayLike) -> float:
     x, y = x - x.mean(), y - y.mean()
     scale = float(np.sqrt((x @ x) * (y @ y)))
     return float(x @ y) / scale if scale > 0 else 0.0
+
+
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """Return the mean of those that are known, None where none is."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def mean_interval(

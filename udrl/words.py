@@ -95,6 +95,12 @@ def count_words(text: str) -> int:
     return len(WORD.findall(text))
 
 
+def whole_characters(text: str) -> str:
+    """Return ``text`` with a question mark for each half of a character, which JSON can spell and no file can
+    hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def join_words(tokens: Iterable[str]) -> str:
     """Return words as one text: with a space between them, and none between two of a script that has none."""
     parts: list[str] = []

@@ -19,6 +19,7 @@ from udrl.data.tables import no_column
 from udrl.errors import InputError, RunError
 from udrl.files import atomic_write
 from udrl.numerals import LONGEST
+from udrl.words import whole_characters
 
 ANSWER = "answer"
 """The column of the known answer, a text or a number."""
@@ -86,8 +87,7 @@ def answers_of_file(path: Path | str, *, field: str | None = None, needed: bool 
         answer = _text(row[ANSWER])
         if not isinstance(text, str) or not text.strip() or answer is None:
             continue
-        # as recorded outputs are read: JSON can spell half of a character
-        identity = input_id(cut_input(text.strip().encode("utf-8", "replace").decode("utf-8"))[0])
+        identity = input_id(cut_input(whole_characters(text.strip()))[0])  # as recorded outputs are read
         if answers.setdefault(identity, answer) != answer:
             torn.add(identity)
     if needed and not answers:

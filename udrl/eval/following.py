@@ -172,14 +172,14 @@ def measure(
         per_task[task]["leakage"] = _leakage(rows, achieved, task, attribute, bounds[task])
     names = [name for name in achieved if name != attribute]
     return {
-        "spearman": _mean([t["spearman"] for t in per_task.values()]),
-        "spearman_within_input": _mean([t["spearman_within_input"] for t in per_task.values()]),
-        "error": _mean([t["error"] for t in per_task.values()]),
-        "range": _mean([t["range"] for t in per_task.values()]),
+        "spearman": metrics.mean_of_known([t["spearman"] for t in per_task.values()]),
+        "spearman_within_input": metrics.mean_of_known([t["spearman_within_input"] for t in per_task.values()]),
+        "error": metrics.mean_of_known([t["error"] for t in per_task.values()]),
+        "range": metrics.mean_of_known([t["range"] for t in per_task.values()]),
         "violations": sum(t["violations"] for t in per_task.values()),
-        "reachable": [_mean([t["reachable"][k] for t in per_task.values()]) for k in (0, 1)],
+        "reachable": [metrics.mean_of_known([t["reachable"][k] for t in per_task.values()]) for k in (0, 1)],
         "curve": _pooled_curve(grids),
-        "leakage": {name: _mean([t["leakage"].get(name) for t in per_task.values()]) for name in names},
+        "leakage": {name: metrics.mean_of_known([t["leakage"].get(name) for t in per_task.values()]) for name in names},
         "uncalibrated": _uncalibrated(rows, achieved[attribute], attribute, bounds, grids),
         "per_task": per_task,
     }
@@ -212,8 +212,11 @@ def _uncalibrated(
     errors = [_error(same[task], attribute, bounds[task][attribute].reachable) for task in tasks]
     return {
         "inputs": min(len(grid.values) for grid in grids.values()),
-        **{key: _mean([of[key] for of in figures]) for key in ("spearman", "spearman_within_input", "error", "range")},
-        "calibrated_error": _mean(errors),
+        **{
+            key: metrics.mean_of_known([of[key] for of in figures])
+            for key in ("spearman", "spearman_within_input", "error", "range")
+        },
+        "calibrated_error": metrics.mean_of_known(errors),
         "violations": sum(of["violations"] for of in figures),
         "curve": _pooled_curve(grids),
     }
@@ -249,9 +252,7 @@ def _one_task(grid: _Grid, attribute: str, bounds: Bounds) -> dict[str, Any]:
         "range": float((means[-1] - means[0]) / (pool[1] - pool[0])) if pool and pool[1] > pool[0] else None,
         "violations": sum(step.hi < 0 for step in steps),
         "reachable": list(bounds.reachable),
-        "curve": [
-            [float(grid.commanded[k]), *_three(metrics.mean_interval(averaged[:, k], clusters))] for k in range(levels)
-        ],
+        "curve": [[float(grid.commanded[k]), *metrics.mean_interval(averaged[:, k], clusters)] for k in range(levels)],
     }
 
 
@@ -306,15 +307,6 @@ def _pooled_curve(grids: Mapping[str, _Grid]) -> list[list[float]]:
         interval = metrics.mean_interval(spread, np.arange(len(spread)))
         curve.append([commanded, centre, centre + interval.lo, centre + interval.hi])
     return curve
-
-
-def _three(interval: metrics.Interval) -> tuple[float, float, float]:
-    return interval.mean, interval.lo, interval.hi
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
 
 
 def _level(row: Completion) -> int:

@@ -20,6 +20,7 @@ from udrl.data import tables
 from udrl.data.inputs import DEFAULT_FIELDS, cut_input, input_id
 from udrl.errors import InputError, UsageError
 from udrl.eval.suites import Item
+from udrl.words import whole_characters
 
 INPUTS = (*DEFAULT_FIELDS, "instruction")
 OUTPUTS = ("output", "completion")
@@ -58,10 +59,10 @@ def read_outputs(path: Path) -> Iterator[Output]:
             continue
         if "task" in row and not task:
             raise InputError(f"{where}: the row has no task: name it, or take the column out")
-        cleaned, _ = cut_input(_clean(text))
+        cleaned, _ = cut_input(whole_characters(text.strip()))
         for output in outputs:
             if output is not None:
-                yield Output(task, cleaned, input_id(cleaned), _clean(output), model.strip(), line)
+                yield Output(task, cleaned, input_id(cleaned), whole_characters(output.strip()), model.strip(), line)
 
 
 def recorded_items(paths: Sequence[Path], *, known_tasks: Sequence[str] = ()) -> dict[str, list[Item]]:
@@ -159,8 +160,3 @@ def _value(row: Mapping[str, Any], names: Sequence[str]) -> Any:
     """
     cells = [row[name] for name in names if name in row]
     return next((value for value in cells if value not in (None, "")), cells[0])
-
-
-def _clean(text: str) -> str:
-    """JSON can spell half of a character, which no file of ours could hold."""
-    return text.strip().encode("utf-8", "replace").decode("utf-8")

@@ -19,6 +19,7 @@ from udrl.eval.suites import Item
 from udrl.progress import Bar
 from udrl.teacher.protocol import Reply, Request, Teacher
 from udrl.teacher.synthesis.request_loop import ledger_record
+from udrl.words import whole_characters
 
 if TYPE_CHECKING:
     from udrl.data.tasks import Task
@@ -293,8 +294,8 @@ def _cost(prices: Prices | None, replies: Sequence[Reply], *, gpu_hours: float) 
 def _replied(row: Completion, reply: Reply | LedgerRecord | None) -> Completion:
     if reply is None or reply.completion is None:
         return replace(row, error=(reply.error if reply else None) or "the teacher did not answer")
-    whole = reply.completion.encode("utf-8", "replace").decode()  # half a character, which a broken server may send
-    return replace(row, completion=whole, finish_reason=reply.finish_reason, tokens=reply.completion_tokens)
+    completion = whole_characters(reply.completion)  # half a one is what a broken server may send
+    return replace(row, completion=completion, finish_reason=reply.finish_reason, tokens=reply.completion_tokens)
 
 
 # -- timing ---------------------------------------------------------------------------------------------

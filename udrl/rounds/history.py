@@ -116,12 +116,8 @@ def diversity_share(now: Measured, before: Measured) -> float:
 
 def figures_of(now: Measured, before: Measured) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return every figure as (mean, low, high), and its paired gain over ``before`` in the same form."""
-    figures = {name: _three(now.interval(name)) for name in now.values}
-    return figures, {name: _three(now.gain(before, name)) for name in now.values if name in before.values}
-
-
-def _three(interval: Any) -> tuple[float, float, float]:
-    return interval.mean, interval.lo, interval.hi
+    figures = {name: now.interval(name) for name in now.values}
+    return figures, {name: now.gain(before, name) for name in now.values if name in before.values}
 
 
 # -- files ---------------------------------------------------------------------------------------------------------

@@ -124,8 +124,7 @@ def by_input(items: Items, task: str | None = None) -> dict[str, float]:
 def over_inputs(seeds: Iterable[Items], task: str | None = None) -> Figure | None:
     """Return what several seeds measured input by input as one figure, see `over_seeds`."""
     by_seed = [list(by_input(items, task).values()) for items in seeds]
-    intervals = [mean_interval(values) for values in by_seed if values]
-    return over_seeds((one.mean, one.lo, one.hi) for one in intervals)
+    return over_seeds(mean_interval(values) for values in by_seed if values)
 
 
 def gain(ours: Sequence[Items], theirs: Sequence[Items], task: str | None = None) -> Figure | None:

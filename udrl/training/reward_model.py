@@ -151,8 +151,7 @@ def _accuracy(
     if not pairs:
         return None
     better, worse = np.split(np.array(_logits(model, tokenizer, pairs, context)), 2)
-    right = mean_interval((better > worse).astype(float), [pair.chosen.input_id for pair in pairs], seed=seed)
-    return right.mean, right.lo, right.hi
+    return mean_interval((better > worse).astype(float), [pair.chosen.input_id for pair in pairs], seed=seed)
 
 
 def _pairs(run: Run, split: Any, method: Dpo) -> list[Pair]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from udrl.errors import StudentError
+from udrl.metrics import mean_of_known
 from udrl.study.figures import Figure
 from udrl.study.lr_batch.cell import STEPS, TOKENS
 from udrl.study.lr_batch.figures import (
@@ -141,7 +142,7 @@ class Results:
                     name: {
                         **{part: read[part] for part in ("step", "episodes", "tokens")},
                         **{
-                            part: {task: _mean(values) for task, values in read[part].items()}
+                            part: {task: mean_of_known(values) for task, values in read[part].items()}
                             for part in ("scores", "losses")
                         },
                     }
@@ -287,9 +288,3 @@ def _positive(score: Figure, of: str) -> Figure:
 def _said(figure: Sequence[float], form: str = "{:.2f}") -> str:
     middle, low, high = (form.format(value) for value in figure)
     return f"{middle} [{low}, {high}]"
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    """Return the mean of those that are known, None where none is."""
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None

@@ -11,6 +11,7 @@ from typing import Any
 from udrl.teacher.backends.completion import Failure, completion_of, is_blank
 from udrl.teacher.backends.conversation import MERGE, is_template_error
 from udrl.teacher.backends.waiting import asked_wait
+from udrl.words import whole_characters
 
 _PASSING_CODES = (408, 425, 429)
 _CROWDED_CODES = (408, 429, 502, 503, 504, 529)
@@ -183,9 +184,8 @@ def _text(content: Any) -> tuple[str | None, bool]:
                 texts.append(text)
             thought = thought or kind in ("thinking", "reasoning", "redacted_thinking", "thought")
         content = "".join(texts) if texts else None
-    # JSON can spell half of a character, which the ledger could not hold: a next start would read another text there.
-    text = content.encode("utf-8", "replace").decode("utf-8") if isinstance(content, str) else None
-    return text, thought
+    # Half a character the ledger could not hold: a next start would read another text there.
+    return (whole_characters(content) if isinstance(content, str) else None), thought
 
 
 def _count(value: Any) -> int | None:

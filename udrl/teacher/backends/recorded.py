@@ -38,7 +38,7 @@ from udrl.files import atomic_write
 from udrl.resources import folder
 from udrl.teacher.protocol import Reply, Request
 from udrl.teacher.thoughts import without_thoughts
-from udrl.words import count_words
+from udrl.words import count_words, whole_characters
 
 PREFIX = "recorded:"
 
@@ -208,14 +208,16 @@ class RecordedTeacher:
             if not text or not text.strip() or not given:
                 counts.blank += 1
                 continue
-            text, was_cut = cut_input(_clean(text))
+            text, was_cut = cut_input(whole_characters(text.strip()))
             counts.cut += was_cut
             model = _text(data, "model", where) or _UNNAMED
             licence = _text(data, "licence", where) or _text(data, "license", where)
             reason = _text(data, "finish_reason", where) or _text(data, "stop_reason", where)
             numbers = _numbers(data, names, where)
             for output in given:
-                yield RecordedRow(task, text, _clean(without_thoughts(output)), model, licence, numbers, reason)
+                yield RecordedRow(
+                    task, text, whole_characters(without_thoughts(output).strip()), model, licence, numbers, reason
+                )
 
     def _read(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield where each row stands, and what it says."""
@@ -341,12 +343,7 @@ def _text(data: Mapping[str, Any], name: str, where: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise InputError(f"{where}: '{name}' must be text, found {value!r}")
-    return _clean(value)
-
-
-def _clean(text: str) -> str:
-    """JSON can spell half of a character, which no file of ours could hold."""
-    return text.strip().encode("utf-8", "replace").decode("utf-8")
+    return whole_characters(value.strip())
 
 
 def _numbers(data: Mapping[str, Any], columns: Collection[str], where: str) -> dict[str, float]:
@@ -365,7 +362,7 @@ def _numbers(data: Mapping[str, Any], columns: Collection[str], where: str) -> d
                 continue
         try:
             if isinstance(value, bool | int | float | Decimal) and math.isfinite(value):
-                numbers[_clean(name)] = float(value)
+                numbers[whole_characters(name.strip())] = float(value)
         except OverflowError:
             raise InputError(f"{where}: '{name}' is beyond 1.8e308: write a smaller number or take it out") from None
     return numbers
