@@ -117,13 +117,13 @@ def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
     Bit i of ``row`` is 0 where the table's row grows at a[i] (Hyyrö 2004, "Bit-parallel LCS-length
     computation revisited"); Python's integers hold any length.
     """
-    places: dict[str, int] = {}
+    bits: dict[str, int] = {}
     for i, word in enumerate(a):
-        places[word] = places.get(word, 0) | 1 << i
+        bits[word] = bits.get(word, 0) | 1 << i
     full = (1 << len(a)) - 1
     row = full
     for word in b:
-        matches = row & places.get(word, 0)
+        matches = row & bits.get(word, 0)
         row = (row + matches | row - matches) & full
     return len(a) - row.bit_count()
 

@@ -68,18 +68,18 @@ class Deduplicator:
         shingles = _shingles(text)
         minima = _minima(shingles)
         met: set[int] = set()
-        places = []
+        file_under = []
         for keys in _keys(minima, text):
             for key in keys:
                 bucket = self._buckets.get(key, ())
                 met.update(bucket)
                 if len(bucket) < _CROWD:
-                    places.append(key)
+                    file_under.append(key)
                     break
         if any(_jaccard(shingles, self._shingles[number]) >= self.threshold for number in self._nearest(minima, met)):
             return "near"
         self._ids.add(identity)
-        for key in places:
+        for key in file_under:
             self._buckets.setdefault(key, []).append(len(self._shingles))
         if len(self._shingles) == len(self._minima):
             self._minima = np.concatenate([self._minima, np.zeros_like(self._minima)])

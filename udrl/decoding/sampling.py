@@ -72,7 +72,7 @@ class Sampler:
         totals = powers.sum(-1, keepdims=True)
         ids, more = self._among(order, powers, totals, uniform, slice(None))
         if self.wide:  # nothing of what is free to come is left out, so it needs no order
-            ids[self.free] = _places(powers[self.free].cumsum(-1, dtype=np.float64), uniform[self.free])
+            ids[self.free] = _parts(powers[self.free].cumsum(-1, dtype=np.float64), uniform[self.free])
             more[self.free] = False
         while self.wide and count < logits.shape[1] and more.any():
             left, count = np.flatnonzero(more), min(16 * count, logits.shape[1])
@@ -102,15 +102,15 @@ class Sampler:
         kept &= ranks < top_k
         kept &= chances >= self.min_p[rows] * chances[:, :1]
         kept[:, 0] = True  # the likeliest always stays
-        drawn = _places(np.where(kept, chances, 0).cumsum(-1, dtype=np.float64), uniform)
+        drawn = _parts(np.where(kept, chances, 0).cumsum(-1, dtype=np.float64), uniform)
         ids: Array = order[np.arange(len(order)), drawn]
         return ids, kept[:, -1] & (top_k[:, 0] > len(ranks))
 
 
-def _places(sums: Array, uniform: Array) -> Array:
+def _parts(sums: Array, uniform: Array) -> Array:
     """Return in which part of the whole, which ``sums`` (B, n) add up to, the numbers ``uniform`` (B,) fall."""
-    places: Array = np.minimum((sums < uniform[:, None] * sums[:, -1:]).sum(-1), sums.shape[1] - 1)
-    return places
+    parts: Array = np.minimum((sums < uniform[:, None] * sums[:, -1:]).sum(-1), sums.shape[1] - 1)
+    return parts
 
 
 def choose(logits: Array, sampling: Sampling, uniform: float) -> int:

@@ -73,8 +73,8 @@ def _write(graph: Graph, saved: dict[str, Rows], config: dict[str, Any]) -> None
     joined = graph.add("Concat", "joined", shape, graph.integers("size", size), axis=0)
     words = graph.weight("words", saved["embeddings.word_embeddings.weight"])
     kinds = saved["embeddings.token_type_embeddings.weight"]
-    places = graph.weight("places", saved["embeddings.position_embeddings.weight"] + kinds[0])
-    first = graph.add("Slice", "positions", places, graph.integers("start", 0), width)
+    position_embeddings = graph.weight("places", saved["embeddings.position_embeddings.weight"] + kinds[0])
+    first = graph.add("Slice", "positions", position_embeddings, graph.integers("start", 0), width)
     x = graph.add("Add", "embedded", graph.add("Gather", "tokens", words, "ids"), first)
     x = norm("x", x, "embeddings.LayerNorm")
     for index in range(int(config["num_hidden_layers"])):

@@ -12,7 +12,7 @@ import numpy as np
 
 from udrl.architecture.packing import Indices
 from udrl.commands import CommandSpace
-from udrl.training.examples import mixing_weights
+from udrl.training.examples import fill_in_passes, mixing_weights
 
 
 def balanced_order(
@@ -46,7 +46,7 @@ def balanced_order(
             slots = of_number[chosen == index]
             bin_of = rng.integers(len(bins), size=len(slots))
             for k, episodes in enumerate(bins):
-                _fill(order, slots[bin_of == k], episodes, rng)
+                fill_in_passes(order, slots[bin_of == k], episodes, rng)
     return order
 
 
@@ -61,9 +61,3 @@ def _bins(
     reached = np.asarray([positions[i][attribute] for i in valued.tolist()])
     nearest = np.abs(reached[:, None] - centres[None, :]).argmin(1)
     return [valued[nearest == k] for k in np.unique(nearest)]
-
-
-def _fill(order: Indices, places: Indices, episodes: Indices, rng: np.random.Generator) -> None:
-    passes = [rng.permutation(episodes) for _ in range(-(-len(places) // len(episodes)))]
-    if passes:
-        order[places] = np.concatenate(passes)[: len(places)]

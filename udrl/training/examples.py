@@ -157,9 +157,12 @@ def training_order(tasks: Sequence[str], *, count: int, temperature: float, seed
     drawn = rng.choice(len(names), size=count, p=list(weights.values()))
     order = np.empty(count, dtype=np.int64)
     for number, name in enumerate(names):
-        members = np.flatnonzero(labels == name)
-        places = np.flatnonzero(drawn == number)
-        passes = [rng.permutation(members) for _ in range(-(-len(places) // len(members)))]
-        if passes:
-            order[places] = np.concatenate(passes)[: len(places)]
+        fill_in_passes(order, np.flatnonzero(drawn == number), np.flatnonzero(labels == name), rng)
     return order
+
+
+def fill_in_passes(order: Indices, slots: Indices, members: Indices, rng: np.random.Generator) -> None:
+    """Write ``members`` into the ``slots`` of ``order``: all of them, shuffled, then all of them shuffled anew."""
+    passes = [rng.permutation(members) for _ in range(-(-len(slots) // len(members)))]
+    if passes:
+        order[slots] = np.concatenate(passes)[: len(slots)]

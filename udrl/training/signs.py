@@ -56,11 +56,11 @@ def measure_signs(
     texts = [text for task, name, _ in cells for text in known[task, name]]
     controls = [student.space.render(task, {name: level}) for task, name, level in cells for _ in known[task, name]]
     written = student.generate_ids(texts, controls, seeds=seed, batch_size=batch_size)
-    places = np.split(np.arange(len(texts)), np.cumsum([len(known[task, name]) for task, name, _ in cells])[:-1])
+    by_cell = np.split(np.arange(len(texts)), np.cumsum([len(known[task, name]) for task, name, _ in cells])[:-1])
     follows: dict[str, list[float]] = defaultdict(list)
     for task in student.tasks:
         for name in (one for one in swept if known.get((task, one))):
-            rows = [p for cell, p in zip(cells, places, strict=True) if cell[:2] == (task, name)]
+            rows = [p for cell, p in zip(cells, by_cell, strict=True) if cell[:2] == (task, name)]
             flat = np.concatenate(rows).tolist()
             completions = [written[i].completion for i in flat]
             values = (
@@ -73,7 +73,7 @@ def measure_signs(
     return {
         **{f"spearman_{name}": fmean(of_tasks) for name, of_tasks in follows.items()},
         "stop_rate": fmean(one.finish_reason == "stop" for one in written),
-        "diversity": fmean(distinct_n([written[i].completion for i in rows]) for rows in places),
+        "diversity": fmean(distinct_n([written[i].completion for i in rows]) for rows in by_cell),
         "completions": float(len(written)),
     }
 
