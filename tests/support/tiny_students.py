@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tiny_families
 import torch
 
 from udrl.architecture.gpt2.scratch import scratch_gpt2
@@ -16,6 +17,7 @@ from udrl.commands import Attribute, CommandSpace
 from udrl.student.network import StudentModel
 from udrl.training.checkpoint import STATE
 from udrl.training.examples import Examples
+from udrl.training.freeze import freeze
 from udrl.training.loop import run_loop
 from udrl.training.lora import add_lora
 from udrl.training.options import LoopOptions
@@ -65,9 +67,12 @@ def options(**changed: Any) -> LoopOptions:
 
 
 def fit(
-    made: LoopOptions, *, dropout: float = 0.0, lora: int = 0, **more: Any
+    made: LoopOptions, *, dropout: float = 0.0, lora: int = 0, family: str = "", frozen: int = 0, **more: Any
 ) -> tuple[dict[str, torch.Tensor], list[Validation]]:
-    student = new_student(dropout)
+    """Train `new_student`, or one of ``family``, whose lowest blocks are ``frozen``; return weights and validations."""
+    student = tiny_families.new_student(family) if family else new_student(dropout)
+    if frozen:
+        freeze(student, frozen)
     if lora:
         add_lora(student, lora)
     found = run_loop(student, examples(40), made, dtype=torch.float32, **{"validation": examples(20, seed=1), **more})
@@ -78,6 +83,8 @@ CASES: dict[str, dict[str, Any]] = {
     "copies": {"micro_batch": 3},
     "shards": {"micro_batch": 2, "checkpointing": True},
     "shards with lora": {"learning_rate": 0.01},
+    "shards of llama": {"micro_batch": 2, "checkpointing": True},
+    "shards of frozen llama": {"micro_batch": 3},
 }
 
 
@@ -96,8 +103,9 @@ def fit_in(folder: Path, case: str, **more: Any) -> None:
         if step == 2 and "loss" in figures and not (folder / "after2.pt").exists():
             shutil.copy(folder / STATE, folder / "after2.pt")
 
+    kind: dict[str, Any] = {"lora": 4 * ("lora" in case), "family": "llama" * ("llama" in case)}
     weights, validations = fit(
-        shared(case), lora=4 if "lora" in case else 0, state_file=folder / STATE, log=log, **more
+        shared(case), **kind, frozen=int("frozen" in case), state_file=folder / STATE, log=log, **more
     )
     if losses:  # the first process, which alone logs and has the student
         torch.save({"weights": weights, "losses": losses, "validations": validations}, folder / "made.pt")
