@@ -16,10 +16,10 @@ from transformers import PreTrainedTokenizerFast
 
 from udrl.cli.main import run as udrl_cli
 from udrl.errors import StudentError
-from udrl.export import verification
+from udrl.export import llamacpp, verification
 from udrl.export.ctranslate2 import CTranslate2Answerer, write_ctranslate2
 from udrl.export.gguf import FILE, check_gguf, write_gguf
-from udrl.export.llamacpp import LlamaCppAnswerer
+from udrl.export.llamacpp import LlamaCpp, LlamaCppAnswerer
 from udrl.export.verification import EngineAnswerer, Parted
 from udrl.student.engines.pytorch import TorchEngine
 from udrl.tokenizer import decode
@@ -52,6 +52,26 @@ def test_other_programs_write_what_torch_writes_within_any_context(
         expected = [decode(made.tokenizer, list(ids)).rstrip("\ufffd") for ids in expected]
     assert written == expected
     assert any(written)
+
+
+def test_llama_cpp_is_given_the_context_that_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fills the memory of every slot's whole context, and some students read 131,072 tokens."""
+    made = tiny_student(context=4096)
+    made.sampling = replace(made.sampling, temperature=0.0, no_repeat=0, max_tokens=10)
+    assert isinstance(made.computes, TorchEngine)
+    write_gguf(made.computes.model, made.tokenizer, tmp_path, name="tiny", quantised=False)
+    loaded = []
+
+    def load(file: Path, *, context: int, threads: int) -> LlamaCpp:
+        loaded.append(context)
+        return LlamaCpp(file, context=context, threads=threads)
+
+    monkeypatch.setattr(llamacpp, "LlamaCpp", load)
+    controls = [control for control, _ in made.rendered(commands(len(TEXTS)))]
+    expected = EngineAnswerer(made, 0).greedy(TEXTS, controls)
+    written = LlamaCppAnswerer(made, tmp_path / FILE).greedy(TEXTS, controls)
+    assert written == [decode(made.tokenizer, list(ids)).rstrip("\ufffd") for ids in expected]
+    assert loaded == [max(map(len, made.prompt_ids(TEXTS, commands(len(TEXTS))))) + 10]
 
 
 @pytest.mark.parametrize("as_text", [False, True])

@@ -74,9 +74,8 @@ class LlamaCppAnswerer:
     """A student's GGUF file as a `udrl.export.verification.Answerer`; greedily, texts are compared."""
 
     def __init__(self, student: Student, file: Path) -> None:
-        """Load ``file``, whose sampling is that of ``student``: without its rule of repetition and its guidance."""
-        self.student = student
-        self.program = LlamaCpp(file, context=student.computes.context, threads=torch.get_num_threads())
+        """Answer by ``file`` with the sampling of ``student``, without its rule of repetition and its guidance."""
+        self.student, self.file = student, file
 
     def greedy(self, texts: Sequence[str], controls: Sequence[Sequence[int]]) -> list[str]:
         """Return completions."""
@@ -89,9 +88,12 @@ class LlamaCppAnswerer:
     def _written(self, texts: Sequence[str], controls: Sequence[Sequence[int]], *, temperature: float) -> list[str]:
         student, sampling = self.student, self.student.sampling
         prompts, limits = fitted_prompts(student.tokenizer, student.computes, texts, controls, sampling.max_tokens)
+        # llama.cpp fills the memory of every slot's whole context, which a student may have a hundred times too much of
+        longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
+        program = LlamaCpp(self.file, context=longest, threads=torch.get_num_threads())
 
         def write(some: list[list[int]], limit: int) -> list[str]:
-            return self.program.complete(some, max_tokens=limit, temperature=temperature, top_p=sampling.top_p)
+            return program.complete(some, max_tokens=limit, temperature=temperature, top_p=sampling.top_p)
 
         made = by_limit(write, prompts, limits)
         return [text.removeprefix(" ").rstrip("\ufffd") for text in made]  # a character that was cut, as in ours
