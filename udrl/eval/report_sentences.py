@@ -44,10 +44,11 @@ def headline_systems(summary: Mapping[str, Any]) -> dict[str, str]:
 
 def _parity(summary: Mapping[str, Any]) -> list[ReportSentence]:
     """Every student beside each reference; without a student, every other system beside the leading one."""
-    sentences = []
-    for ref, rows in summary["headline"].items():
-        for name in rows:
-            sentences.append(_one_parity(summary, name, ref, several=len(rows) > 1))
+    sentences = [
+        _one_parity(summary, name, ref, several=len(rows) > 1)
+        for ref, rows in summary["headline"].items()
+        for name in rows
+    ]
     if sentences or not summary["references"]:
         return sentences
     leading = summary["references"][0]

@@ -63,8 +63,8 @@ class LlamaCpp:
             "cache_prompt": False,
             "ignore_eos": ignore_end,
         }
-        found = self.server.handle_completions(request)
-        answer = json.loads(found) if isinstance(found, str | bytes) else found
+        written = self.server.handle_completions(request)
+        answer = json.loads(written) if isinstance(written, str | bytes) else written
         if "choices" not in answer:
             raise StudentError(f"llama.cpp does not complete: {answer.get('error', answer)}")
         return [one["text"] for one in sorted(answer["choices"], key=lambda one: int(one["index"]))]

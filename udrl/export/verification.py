@@ -153,8 +153,8 @@ def verify_obedience(
     asked = np.repeat(levels, SAMPLES)
     spearman: dict[str, tuple[float, float]] = {}
     shift: dict[str, float] = {}
-    for place, name in enumerate(swept):
-        first, second = (np.asarray(of[name], dtype=float).reshape(shape)[place] for of in values)
+    for index, name in enumerate(swept):
+        first, second = (np.asarray(of[name], dtype=float).reshape(shape)[index] for of in values)
         spearman[name] = _within(asked, first), _within(asked, second)
         moved = (second - first) / np.array([_range(student, task, name) for task, _ in chosen])[:, None]
         shift[name] = float(np.abs(moved.reshape(-1, LEVELS, SAMPLES).mean((0, 2))).mean())

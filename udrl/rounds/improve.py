@@ -74,7 +74,7 @@ def improve(
     with run_folder.writing():
         work = Work(run_folder, options, Source(inputs, input_field, tasks), device, precision)
         state = _caught_up(run_folder) or work.begin()
-        _check_judged(state, run_folder, options)
+        _check_judged(run_folder, options)
         _install(run_folder, state)
         if restart:
             remove_folder(folder_of(run_folder, _next(state)))
@@ -138,7 +138,7 @@ def _install(run: Run, state: State) -> None:
         run.record(facts)
 
 
-def _check_judged(state: State, run: Run, options: RoundOptions) -> None:
+def _check_judged(run: Run, options: RoundOptions) -> None:
     first_round = history.read_round(folder_of(run, 0))
     first = options if first_round is None else first_round[1]
     for name in JUDGED_BY:
