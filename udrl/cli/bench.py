@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from udrl.cli.common import common_options, emit, engine_option, only_results_on_stdout
+from udrl.cli.common import common_options, compute_options, emit, engine_option, only_results_on_stdout
 from udrl.cli.numbers import Real, Whole
 
 if TYPE_CHECKING:
@@ -81,8 +81,7 @@ if TYPE_CHECKING:
     help="What an hour of this machine costs: the table then says what 1,000 calls of a student do.",
 )
 @click.option("--limit", metavar="N", type=Whole(min=1), help="Inputs a task at most, for a quick look.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@compute_options
 @engine_option
 @common_options()
 def command(

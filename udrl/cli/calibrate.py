@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from udrl.cli.common import common_options, emit, engine_option, only_results_on_stdout
+from udrl.cli.common import common_options, compute_options, emit, engine_option, only_results_on_stdout
 from udrl.cli.numbers import Real, Whole
 
 
@@ -19,8 +19,7 @@ from udrl.cli.numbers import Real, Whole
 @click.option("--no-repeat", metavar="N", type=Whole(min=0), help="No N tokens twice. Default: the student's.")
 @click.option("--guidance", metavar="W", type=Real(min=0), help="See udrl generate. Default: the student's.")
 @click.option("--encoder", metavar="NAME|PATH", help="Of relevance. Default: the run's.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@compute_options
 @engine_option
 @common_options()
 def command(

@@ -163,6 +163,15 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def compute_options(function: Function) -> Function:
+    """Add the options on what computes, and in which numbers: --device and --precision."""
+    precision = click.option(
+        "--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True
+    )
+    device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+    return device(precision(function))
+
+
 def engine_option(function: Function) -> Function:
     """Add the option on what computes for the student: --engine."""
     return click.option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from udrl.cli.common import common_options, emit, only_results_on_stdout, table
+from udrl.cli.common import common_options, compute_options, emit, only_results_on_stdout, table
 from udrl.cli.numbers import Real, Whole
 
 if TYPE_CHECKING:
@@ -142,8 +142,7 @@ COUNT = Whole(min=1)
     help="Validation inputs a task that calibration sweeps.",
 )
 @click.option("--encoder", metavar="NAME|PATH", help="Of relevance. Default: the run's.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@compute_options
 @click.option("--restart", is_flag=True, help="Forget an unfinished round instead of continuing it.")
 @common_options()
 def command(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from udrl.cli.common import common_options, emit, only_results_on_stdout, table
+from udrl.cli.common import common_options, compute_options, emit, only_results_on_stdout, table
 from udrl.cli.numbers import Real, Whole
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="How often the probe looks at every episode, at equal distances.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@compute_options
 @click.option("--restart", is_flag=True, help="Forget an interrupted or finished probe.")
 @common_options()
 def command(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from udrl.cli.common import common_options, emit, only_results_on_stdout, table
+from udrl.cli.common import common_options, compute_options, emit, only_results_on_stdout, table
 from udrl.cli.numbers import Real, Whole
 from udrl.cli.train_method import OPTIONS, by_method, options_of_methods
 
@@ -262,8 +262,7 @@ GRID = "Repeatable, or one list with commas."
 @click.option("--micro-batch", metavar="N", type=POSITIVE, help="Most sequences computed at once. Default: 64.")
 @click.option("--num-inputs", metavar="N", type=POSITIVE, help="A task, of the run if it is made. Default: 1,500.")
 @click.option("--samples", metavar="N", type=POSITIVE, help="Completions of an input, likewise. Default: 4.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@compute_options
 @cell_options("lr-batch")
 @common_options()
 def lr_batch_command(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from udrl.cli.common import common_options, emit, only_results_on_stdout
+from udrl.cli.common import common_options, compute_options, emit, only_results_on_stdout
 from udrl.cli.numbers import Real, Whole
 from udrl.cli.train_method import method_from, method_options, of_training
 
@@ -161,8 +161,7 @@ if TYPE_CHECKING:
 )
 @click.option("--track", "tracker", type=click.Choice(["trackio", "wandb"]), help="Send the figures there too.")
 @click.option("--encoder", metavar="NAME|PATH", help="Of the rewards that calibration measures. Default: the run's.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@compute_options
 @click.option(
     "--lora",
     metavar="RANK",
