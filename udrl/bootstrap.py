@@ -84,14 +84,7 @@ def ratio_intervals(
     return Intervals(ratio, ratio + lo, ratio + hi, known.sum(axis=0))
 
 
-def length_controlled(
-    wins: Floats,
-    longer: Floats,
-    clusters: npt.ArrayLike | None = None,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Intervals:
+def length_controlled(wins: Floats, longer: Floats, clusters: npt.ArrayLike | None = None) -> Intervals:
     """Return what every column's win rate would be at equal length, with its 95 % interval.
 
     wins: (rows, k) in [0, 1], 1/2 a tie; longer: (rows, k) by how many words the first completion is longer. NaN in
@@ -130,8 +123,8 @@ def length_controlled(
             part = alike[start : start + _COLUMNS // 2]
             drawn = _drawn(
                 np.hstack([summed[there][:, k * columns : (k + 1) * columns][:, part] for k in range(5)]),
-                resamples,
-                seed,
+                RESAMPLES,
+                seed=0,
             )
             parts = np.split(drawn, 5, axis=1)
             moved, _ = _solved(parts[:2], parts[2:], level[part], slope[part])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
 """Packages whose errors say that the service was not reached; which one depends on the client's version."""
+SECONDS = 5.0
+"""Longest wait for the hub."""
 
 
 def is_of_transport(error: BaseException) -> bool:
@@ -11,7 +13,7 @@ def is_of_transport(error: BaseException) -> bool:
     return type(error).__module__.partition(".")[0] in TRANSPORTS
 
 
-def is_reachable(*, seconds: float = 5.0) -> bool:
+def is_reachable() -> bool:
     """Say whether the hub answers at all, by one request of the hub's own client, which knows of proxies.
 
     False also where that client is set to be offline. What the answer is does not matter.
@@ -20,7 +22,7 @@ def is_reachable(*, seconds: float = 5.0) -> bool:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     try:
-        get_session().head(constants.ENDPOINT, timeout=seconds)
+        get_session().head(constants.ENDPOINT, timeout=SECONDS)
     except OfflineModeIsEnabled:
         return False
     except Exception as error:

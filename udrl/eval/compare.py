@@ -245,7 +245,7 @@ def differences(first: Figures, second: Figures) -> tuple[Difference, ...]:
     )
 
 
-def sign_flip(gaps: Floats, clusters: Sequence[str] | NDArray[Any], *, flips: int = FLIPS, seed: int = 0) -> Floats:
+def sign_flip(gaps: Floats, clusters: Sequence[str] | NDArray[Any], *, flips: int = FLIPS) -> Floats:
     """Return the two-sided p-value of every column's mean being 0: how often flipped signs bring as much.
 
     gaps: (rows, k) paired differences, NaN where there is none; clusters: a label for each row, of which all rows are
@@ -257,7 +257,7 @@ def sign_flip(gaps: Floats, clusters: Sequence[str] | NDArray[Any], *, flips: in
     np.add.at(sums, cluster_of, np.nan_to_num(gaps))
     seen = np.abs(sums.sum(axis=0))
     slack = 1e-9 * np.abs(sums).sum(axis=0)  # sums of the same numbers in another order differ in their last digits
-    random = np.random.default_rng([seed, len(labels)])
+    random = np.random.default_rng([0, len(labels)])
     count = np.zeros(gaps.shape[1])
     for start in range(0, flips, _CHUNK):
         signs = random.integers(0, 2, size=(min(_CHUNK, flips - start), len(labels))) * 2.0 - 1.0

@@ -48,16 +48,16 @@ class Measured:
 
     values: Values
 
-    def interval(self, name: str, *, seed: int = 0) -> Interval:
+    def interval(self, name: str) -> Interval:
         """Return the mean of a figure with its 95 % interval, clustered by input (or group)."""
         rows = self.values[name]
-        return mean_interval(list(rows.values()), [_cluster(name, key) for key in rows], seed=seed)
+        return mean_interval(list(rows.values()), [_cluster(name, key) for key in rows])
 
-    def gain(self, other: Measured, name: str, *, seed: int = 0) -> Interval:
+    def gain(self, other: Measured, name: str) -> Interval:
         """Return by how much a figure is higher here than in ``other``, paired; items of both are compared."""
         keys = [key for key in self.values[name] if key in other.values[name]]
         moved = [self.values[name][key] - other.values[name][key] for key in keys]
-        return mean_interval(moved, [_cluster(name, key) for key in keys], seed=seed)
+        return mean_interval(moved, [_cluster(name, key) for key in keys])
 
     def save(self, path: Path) -> None:
         """Write it, atomically."""

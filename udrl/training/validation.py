@@ -12,6 +12,9 @@ import torch
 from udrl.student.network import StudentModel
 from udrl.training.examples import Examples, batch_of
 
+EPISODES = 256
+"""Most episodes whose loss is measured."""
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -67,19 +70,12 @@ def losses_of(
 
 @torch.no_grad()
 def validate(
-    student: StudentModel,
-    examples: Examples,
-    step: int,
-    *,
-    dtype: torch.dtype,
-    seed: int,
-    limit: int = 256,
-    chunk: int = 64,
+    student: StudentModel, examples: Examples, step: int, *, dtype: torch.dtype, seed: int, chunk: int = 64
 ) -> Validation:
-    """Measure the loss on up to ``limit`` episodes with their own commands and with those of another of their task."""
+    """Measure the loss on up to EPISODES ``examples``, with their own commands and with others of their task."""
     was_training = student.training
     student.eval()
-    indices = np.random.default_rng(seed).permutation(len(examples))[:limit].tolist()
+    indices = np.random.default_rng(seed).permutation(len(examples))[:EPISODES].tolist()
     shuffled = list(examples.positions)
     for task in sorted({examples.tasks[i] for i in indices}):
         members = [i for i in indices if examples.tasks[i] == task]

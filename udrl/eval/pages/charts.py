@@ -184,23 +184,14 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return front
 
 
-def histogram_chart(
-    edges: Sequence[float],
-    parts: Sequence[Bars],
-    *,
-    title: str,
-    name: str,
-    zone: tuple[float, float] | None = None,
-) -> Markup:
+def histogram_chart(edges: Sequence[float], parts: Sequence[Bars], *, title: str, name: str) -> Markup:
     """Draw how many values fall into each bin, the parts on top of each other.
 
-    edges: of the bins, one more than counts. name: of what is counted. zone: a range that is marked.
+    edges: of the bins, one more than counts. name: of what is counted.
     """
     from matplotlib.ticker import MaxNLocator
 
     with canvas(2.3, f"histogram {name} {title}", left=0.52, top=0.28) as (figure, axes):
-        if zone is not None:
-            axes.axvspan(*zone, color=ROLES["zone"], linewidth=0, zorder=0)
         below = [0.0] * (len(edges) - 1)
         for part in parts:
             above = [low + count for low, count in zip(below, part.counts, strict=True)]

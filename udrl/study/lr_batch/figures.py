@@ -58,12 +58,12 @@ class Best:
     ratio: Figure
 
 
-def best_of(values: Floats, grid: Grid, *, seed: int = 0) -> Best:
+def best_of(values: Floats, grid: Grid) -> Best:
     """Return the best cell of ``values`` (cells, seeds, items), higher is better."""
     means = values.mean(axis=(1, 2))
     best = int(np.argmax(means))
     as_good = [k for k in range(len(means)) if k == best or crossed_interval(values[best] - values[k])[1] <= 0]
-    seeds, items = _draws(values.shape[1], seed), _draws(values.shape[2], seed + 1)
+    seeds, items = _draws(values.shape[1], 0), _draws(values.shape[2], 1)
     drawn = np.einsum("csi,rs,ri->rc", values, seeds, items, optimize=True)
     lo, hi = np.quantile(grid.ratios[np.argmax(drawn, axis=1)], [0.025, 0.975])
     return Best(best, crossed_interval(values[best]), tuple(as_good), (float(grid.ratios[best]), float(lo), float(hi)))
@@ -78,10 +78,10 @@ class Correlations:
     ratio_over_rate: Figure
 
 
-def correlations(scores: Floats, grid: Grid, *, seed: int = 0) -> Correlations:
+def correlations(scores: Floats, grid: Grid) -> Correlations:
     """Return the correlations of ``scores`` (cells, seeds), higher is better."""
     of = {name: spearman(scores.mean(axis=1), x) for name, x in grid.predictors.items()}
-    drawn = _drawn_correlations(scores, grid, seed)
+    drawn = _drawn_correlations(scores, grid)
     gap = abs(of[RATIO]) - abs(of[RATE])
     return Correlations(
         {name: _interval(of[name], drawn[name]) for name in PREDICTORS},
@@ -108,7 +108,7 @@ class Claim:
     verdict: Literal["holds", "does not hold", "undecided", "not tested"]
 
 
-def claim_of(scores: Mapping[str, Floats], kinds: Mapping[str, Kind], grid: Grid, *, seed: int = 0) -> Claim:
+def claim_of(scores: Mapping[str, Floats], kinds: Mapping[str, Kind], grid: Grid) -> Claim:
     """Judge the claim on ``scores`` by task, (cells, seeds) each, and the kind of each task."""
     gains: dict[str, Figure] = {}
     ratios: dict[str, tuple[float, Floats]] = {}
@@ -117,11 +117,11 @@ def claim_of(scores: Mapping[str, Floats], kinds: Mapping[str, Kind], grid: Grid
         if not tasks:
             continue
         value = float(np.mean([spearman(scores[t].mean(axis=1), grid.predictors[RATIO]) for t in tasks]))
-        drawn = np.mean([_drawn_correlations(scores[t], grid, seed)[RATIO] for t in tasks], axis=0)
+        drawn = np.mean([_drawn_correlations(scores[t], grid)[RATIO] for t in tasks], axis=0)
         gains[kind] = _interval(value, drawn)
         logs = np.log(grid.ratios)
         at = float(np.mean([logs[np.argmax(scores[t].mean(axis=1))] for t in tasks]))
-        again = [logs[np.argmax(scores[t] @ _draws(scores[t].shape[1], seed).T, axis=0)] for t in tasks]
+        again = [logs[np.argmax(scores[t] @ _draws(scores[t].shape[1], 0).T, axis=0)] for t in tasks]
         ratios[kind] = (at, np.mean(again, axis=0))
     if len(gains) < len(KINDS):
         return Claim(gains, None, "not tested")
@@ -145,10 +145,10 @@ def _draws(count: int, seed: int) -> Floats:
     return rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES) / count
 
 
-def _drawn_correlations(scores: Floats, grid: Grid, seed: int) -> dict[str, Floats]:
+def _drawn_correlations(scores: Floats, grid: Grid) -> dict[str, Floats]:
     """Return each predictor's correlation in every resample of cells and seeds; all scores see the same resamples."""
-    cells = np.random.default_rng([seed, 2]).integers(len(scores), size=(RESAMPLES, len(scores)))
-    means = _draws(scores.shape[1], seed) @ scores.T
+    cells = np.random.default_rng([0, 2]).integers(len(scores), size=(RESAMPLES, len(scores)))
+    means = _draws(scores.shape[1], 0) @ scores.T
     drawn = np.take_along_axis(means, cells, axis=1)
     return {name: _spearman(drawn, x[cells]) for name, x in grid.predictors.items()}
 
