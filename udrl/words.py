@@ -74,7 +74,9 @@ _SPACED = rf"[^\W_{_UNSPACED}]"
 
 WORD = re.compile(rf"{_SPACED}+(?:[{_MARKS}]+{_SPACED}*|['’\-]{_SPACED}+)*|{_CHARACTER}")
 
-SENTENCE_END = re.compile(r"[.!?؟۔।॥።፧။៕]+(?=\s|$)|[。！？｡]+")
+SPACED_ENDS = ".!?؟۔।॥።፧။៕"
+UNSPACED_ENDS = "。！？｡"
+SENTENCE_END = re.compile(rf"[{SPACED_ENDS}]+(?=\s|$)|[{UNSPACED_ENDS}]+")
 """Marks that end a sentence: before white space or the end of the text, and anywhere in scripts without spaces."""
 
 _UNSPACED_START = re.compile(f"[{_UNSPACED}]")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ledger_records import TASKS, ledger_of, many, response
 
-from udrl.data.cleaning import first_words, is_loop
+from udrl.data.cleaning import is_loop
 from udrl.data.episode_builder import build_episodes
 from udrl.data.inputs import split_of
 from udrl.data.ledger import Ledger
@@ -47,15 +50,20 @@ def test_episodes_say_what_was_achieved(tmp_path: Path) -> None:
     assert len({episode.episode_id for episode in episodes}) == len(episodes)
 
 
-def test_episodes_derived_have_the_shares_asked_for(tmp_path: Path) -> None:
+def test_episodes_derived_have_the_numbers_asked_for(tmp_path: Path) -> None:
     ledger = ledger_of(tmp_path, many(250))
-    counts = Counter(e.origin for e in build_episodes(ledger, TASKS, mismatched=0.2, truncated=0.05))
+    counts = Counter(e.origin for e in build_episodes(ledger, TASKS, mismatched=0.2, truncated=0.05, spliced=0.1))
     assert counts["teacher"] == 2000
     assert counts["mismatched"] == pytest.approx(400, abs=60)
     assert counts["truncated"] == pytest.approx(100, abs=35)
-    assert {e.origin for e in build_episodes(ledger, TASKS, mismatched=0, truncated=0)} == {"teacher"}
-    ids = [e.episode_id for e in build_episodes(ledger, TASKS, mismatched=1, truncated=1)]
-    assert len(set(ids)) == len(ids)
+    assert counts["spliced"] == pytest.approx(200, abs=45)
+    plain = build_episodes(ledger, TASKS, mismatched=0, truncated=0, spliced=0)
+    assert {e.origin for e in plain} == {"teacher"}
+    every = list(build_episodes(ledger, TASKS, mismatched=1, truncated=1.5, spliced=2))
+    counts = Counter(e.origin for e in every)
+    assert (counts["mismatched"], counts["spliced"]) == (2000, 4000)
+    assert counts["truncated"] == pytest.approx(3000, abs=70), "one from each, two from every second"
+    assert len({e.episode_id for e in every}) == len(every)
 
 
 def test_episodes_mismatched_stay_within_task_and_split(tmp_path: Path) -> None:
@@ -71,17 +79,55 @@ def test_episodes_mismatched_stay_within_task_and_split(tmp_path: Path) -> None:
         assert episode.horizon == count_words(episode.completion)
 
 
-def test_episodes_truncated_are_true_beginnings(tmp_path: Path) -> None:
-    episodes = list(build_episodes(ledger_of(tmp_path, many(60)), TASKS, truncated=1.0))
+def test_episodes_truncated_end_behind_a_sentence_or_clause(tmp_path: Path) -> None:
+    episodes = list(build_episodes(ledger_of(tmp_path, many(60)), TASKS, mismatched=0, truncated=1, spliced=0))
     bounds = {task.name: task for task in TASKS}
     sources = [e for e in episodes if e.origin == "teacher"]
     truncated = [e for e in episodes if e.origin == "truncated"]
     assert len(truncated) > 0.9 * len(sources)
     for episode in truncated:
-        [source] = [e for e in sources if e.input == episode.input and e.completion.startswith(episode.completion)]
+        [source] = [e for e in sources if e.input == episode.input and e.completion.startswith(episode.completion[:-1])]
+        rest = source.completion[len(episode.completion) - 1 :]
+        assert rest.startswith((". ", ", ")), "what follows in the source is a border"
+        assert episode.completion.endswith("."), "and the text is closed as the source is"
         assert 0.2 * source.horizon <= episode.horizon <= 0.8 * source.horizon
         assert episode.horizon >= 0.5 * bounds[episode.task].min_words
         assert episode.horizon == count_words(episode.completion)
+        told = json.loads(episode.sampling)["truncated"]
+        assert told == {
+            "behind": "sentence" if rest[0] == "." else "clause", "share": round(episode.horizon / source.horizon, 3),
+        }  # fmt: skip
+
+
+def test_episodes_spliced_hold_sentences_of_two_inputs_of_one_teacher(tmp_path: Path) -> None:
+    records = [replace(one, teacher=f"t{number % 2}") for number, one in enumerate(many(60))]
+    episodes = list(build_episodes(ledger_of(tmp_path, records), TASKS, mismatched=0, truncated=0, spliced=1))
+    written: dict[tuple[str, str, str, str], list[list[str]]] = {}
+    for one in episodes:
+        if one.origin == "teacher":
+            written.setdefault((one.input_id, one.task, one.teacher, one.split), []).append(sentences(one.completion))
+    pairs = [(own, made) for own, made in pairwise(episodes) if made.origin == "spliced"]
+    assert len(pairs) > 0.95 * len(records)
+    shares = []
+    for own, made in pairs:
+        told, mine, text = json.loads(made.sampling)["spliced"], sentences(own.completion), sentences(made.completion)
+        assert told["with"] != own.input_id == made.input_id
+        splices = {  # the beginning of one with the end of the other, and the share of it that is the episode's own
+            round(sum(map(count_words, text[:k] if left is mine else text[k:])) / made.horizon, 3)
+            for other in written[told["with"], made.task, made.teacher, made.split]
+            for left, right in ((mine, other), (other, mine))
+            for k in range(1, len(text))
+            if text[:k] == left[:k] and text[k:] == right[-(len(text) - k) :]
+        }
+        assert splices == {told["own"]}
+        assert made.horizon == count_words(made.completion)
+        assert 0.6 * own.horizon <= made.horizon <= 1.6 * own.horizon
+        shares.append(told["own"])
+    assert min(Counter(int(4 * share) for share in shares)[quarter] for quarter in range(4)) > len(shares) / 20
+
+
+def sentences(text: str) -> list[str]:
+    return re.findall(r"[^ .][^.]*\.", text)
 
 
 RULES: list[tuple[str | None, dict[str, Any]]] = [
@@ -125,8 +171,8 @@ def test_episodes_refuse_unknown_tasks_and_shares(tmp_path: Path) -> None:
     ledger = ledger_of(tmp_path, [response("haiku", "a fox", 0)])
     with pytest.raises(RunError, match="responses to task 'haiku', which is not defined"):
         list(build_episodes(ledger, TASKS))
-    with pytest.raises(UsageError, match=r"share of truncated episodes must be within \[0, 1\], found 1.5"):
-        list(build_episodes(ledger, TASKS, truncated=1.5))
+    with pytest.raises(UsageError, match=r"number of truncated episodes a response must be within \[0, 16\], found 17"):
+        list(build_episodes(ledger, TASKS, truncated=17))
 
 
 PEAK = """
@@ -170,8 +216,3 @@ def test_episodes_are_built_in_little_memory(tmp_path: Path) -> None:
 )
 def test_episodes_loop_rule(text: str, expected: bool) -> None:
     assert is_loop(text.split()) is expected
-
-
-def test_episodes_first_words_keep_the_text_between() -> None:
-    assert first_words("One, two-three;  four.", 2) == "One, two-three"
-    assert first_words("One, two", 5) == "One, two"

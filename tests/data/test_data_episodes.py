@@ -155,7 +155,9 @@ def test_episodes_card_counts_what_is_in_the_files(tmp_path: Path) -> None:
         of_task = [e for e in every if task in (e.task, "all")]
         expected = {"episodes": len(of_task), "of them rejected": sum(e.rejected_by is not None for e in of_task)}
         expected |= {name: sum(e.split == name for e in of_task) for name in ("train", "validation", "test")}
-        expected |= {name: sum(e.origin == name for e in of_task) for name in ("teacher", "mismatched", "truncated")}
+        expected |= {
+            name: sum(e.origin == name for e in of_task) for name in ("teacher", "mismatched", "truncated", "spliced")
+        }
         assert {name: int(row[name]) for name in expected} == expected
     rejected = sum(e.rejected_by == "duplicate" for e in every)
     assert rejected

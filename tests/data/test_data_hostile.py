@@ -10,7 +10,8 @@ from types import FrameType
 import pytest
 
 from udrl.data import constraints, language, leakage, pii
-from udrl.data.cleaning import clean, first_words, rejected_by
+from udrl.data.borders import borders
+from udrl.data.cleaning import clean, rejected_by
 from udrl.data.dedup import Deduplicator
 from udrl.data.inputs import cut_input, input_id
 from udrl.data.ledger import SCHEMA, LedgerRecord
@@ -96,7 +97,7 @@ PASSES: dict[str, Callable[[str], object]] = {
     "clean": lambda text: clean(record(text), TASK),
     "mask": pii.mask,
     "language": lambda text: language.is_foreign(text, words=folded_words(text), request=text, given=text),
-    "first words": lambda text: first_words(text, 10**9),
+    "borders": borders,
     "cut": cut_input,
     "words": lambda text: join_words(folded_words(text)),
     "sentences": lambda text: SENTENCE_END.split(text),

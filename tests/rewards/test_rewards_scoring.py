@@ -60,18 +60,22 @@ def all_episodes(run: Run) -> list[Episode]:
 
 def test_score_labels_every_kept_episode(run: Run, encoder: SentenceEncoder) -> None:
     before = {path.name: path.read_bytes() for path in run.ledger.iterdir()}
-    report = score(run, rewards=("relevance", "novelty"), reward_fields=("fidelity",), precision="fp32", device="cpu")
+    report = score(
+        run, rewards=("relevance", "novelty"), reward_fields=("fidelity",), precision="fp32", device="cpu", spliced=1
+    )
     episodes = all_episodes(run)
     kept = [one for one in episodes if one.rejected_by is None]
     assert report.episodes["total"] == len(episodes) > 90
-    assert {one.origin for one in kept} == {"teacher", "mismatched", "truncated"}
+    assert {one.origin for one in kept} == {"teacher", "mismatched", "truncated", "spliced"}
     expected = Relevance(encoder)([one.input for one in kept], [one.completion for one in kept])
     assert [one.returns["relevance"] for one in kept] == expected
     for one in kept:
         fidelity = json.loads(one.sampling)["fidelity"] if one.origin == "teacher" else None
         assert one.returns["fidelity"] == fidelity, "a derived episode is not what was sampled"
     means = report.means["relevance"]
-    assert means["teacher"] > means["truncated"] > means["mismatched"]
+    assert means["teacher"] > means["spliced"] > means["mismatched"]
+    assert means["truncated"] > means["spliced"], "a beginning is about its input, if about less of it"
+    assert report.with_derived["relevance"]["teacher"] == report.within_inputs["relevance"]
     assert report.unscored == {"relevance": 0, "novelty": 0, "fidelity": sum(o.origin != "teacher" for o in kept)}
     assert report.canaries["relevance"]["echo"] == pytest.approx(1.0, abs=1e-6)
     assert {path.name: path.read_bytes() for path in run.ledger.iterdir()} == before, "nothing is generated"
@@ -287,7 +291,7 @@ def test_score_holds_one_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"rewards": ("novelty",), "reward_fields": ("fidelty",)}, RewardError, r"did you mean fidelity\?"),
         ({"rewards": (), "reward_fields": ("fidelity", "fidelity")}, UsageError, "2 rewards have the name"),
         ({"reward_file": "clicks.csv"}, UsageError, "Name each with --reward-field"),
-        ({"rewards": ("novelty",), "mismatched": 2.0}, UsageError, "mismatched"),
+        ({"rewards": ("novelty",), "spliced": 16.5}, UsageError, "spliced must be at least 0 and at most 16"),
         (
             {"encoder": "a/b", "rewards": ("novelty",)},
             UsageError,

@@ -17,6 +17,12 @@ TASKS = load_tasks(["text-to-image", "search-query"])
 WORDS = [f"{a}{b}" for a in ("ka", "lo", "mi", "ne", "tu") for b in ("rin", "sot", "vel", "pax", "dum", "gol")]
 
 
+def sentences(rng: random.Random) -> str:
+    """Return four to six sentences of two to four words."""
+    said = [" ".join(rng.choices(WORDS, k=rng.randint(2, 4))).capitalize() for _ in range(rng.randint(4, 6))]
+    return ". ".join(said) + "."
+
+
 def response(task: str, text: str, sample: int, completion: str | None = None, **changes: Any) -> LedgerRecord:
     rng = random.Random(f"{task}/{text}/{sample}")
     base = LedgerRecord(
@@ -29,7 +35,7 @@ def response(task: str, text: str, sample: int, completion: str | None = None, *
         input_id=input_id(text),
         input=text,
         messages=[{"role": "user", "content": text}],
-        completion=completion if completion is not None else " ".join(rng.choices(WORDS, k=rng.randint(8, 20))),
+        completion=completion if completion is not None else sentences(rng),
         finish_reason="stop",
         teacher="builtin",
         revision=None,

@@ -56,11 +56,22 @@ if TYPE_CHECKING:
 @click.option("--encoder", metavar="NAME|PATH", help="What relevance is computed with.  [default: all-MiniLM-L6-v2]")
 @click.option(
     "--mismatched",
-    metavar="X",
-    type=Real(0, 1),
-    help="Share of episodes with foreign completions.",
+    metavar="N",
+    type=Real(0, 16),
+    help="Episodes to derive from a response: with another input's completion.  [default: 0.1]",
 )
-@click.option("--truncated", metavar="X", type=Real(0, 1), help="Share of episodes with cut completions.")
+@click.option(
+    "--truncated",
+    metavar="N",
+    type=Real(0, 16),
+    help="Likewise: that end behind an earlier sentence or clause.  [default: 0.1]",
+)
+@click.option(
+    "--spliced",
+    metavar="N",
+    type=Real(0, 16),
+    help="Likewise: with a share of their own sentences, the rest another input's.  [default: 0.1]",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option(
     "--precision",
@@ -83,6 +94,7 @@ def command(
     encoder: str | None,
     mismatched: float | None,
     truncated: float | None,
+    spliced: float | None,
     device: str,
     precision: str,
     exact: bool,
@@ -99,7 +111,7 @@ def command(
 
     if exact and precision not in ("auto", "fp32"):
         raise click.UsageError(f"--exact encodes in fp32: leave --precision {precision} out")
-    given = {"encoder": encoder, "mismatched": mismatched, "truncated": truncated}
+    given = {"encoder": encoder, "mismatched": mismatched, "truncated": truncated, "spliced": spliced}
     with only_results_on_stdout():
         report = score(
             run,
@@ -125,7 +137,7 @@ def describe(report: ScoreReport) -> str:
             lines.append(f"  for what deserves nothing: {_means(report.canaries[fact.name])}")
         spread = report.within_inputs.get(fact.name)
         if spread is not None and spread.overall is not None:
-            lines.append(f"  {spread.overall:.0%} of its variance lies within inputs")
+            lines.append(f"  {spread.overall:.0%} of its variance lies within inputs{_derived(report, fact.name)}")
         if missing := report.unscored.get(fact.name):
             lines.append(f"  {missing:,} episodes have no value")
     lines += said_of_hygiene(report.hygiene)
@@ -135,6 +147,17 @@ def describe(report: ScoreReport) -> str:
         lines.append(f"{report.unknown:,} texts are in a script that the encoder does not know: they are not scored")
     lines.append(next_of_episodes(report.run))
     return "\n".join(lines)
+
+
+def _derived(report: ScoreReport, name: str) -> str:
+    """Return what derived episodes make of the share of the variance within inputs; nothing where there are none."""
+    shares = {kind: spread.overall for kind, spread in report.with_derived[name].items()}
+    told = [
+        f"{share:.0%} with {'all derived episodes' if kind == 'all' else f'{kind} ones'}"
+        for kind, share in shares.items()
+        if share is not None and (kind == "all" or report.episodes.get(kind)) and kind != "teacher"
+    ]
+    return f" ({', '.join(told)})" if len(told) > 1 else ""
 
 
 def _means(values: Mapping[str, float]) -> str:

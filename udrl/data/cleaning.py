@@ -27,7 +27,7 @@ from udrl.data.leakage import (
 )
 from udrl.data.ledger import LedgerRecord
 from udrl.data.tasks import Task
-from udrl.words import WORD, folded_words
+from udrl.words import folded_words
 
 REPAIRED = "repaired"
 """Key of an episode's sampling that names what was taken off its completion."""
@@ -106,11 +106,3 @@ def is_loop(words: list[str]) -> bool:
         if b"\1" * needed in bytes(map(operator.eq, words[period:], words)):
             return True
     return False
-
-
-def first_words(text: str, count: int) -> str:
-    """Return ``text`` up to the end of its word number ``count`` (from 1); all of it where it has fewer."""
-    for number, word in enumerate(WORD.finditer(text), start=1):
-        if number == count:
-            return text[: word.end()]
-    return text

@@ -74,10 +74,10 @@ Of kept episodes: 10 %, 50 % and 90 % quantiles; lengths in words.
 | completion | string | what was written |
 | returns | struct of floats | what it achieved: {rewards}; null: not scored |
 | horizon | int | length of the completion in words |
-| origin | string | teacher, or derived: mismatched (another input's), truncated; or student |
+| origin | string | teacher; derived: mismatched (another input's), truncated, spliced (partly another's); student |
 | teacher | string | who wrote the completion |
 | round | int | 0: synthesis; from 1: rounds of improvement |
-| sampling | string | the settings it was written with, as JSON |
+| sampling | string | the settings it was written with, as JSON; of a derived one also how it was derived |
 | seed | int | seed of this completion |
 | split | string | train, validation or test (90/5/5 by input) |
 | rejected_by | string | the rule that keeps it out of training; null: kept |

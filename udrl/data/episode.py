@@ -4,16 +4,17 @@ Column table, in order (``EPISODE_SCHEMA`` is the truth):
 
     schema         int     version of this table
     episode_id     text    hash of the ledger key, the origin and, for derived episodes, what it was derived
-    with task           text    the task's name
+                           with
+    task           text    the task's name
     input_id       text    hash of the normalised input, shared across tasks
     input          text
     completion     text
     returns        struct  one float per reward; null: not scored
     horizon        int     length of the completion in words
-    origin         text    teacher, mismatched, truncated or student
+    origin         text    teacher, mismatched, truncated, spliced or student
     teacher        text    who wrote the completion
     round          int     0: synthesis; from 1: rounds of improvement
-    sampling       text    the settings it was written with, as JSON
+    sampling       text    the settings it was written with, as JSON; of a derived one also how it was derived
     seed           int
     split          text    train, validation or test; a function of input_id
     rejected_by    text    the rule that keeps it out of training; null: kept
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA = 1
-Origin = Literal["teacher", "mismatched", "truncated", "student"]
+Origin = Literal["teacher", "mismatched", "truncated", "spliced", "student"]
+DERIVED: tuple[Origin, ...] = ("mismatched", "truncated", "spliced")
+"""Origins of episodes that nobody wrote as an answer (`udrl.data.derived`): only upside-down RL can learn from them."""
+
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 

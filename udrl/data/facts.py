@@ -157,7 +157,7 @@ class EncoderFacts:
 
 @dataclass(frozen=True)
 class ScoreFacts(StageFacts):
-    """What ``udrl score`` did; see `udrl.rewards.scoring.ScoreReport`. shares: of derived episodes."""
+    """What ``udrl score`` did; see `udrl.rewards.scoring.ScoreReport`. shares: derived episodes a response."""
 
     KEY = "score"
     rewards: tuple[RewardFacts, ...] = ()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from udrl.data.episode import Episode
+from udrl.data.episode import DERIVED, Episode
 
 Values = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -61,7 +61,7 @@ class EpisodeMeter:
     def origins(self) -> list[str]:
         """Names of the origins that there are, the teacher's first, as they come in the flow."""
         there = {origin for counts in self._counts.values() for _, origin, _ in counts}
-        return [origin for origin in ("teacher", "mismatched", "truncated", "student") if origin in there]
+        return [origin for origin in ("teacher", *DERIVED, "student") if origin in there]
 
     def count(
         self,

@@ -14,8 +14,9 @@ from pathlib import Path
 from udrl.arguments import checked
 from udrl.data import hygiene as hygienic
 from udrl.data.dataset_card import run_facts
+from udrl.data.derived import Derivation
 from udrl.data.episode import Episode
-from udrl.data.episode_builder import MISMATCHED, TRUNCATED, build_episodes
+from udrl.data.episode_builder import build_episodes
 from udrl.data.episodes import check_kept, write_episodes
 from udrl.data.facts import EncoderFacts, HygieneFacts, RewardFacts, ScoreFacts
 from udrl.data.hygiene import Hygiene
@@ -31,7 +32,7 @@ from udrl.progress import Bar, track
 from udrl.rewards import BUILT_IN, canaries, default_rewards, load_reward
 from udrl.rewards.columns import Column, Field, columns_of_file, columns_of_ledger, parse_field
 from udrl.rewards.protocol import Reward, compute_known, known_inputs
-from udrl.rewards.spread import Spread, SpreadMeter, advice
+from udrl.rewards.spread import Spread, SpreadByOrigin, advice
 
 CHUNK = 2048
 """Episodes that are held and scored at a time: some 20 seconds of one core, between two steps of the bar."""
@@ -46,8 +47,9 @@ class ScoreReport:
 
     rewards: what was computed, with ranges. episodes: counts by origin, split and ``rejected:RULE``, and the
     ``total``. means: mean return by reward and origin. unscored: kept episodes without a value, by reward.
-    within_inputs: share of each reward's variance that lies within inputs (``udrl.rewards.spread``); a small one is
-    also a warning.
+    within_inputs: share of each reward's variance that lies within inputs, of what teachers wrote
+    (``udrl.rewards.spread``); with_derived: the same with each kind of derived episodes, by its name, and with ``all``.
+    A small one of ``graded`` ones is also a warning.
     canaries: mean reward of completions that deserve none, by reward and canary (``udrl.rewards.canaries``).
     hygiene: what was done about benchmark inputs and personal data, see ``udrl.data.hygiene``.
     encoder: name, revision and precision, where a reward uses one. truncated: distinct texts longer than what
@@ -61,6 +63,7 @@ class ScoreReport:
     means: Mapping[str, Mapping[str, float]]
     unscored: Mapping[str, int]
     within_inputs: Mapping[str, Spread]
+    with_derived: Mapping[str, Mapping[str, Spread]]
     canaries: Mapping[str, Mapping[str, float]]
     hygiene: HygieneFacts
     encoder: EncoderFacts | None
@@ -82,8 +85,9 @@ def score(
     precision: str = "auto",
     device: str = "auto",
     seed: int | None = None,
-    mismatched: float = MISMATCHED,
-    truncated: float = TRUNCATED,
+    mismatched: float = Derivation.mismatched,
+    truncated: float = Derivation.truncated,
+    spliced: float = Derivation.spliced,
     hygiene: Hygiene | None = None,
 ) -> ScoreReport:
     """Build the run's episodes from its ledger, labelled with ``rewards``, and replace the old ones at once.
@@ -98,7 +102,7 @@ def score(
     encoder, precision, device: what relevance is computed with, see ``udrl.encoder.load_encoder``; None:
         all-MiniLM-L6-v2.
     seed: decides the derived episodes; None: the seed of the run's synthesis.
-    mismatched, truncated: shares of derived episodes, see ``udrl.data.episode_builder``.
+    mismatched, truncated, spliced: episodes that are derived from a response, see ``udrl.data.derived``.
     hygiene: benchmark suites whose inputs are kept out of training, and personal data; None: as the last time.
 
     Episodes that a rule rejected are written without returns. Memory does not grow with the ledger's texts.
@@ -110,6 +114,7 @@ def score(
     started = time.monotonic()
     run.check()
     fields = _fields_of(rewards, reward_fields, reward_file)
+    derivation = Derivation(mismatched=mismatched, truncated=truncated, spliced=spliced)
     with run.writing(), Ledger(run.ledger) as ledger:
         responses = len(LedgerIndex(ledger))
         if not responses:
@@ -136,11 +141,11 @@ def score(
         known = read_answers(run.path)
         scorer = _Scorer({source: load_reward(source, encoder=eye, answers=known) for source in sources}, columns, eye)
         screen = hygienic.screen(run, ledger, wanted, encoder=eye)
-        built = build_episodes(ledger, tasks, seed=seed, mismatched=mismatched, truncated=truncated, screen=screen)
-        counts = _write(run, scorer, built, int(responses * (1 + mismatched + truncated)), screen.card_facts())
+        built = build_episodes(ledger, tasks, seed=seed, screen=screen, **asdict(derivation))
+        counts = _write(run, scorer, built, int(responses * (1 + derivation.total)), screen.card_facts())
         report = scorer.report(run, counts, screen.facts(), seed=seed, seconds=time.monotonic() - started)
         run.record(report.hygiene)
-        run.record(_score_facts(report, {"mismatched": mismatched, "truncated": truncated}))
+        run.record(_score_facts(report, asdict(derivation)))
     check_kept(run.path, counts, report.unscored)
     for warning in _warnings(report):
         warnings.warn(warning, stacklevel=2)
@@ -194,7 +199,7 @@ def _warnings(report: ScoreReport) -> list[str]:
             f"{report.unknown:,} texts are in a script that the encoder {name} does not know: "
             "episodes of them have no relevance; name an encoder that knows it with --encoder"
         )
-    return [*known, *advice(report.within_inputs)]
+    return [*known, *advice({name: of["graded"] for name, of in report.with_derived.items()})]
 
 
 class _Scorer:
@@ -212,7 +217,7 @@ class _Scorer:
         self._sums: dict[tuple[str, str], tuple[float, int]] = {}
         self._unscored: Counter[str] = Counter()
         self._example = ""
-        self._spread = SpreadMeter()
+        self._spread = SpreadByOrigin()
         self._inputs: dict[str, dict[str, None]] = {}  # the first few of each task, for the canaries
 
     def label(self, episodes: Iterable[Episode], bar: Bar) -> Iterator[Episode]:
@@ -264,12 +269,14 @@ class _Scorer:
     ) -> ScoreReport:
         """Return what was found, once all is written; counts: those of ``write_episodes``."""
         eye = self._eye
+        spreads = self._spread.spreads()
         return ScoreReport(
             run=run.path,
             rewards=tuple(self.facts),
             episodes=dict(counts),
             means=self.means(),
-            within_inputs=self._spread.spreads(),
+            within_inputs={name: of["teacher"] for name, of in spreads.items() if "teacher" in of},
+            with_derived=spreads,
             unscored={fact.name: self._unscored[fact.name] for fact in self.facts},
             canaries=self.canaries,
             hygiene=hygiene,
@@ -353,9 +360,12 @@ def _facts(functions: Mapping[str, Reward], columns: Sequence[Column]) -> list[R
     return facts
 
 
+_NOT_KEPT = ("run", "hygiene", "within_inputs", "with_derived")
+
+
 def _score_facts(report: ScoreReport, shares: Mapping[str, float]) -> ScoreFacts:
     """Return what run.json keeps of a scoring; what it says of hygiene is a record of its own."""
-    kept = {name: value for name, value in vars(report).items() if name not in ("run", "hygiene", "within_inputs")}
+    kept = {name: value for name, value in vars(report).items() if name not in _NOT_KEPT}
     within = {name: asdict(spread) for name, spread in report.within_inputs.items()}
     return ScoreFacts(**kept, within_inputs=within, shares=shares)
 

@@ -6,10 +6,10 @@ input, the input alone already says which return its completion has, and the com
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from udrl.data.episode import Episode
+from udrl.data.episode import DERIVED, Episode
 
 LEAST = 0.30
 """A smaller share of the variance within inputs is worth a warning."""
@@ -49,10 +49,12 @@ class _Sum:
 class SpreadMeter:
     """Takes episodes in the order of ``build_episodes``, where those of one input of a task follow each other.
 
-    Only kept episodes of teachers count: derived ones are not the teacher's doing. Memory: by task, not by episode.
+    Memory: by task, not by episode.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, origins: Collection[str] = ("teacher",)) -> None:
+        """origins: the kept episodes that count; derived ones are not the teacher's doing."""
+        self._origins = frozenset(origins)
         self._total: dict[tuple[str, str], _Sum] = {}
         self._within: dict[tuple[str, str], float] = {}
         self._group: tuple[str, str] | None = None
@@ -60,7 +62,7 @@ class SpreadMeter:
 
     def add(self, episode: Episode, returns: Mapping[str, float | None]) -> None:
         """Count one episode."""
-        if episode.origin != "teacher" or episode.rejected_by is not None:
+        if episode.origin not in self._origins or episode.rejected_by is not None:
             return
         if self._group != (episode.task, episode.input_id):
             self._close()
@@ -95,8 +97,39 @@ class SpreadMeter:
         return Spread(_share(sum(within.values()), sum(total.values())), by_task, min(ranked)[1] if ranked else None)
 
 
+GRADED = ("teacher", "truncated", "spliced")
+"""Origins that show an input's returns by degrees. Mismatched ones, far below all others, show only that there are two:
+a few of them make the share large, and teach little."""
+
+
+class SpreadByOrigin:
+    """The spread of what teachers wrote, and of that with each kind of derived episodes, and with all of them."""
+
+    def __init__(self) -> None:
+        sets = {"teacher": ("teacher",), **{kind: ("teacher", kind) for kind in DERIVED}}
+        sets |= {"graded": GRADED, "all": ("teacher", *DERIVED)}
+        self._meters = {name: SpreadMeter(origins) for name, origins in sets.items()}
+
+    def add(self, episode: Episode, returns: Mapping[str, float | None]) -> None:
+        """Count one episode."""
+        for meter in self._meters.values():
+            meter.add(episode, returns)
+
+    def spreads(self) -> dict[str, dict[str, Spread]]:
+        """Return the spreads by reward: ``teacher``, with one kind of derived episodes by its name, ``graded``, and
+        ``all``."""
+        found: dict[str, dict[str, Spread]] = {}
+        for name, meter in self._meters.items():
+            for reward, spread in meter.spreads().items():
+                found.setdefault(reward, {})[name] = spread
+        return found
+
+
 def advice(spreads: Mapping[str, Spread]) -> list[str]:
-    """Return a warning for each reward that varies too little within the inputs of some task."""
+    """Return a warning for each reward that varies too little within the inputs of some task.
+
+    spreads: by reward, those of GRADED episodes.
+    """
     warnings = []
     for name, spread in spreads.items():
         share = None if spread.worst is None else spread.by_task[spread.worst]
@@ -105,7 +138,8 @@ def advice(spreads: Mapping[str, Spread]) -> list[str]:
                 f"only {share:.0%} of the variance of '{name}' lies within inputs in task '{spread.worst}' "
                 f"({spread.overall:.0%} over all tasks; {LEAST:.0%} are wanted), so that a student can hardly learn "
                 "there to obey it: write more completions an input (--samples), with settings that differ more "
-                "('sampling' in the teacher's card), or with several teachers (--teacher)"
+                "('sampling' in the teacher's card), or with several teachers (--teacher), or derive more from each "
+                "(udrl score --truncated 1 --spliced 1)"
             )
     return warnings
 

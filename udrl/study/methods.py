@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from udrl.arguments import checked
-from udrl.data.episode import Episode
+from udrl.data.episode import DERIVED, Episode
 from udrl.data.episodes import iterate_episodes
 from udrl.data.hashing import hash_int
 from udrl.data.run import Run
@@ -31,7 +31,6 @@ from udrl.study.output import Bars, StudyReport, publish, study_folder
 from udrl.study.training import Measure, facts_of, look_at
 from udrl.training.checkpoint import is_trained
 from udrl.training.methods import Grpo, Udrl, method_of, through_trl
-from udrl.training.methods.method_data import DERIVED
 from udrl.training.starting_point import preset_of
 from udrl.training.train import train
 

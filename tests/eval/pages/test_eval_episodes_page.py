@@ -107,7 +107,8 @@ def test_page_counts_what_is_in_the_files(made: Path) -> None:
     assert found["Episodes"] == len(every)
     assert found["Rejected"] == len(every) - len(kept) > 0
     assert {name: found[name] for name in SPLITS} == Counter(e.split for e in every)
-    assert {name: found[name] for name in ("teacher", "mismatched", "truncated")} == Counter(e.origin for e in every)
+    origins = ("teacher", "mismatched", "truncated", "spliced")
+    assert {name: found[name] for name in origins} == Counter(e.origin for e in every)
     lengths = np.quantile([e.horizon for e in own], (0.1, 0.5, 0.9))
     assert page.tables["Lengths"][1][1:] == [f"{value:.0f}" for value in lengths]
     novelty = [e.returns["novelty"] for e in own]
@@ -121,6 +122,28 @@ def test_page_counts_what_is_in_the_files(made: Path) -> None:
     shown = {row[0]: int(row[1]) for row in page.tables["Rules"][1:]}
     assert {name: count for name, count in shown.items() if ":" not in name} == rules
     assert shown["repaired:preamble"] == 1
+
+
+def test_page_shows_what_derived_episodes_do_to_the_variance_within_inputs(made: Path) -> None:
+    kept = read_episodes(made / "episodes", splits=SPLITS)
+
+    def share(*kinds: str) -> str:
+        by_input: dict[str, list[float]] = {}
+        for one in kept:
+            if one.origin in ("teacher", *kinds):
+                by_input.setdefault(one.input_id, []).append(one.returns["novelty"] or 0.0)
+        within = sum(np.var(values) * len(values) for values in by_input.values())
+        values = [value for of_input in by_input.values() for value in of_input]
+        return f"{100 * within / (np.var(values) * len(values)):.0f}\N{NO-BREAK SPACE}%"
+
+    derived = ("mismatched", "truncated", "spliced")
+    head, row = page_of(made).tables["Variance within inputs: novelty"]
+    assert head == ["Task", "As written", "With mismatched", "With truncated", "With spliced", "With all"]
+    assert row == ["image", share(), *(share(kind) for kind in derived), share(*derived)]
+    [check] = [one for one in episodes_report(made).checks if "variance of novelty" in one.sentence]
+    graded, written = (text.replace("\N{NO-BREAK SPACE}", "") for text in (share("truncated", "spliced"), share()))
+    without = "" if graded == written else f" ({written} without truncated and spliced episodes)"
+    assert check.sentence == f"{graded} of the variance of novelty lies within inputs{without}."
 
 
 def test_page_escapes_every_text_and_needs_nothing_from_outside(made: Path) -> None:

@@ -28,19 +28,30 @@ def checks(survey: EpisodesSurvey) -> list[Check]:
 def _spreads(survey: EpisodesSurvey) -> list[Check]:
     if survey.by is None:
         return [Check("Nothing is scored yet: run udrl score.", None, "Lengths alone can be looked at, and commanded.")]
-    warned = advice(survey.spreads)
+    graded = {name: spreads["graded"] for name, spreads in survey.spreads.items()}
+    warned = advice(graded)
     result = []
-    for name, spread in survey.spreads.items():
+    for name, spread in graded.items():
         if spread.overall is None:
             result.append(Check(f"{name} is the same everywhere: nothing can be learned from it.", False))
             continue
         against = [warning for warning in warned if f"'{name}'" in warning.split(" lies within")[0]]
-        sentence = f"{spread.overall:.0%} of the variance of {name} lies within inputs."
+        written = survey.spreads[name].get("teacher", spread).overall
+        without = (
+            ""
+            if written is None or _percent(written) == _percent(spread.overall)
+            else (f" ({_percent(written)} without truncated and spliced episodes)")
+        )
+        sentence = f"{_percent(spread.overall)} of the variance of {name} lies within inputs{without}."
         why = f"At least {LEAST:.0%} are wanted: there the same input shows completions of different returns."
         detail = f"{against[0][0].upper()}{against[0][1:]}." if against else why
         enough = not against and spread.overall >= LEAST
         result.append(Check(sentence, enough, detail))
     return result
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}"
 
 
 def _ties(survey: EpisodesSurvey) -> list[Check]:

@@ -21,7 +21,7 @@ from udrl.data.run import Run
 from udrl.data.statistics import EpisodeMeter, Values
 from udrl.errors import RunError
 from udrl.metrics import spearman_within
-from udrl.rewards.spread import Spread, SpreadMeter
+from udrl.rewards.spread import Spread, SpreadByOrigin
 
 SEED = 0
 BINS = 5
@@ -69,12 +69,16 @@ class Bin:
 
 @dataclass(frozen=True)
 class EpisodesSurvey:
-    """All that the page shows. by: what the bins are of, a reward or None for the length."""
+    """All that the page shows.
+
+    spreads: by reward and by which episodes count, see `udrl.rewards.spread.SpreadByOrigin`. by: what the bins are of,
+    a reward or None for the length.
+    """
 
     facts: RunFacts
     meter: EpisodeMeter
     counts: Mapping[str, int]
-    spreads: Mapping[str, Spread]
+    spreads: Mapping[str, Mapping[str, Spread]]
     settings: Mapping[tuple[str, str], WriterSetting]
     by: str | None
     bins: Mapping[str, Sequence[Bin]]
@@ -88,7 +92,7 @@ def survey_of(run: Run) -> EpisodesSurvey:
     """
     run.check()
     names = reward_names(run.episodes)
-    meter, spread = EpisodeMeter(names), SpreadMeter()
+    meter, spread = EpisodeMeter(names), SpreadByOrigin()
     settings: dict[tuple[str, str], WriterSetting] = {}
     for episode in iterate_episodes(run.episodes, kept=False):
         meter.add(episode)

@@ -8,20 +8,27 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from udrl.data.episode import SPLITS
+from udrl.data.episode import DERIVED, SPLITS
 from udrl.data.hygiene import said
 from udrl.data.statistics import Values, quantiles
 from udrl.eval.pages.charts import Bars, histogram_chart
 from udrl.eval.pages.episodes_survey import MAX_ROWS, MAX_TASKS, EpisodesSurvey, length_correlation
 from udrl.eval.pages.tables import ABSENT, Cell, Row, Table, number, percent
 
-ROLES = {"teacher": "student", "mismatched": "reference", "truncated": "baseline", "student": "good"}
+ROLES = {
+    "teacher": "student",
+    "mismatched": "reference",
+    "truncated": "baseline",
+    "spliced": "bad",
+    "student": "good",
+}
 """Colour of each origin."""
 
 MEANINGS = {
     "teacher": "as a teacher wrote it",
     "mismatched": "derived: another input's completion",
-    "truncated": "derived: cut off",
+    "truncated": "derived: ends behind an earlier sentence or clause",
+    "spliced": "derived: a share of its sentences, the rest another input's",
     "student": "written by the student in a round of improvement",
 }
 _BARS = 24
@@ -50,7 +57,12 @@ def counts_table(survey: EpisodesSurvey) -> Table:
 def returns_sections(survey: EpisodesSurvey) -> list[dict[str, Any]]:
     """Return for every reward its histograms by task and origin, with quantiles and what it depends on."""
     return [
-        {"name": name, "table": _returns_table(survey, name), "charts": _charts(survey, name)}
+        {
+            "name": name,
+            "table": _returns_table(survey, name),
+            "variance": _variance_table(survey, name),
+            "charts": _charts(survey, name),
+        }
         for name in survey.meter.reward_names
         if survey.meter.scored(name)
     ]
@@ -101,7 +113,7 @@ def hygiene(survey: EpisodesSurvey) -> list[tuple[str, str]]:
 
 
 def _returns_table(survey: EpisodesSurvey, name: str) -> Table:
-    spread = survey.spreads.get(name)
+    spread = survey.spreads.get(name, {}).get("teacher")
     rows = []
     for task in survey.meter.tasks[:MAX_ROWS]:
         values = survey.meter.returns(task, name, ("teacher", "student"))
@@ -111,6 +123,22 @@ def _returns_table(survey: EpisodesSurvey, name: str) -> Table:
         rows.append(Row(task, [*_quantiles(values, 2), share, correlation, unscored]))
     headings = ["Task", *_QUANTILES, "Variance within inputs", "Correlation with length", "Not scored"]
     return Table(f"Returns: {name}", headings, rows)
+
+
+def _variance_table(survey: EpisodesSurvey, name: str) -> Table | None:
+    """Return which share of the variance lies within inputs, with each kind of derived episodes; None without any."""
+    meter, spreads = survey.meter, survey.spreads.get(name, {})
+    kinds = [origin for origin in meter.origins if origin in DERIVED]
+    if not kinds or not spreads:
+        return None
+    columns = {"As written": "teacher", **{f"With {kind}": kind for kind in kinds}, "With all": "all"}
+    shown = [spreads.get(kind) for kind in columns.values()]
+    rows = [
+        Row(task, [percent(one.by_task.get(task) if one else None) for one in shown]) for task in meter.tasks[:MAX_ROWS]
+    ]
+    if len(meter.tasks) > 1:
+        rows.append(Row("all tasks", [percent(one.overall if one else None) for one in shown]))
+    return Table(f"Variance within inputs: {name}", ["Task", *columns], rows)
 
 
 def _quantiles(values: Values, digits: int) -> list[str]:

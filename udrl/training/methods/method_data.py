@@ -9,12 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from udrl.data.episode import Episode
+from udrl.data.episode import DERIVED, Episode
 from udrl.errors import StudentError, UsageError, suggestion
 from udrl.training.methods import Dpo, Grpo, Method, Sft, Top, Udrl, Weighted
 
-DERIVED = ("mismatched", "truncated")
-"""Origins of episodes that nobody wrote as an answer: only upside-down RL can learn from them."""
 HEAVIEST = 20.0
 """Largest weight before the weights of a task are brought to a mean of 1 (as in arXiv 1910.00177)."""
 
