@@ -86,8 +86,9 @@ class Deriver:
             yield from self._spliced(episode, record, row, task, number, share)
 
     def _count(self, kind: Origin, record: LedgerRecord) -> int:
-        whole = math.floor(getattr(self.wanted, kind))
-        return whole + (hash_unit(self.seed, kind, record.key) < getattr(self.wanted, kind) - whole)
+        number: float = getattr(self.wanted, kind)
+        whole = math.floor(number)
+        return whole + (hash_unit(self.seed, kind, record.key) < number - whole)
 
     def _partners(self, record: LedgerRecord, row: int, task: Task, *choice: object) -> Iterator[LedgerRecord]:
         """Yield a few kept responses for other inputs of the task and split."""

@@ -106,7 +106,7 @@ class SpreadByOrigin:
     """The spread of what teachers wrote, and of that with each kind of derived episodes, and with all of them."""
 
     def __init__(self) -> None:
-        sets = {"teacher": ("teacher",), **{kind: ("teacher", kind) for kind in DERIVED}}
+        sets: dict[str, tuple[str, ...]] = {"teacher": ("teacher",), **{kind: ("teacher", kind) for kind in DERIVED}}
         sets |= {"graded": GRADED, "all": ("teacher", *DERIVED)}
         self._meters = {name: SpreadMeter(origins) for name, origins in sets.items()}
 
