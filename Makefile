@@ -6,7 +6,7 @@
 #   make test-demo the demo at full size against what it must reach
 #   make test-vllm   tests of the vllm and ray backends, on vLLM for CPUs in an environment of its own (3 GB)
 #   make test-browser  the pages in a real browser; needs Chromium or Chrome (UDRL_BROWSER=/path/to/it)
-#   make bench     everything else in benchmarks/      make docs    regenerate docs/cli.md
+#   make bench     what takes minutes in benchmarks/    make docs    regenerate docs/cli.md
 #   make bench-vllm  the vllm backend beside vLLM itself, in the environment of test-vllm
 #
 #   PYTHON=python3.12   which Python makes the virtual environment        (default: python3)
@@ -58,7 +58,7 @@ docs: setup
 	$(BIN)/python docs/generate_cli.py
 
 bench: setup
-	@set -e; for script in $(filter-out benchmarks/synth.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script"; done
+	@set -e; for script in $(filter-out benchmarks/synth.py benchmarks/starter.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script"; done
 
 setup: $(STAMP)
 

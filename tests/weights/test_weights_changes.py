@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tiny_checkpoints import put
 
 import udrl
+import udrl.cli.main as cli
 from udrl.data.facts import WeightsFacts
 from udrl.data.run import Run
 from udrl.errors import WeightsError
@@ -162,3 +163,16 @@ def test_starter_is_what_its_preset_starts_from_unless_told_otherwise(capsys: py
         assert recipe.origin_of(TrainOptions(student="smollm2", **given)) is None  # type: ignore[arg-type]
     assert recipe.origin_of(TrainOptions(student="gpt2")) is None
     assert recipe.origin_of(TrainOptions(start_from="none")) is None
+
+
+@pytest.mark.usefixtures("ships")
+def test_generate_takes_a_student_that_ships_by_its_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    asked = ["generate", "--student", "starter", "--task", "search-query", "--max-tokens", "5", "--json", "a fox"]
+    assert cli.run(asked) == 0
+    one = json.loads(capsys.readouterr().out)
+    assert (one["task"], one["input"], one["engine"]) == ("search-query", "a fox", "torch")
+    assert cli.run([*asked, "--run", str(tmp_path)]) == 2
+    assert "both --run and --student are given" in capsys.readouterr().err
+    asked[2] = "startr"
+    assert cli.run(asked) == 1
+    assert "there is no student at startr" in capsys.readouterr().err
