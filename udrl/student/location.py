@@ -11,8 +11,8 @@ from udrl.weights.changes import is_changes, whole
 
 def shipped_students() -> dict[str, Path]:
     """Return the students that ship, by name: folders of changes of a base's weights."""
-    place = folder("data") / "students"
-    return {path.name: path for path in sorted(place.iterdir()) if is_changes(path)} if place.is_dir() else {}
+    students = folder("data") / "students"
+    return {path.name: path for path in sorted(students.iterdir()) if is_changes(path)} if students.is_dir() else {}
 
 
 def student_folder(path: Path | str) -> Path:
@@ -24,5 +24,5 @@ def student_folder(path: Path | str) -> Path:
     path = Path(path)
     if not path.exists():
         path = shipped_students().get(str(path), path)
-    found = path if (path / FILE).exists() else path / "student"
-    return whole(found) if is_changes(found) else found
+    student = path if (path / FILE).exists() else path / "student"
+    return whole(student) if is_changes(student) else student

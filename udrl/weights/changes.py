@@ -78,7 +78,7 @@ def write_changes(student: Path, base: Base, weights: Weights, folder: Path, *, 
     """
     from safetensors.torch import load_file, save_file
 
-    before, after = (load_file(place / WHOLE) for place in (weights.folder(), student))
+    before, after = (load_file(checkpoint / WHOLE) for checkpoint in (weights.folder(), student))
     kept: dict[str, Tensor] = {}
     lost: dict[str, float] = {}
     for name, tensor in after.items():

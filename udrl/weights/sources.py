@@ -119,12 +119,14 @@ def find_exactly(name: str, sha256: str, *, package: str | None, wanted_by: str)
     Raises WeightsError where there are none on this machine, or others only, for what ``wanted_by`` says in words.
     """
     here = (find_here(name), None if package is None else _of_package(name, package))
-    found = [weights for weights in here if weights is not None]
-    for weights in found:
+    on_this_machine = [weights for weights in here if weights is not None]
+    for weights in on_this_machine:
         if weights.sha256 == sha256:
             return weights
     advice = f"have those with SHA-256 {sha256[:16]} there" if package is None else install_command(package)
-    there = "; ".join(f"{one.source} has {one.sha256[:16]}" for one in found) or "they are not on this machine"
+    there = (
+        "; ".join(f"{one.source} has {one.sha256[:16]}" for one in on_this_machine) or "they are not on this machine"
+    )
     raise WeightsError(
         f"{wanted_by} is made of changes of the weights of {name} with SHA-256 {sha256[:16]}, and {there}: {advice}"
     )
