@@ -85,12 +85,12 @@ class Border:
     mark: str = ""
 
 
-class _Places:
+class _TextIndex:
     """Where the words, brackets and quotation marks of a text stand, so that counting between two places is cheap."""
 
     def __init__(self, text: str) -> None:
-        found = [(match.start(), match[0].casefold()) for match in WORD.finditer(text)]
-        self._starts, self._words = [start for start, _ in found], [word for _, word in found]
+        words = [(match.start(), match[0].casefold()) for match in WORD.finditer(text)]
+        self._starts, self._words = [start for start, _ in words], [word for _, word in words]
         self._marks = {
             mark: [match.start() for match in re.finditer(re.escape(mark), text)]
             for mark in (*itertools.chain(*_OPEN), *_PAIRED)
@@ -108,8 +108,8 @@ class _Places:
         """Tell whether every bracket and quotation mark from ``begin`` to ``end`` is closed."""
 
         def number(mark: str) -> int:
-            places = self._marks[mark]
-            return bisect_left(places, end) - bisect_left(places, begin)
+            positions = self._marks[mark]
+            return bisect_left(positions, end) - bisect_left(positions, begin)
 
         pairs = all(number(left) == number(right) for left, right in _OPEN)
         return pairs and all(number(mark) % 2 == 0 for mark in _PAIRED)
@@ -117,22 +117,22 @@ class _Places:
 
 def borders(text: str) -> list[Border]:
     """Return where ``text`` may be parted, in order; none before its first word, and none behind its last."""
-    places = _Places(text)
-    found: list[Border] = []
+    index = _TextIndex(text)
+    parting: list[Border] = []
     begin = 0
-    for end, start in [*_sentence_ends(text, places), (len(text), len(text))]:
-        clauses = _clause_ends(text, begin, end, places)
+    for end, start in [*_sentence_ends(text, index), (len(text), len(text))]:
+        clauses = _clause_ends(text, begin, end, index)
         last = _LAST_MARK.search(text[begin:end])
         mark = "" if last is None else last[1].replace("…", ".")
         for stop, next_ in clauses:
             asks = (
                 mark if text[stop] in ",，" else mark.translate(_TELLING)
             )  # "It sleeps; does it dream?" asks behind ";"
-            found.append(Border(stop, next_, places.count(0, stop), sentence=False, mark=asks))
+            parting.append(Border(stop, next_, index.count(0, stop), sentence=False, mark=asks))
         if start < len(text):
-            found.append(Border(end, start, places.count(0, end), sentence=True))
+            parting.append(Border(end, start, index.count(0, end), sentence=True))
         begin = start
-    return found
+    return parting
 
 
 def head(text: str, border: Border) -> str:
@@ -146,12 +146,12 @@ def closed(text: str) -> bool:
     return _LAST_MARK.search(text) is not None
 
 
-def _sentence_ends(text: str, places: _Places) -> Iterator[tuple[int, int]]:
+def _sentence_ends(text: str, index: _TextIndex) -> Iterator[tuple[int, int]]:
     """Yield where sentences end, and where the next one begins."""
     begin = 0
     for match in _SENTENCE.finditer(text):
         end, start = match.start() + len(match[0].rstrip()), match.end()
-        if not places.count(start, len(text)) or places.count(begin, end) < 2 or not places.balanced(begin, end):
+        if not index.count(start, len(text)) or index.count(begin, end) < 2 or not index.balanced(begin, end):
             continue
         line = text[text.rfind("\n", 0, end) + 1 : end]
         if "\n" in text[end:start]:
@@ -163,16 +163,16 @@ def _sentence_ends(text: str, places: _Places) -> Iterator[tuple[int, int]]:
         begin = start
 
 
-def _clause_ends(text: str, begin: int, end: int, places: _Places) -> Iterator[tuple[int, int]]:
+def _clause_ends(text: str, begin: int, end: int, index: _TextIndex) -> Iterator[tuple[int, int]]:
     """Yield where clauses of the sentence ``text[begin:end]`` end, and where the next ones begin."""
     marks = [(begin + match.start(), begin + match.end()) for match in _CLAUSE.finditer(text[begin:end])]
     edges = [(begin, begin), *marks, (end, end)]
-    parts = [places.words(start, stop) for (_, start), (stop, _) in pairwise(edges)]
+    parts = [index.words(start, stop) for (_, start), (stop, _) in pairwise(edges)]
     in_list = _in_lists(parts, [text[stop:start].strip() for stop, start in marks])
     dashes = len(_DASH.findall(text[begin:end]))
     for number, (stop, start) in enumerate(marks):
         mark, before, after = text[stop:start].strip(), parts[number], parts[number + 1]
-        if not before or not after or places.count(begin, stop) < LEAST_CLAUSE or not places.balanced(begin, stop):
+        if not before or not after or index.count(begin, stop) < LEAST_CLAUSE or not index.balanced(begin, stop):
             continue
         if text[start] in _QUOTES:  # "The sign says, 'Stop'": what is quoted belongs to its verb
             continue
@@ -189,17 +189,17 @@ def _clause_ends(text: str, begin: int, end: int, places: _Places) -> Iterator[t
 
 def _in_lists(parts: list[list[str]], marks: list[str]) -> set[int]:
     """Return the commas that stand between the members of a list, which "and" or "or" closes."""
-    found: set[int] = set()
+    in_lists: set[int] = set()
     for number in range(len(marks)):
         before, after = parts[number], parts[number + 1]
         closes = bool({"and", "or", "nor"} & set(after[1:4]))
         if after[:1] in (["and"], ["or"], ["nor"]):
             closes = len(before) <= 3 and number > 0
-        while closes and number not in found:
-            found.add(number)
+        while closes and number not in in_lists:
+            in_lists.add(number)
             if number > 0 and len(parts[number]) <= 3 and marks[number - 1] == ",":
                 number -= 1
-    return found
+    return in_lists
 
 
 def _leads(before: list[str], number: int) -> bool:

@@ -126,9 +126,9 @@ class Deriver:
         if not count:
             return
         low = max(1, math.ceil(0.5 * task.min_words), math.ceil(_CUT_SHARES[0] * episode.horizon))
-        found = [one for one in borders(episode.completion) if low <= one.words <= _CUT_SHARES[1] * episode.horizon]
-        found.sort(key=lambda one: (not one.sentence, hash_unit(self.seed, "cut", record.key, one.end)))
-        for border in found[:count]:
+        fitting = [one for one in borders(episode.completion) if low <= one.words <= _CUT_SHARES[1] * episode.horizon]
+        fitting.sort(key=lambda one: (not one.sentence, hash_unit(self.seed, "cut", record.key, one.end)))
+        for border in fitting[:count]:
             behind = "sentence" if border.sentence else "clause"
             told = {"behind": behind, "share": round(border.words / episode.horizon, 3)}
             yield replace(
@@ -154,7 +154,7 @@ class Deriver:
             made = splice(episode.completion, partner.completion or "", share, task=task, own_first=own_first)
             if made is None:
                 continue
-            told = {"own": round(made.own / made.words, 3), "with": partner.input_id}
+            told = {"own": round(made.own_words / made.words, 3), "with": partner.input_id}
             yield replace(
                 episode,
                 episode_id=hash_hex(record.key, "spliced", partner.key, number),
@@ -168,11 +168,11 @@ class Deriver:
 
 @dataclass(frozen=True)
 class Splice:
-    """A text from two. words: of all of it; own: of them those of the first."""
+    """A text from two. words: of all of it; own_words: of them those of the first."""
 
     text: str
     words: int
-    own: int
+    own_words: int
 
 
 @dataclass(frozen=True)
@@ -190,15 +190,16 @@ class _Part:
     clause: bool = False
 
 
-def splice(own: str, other: str, share: float, *, task: Task, own_first: bool) -> Splice | None:
-    """Return the beginning of one text with the end of the other, about ``share`` of its words from ``own``.
+def splice(completion: str, other: str, share: float, *, task: Task, own_first: bool) -> Splice | None:
+    """Return the beginning of one text with the end of the other, about ``share`` of its words from ``completion``.
 
-    They are parted behind sentences, or, where ``own`` has but one, behind clauses; either may stay whole. The length
-    is about that of ``own``, and within the task's bounds. own_first: whose beginning. None where nothing fits.
+    They are parted behind sentences, or, where ``completion`` has but one, behind clauses; either may stay whole. The
+    length is about that of ``completion``, and within the task's bounds. own_first: whose beginning. None where nothing
+    fits.
     """
-    first, second = (own, other) if own_first else (other, own)
-    length = count_words(own)
-    by_sentence = any(one.sentence for one in borders(own))
+    first, second = (completion, other) if own_first else (other, completion)
+    length = count_words(completion)
+    by_sentence = any(one.sentence for one in borders(completion))
     best: tuple[float, Splice] | None = None
     for left, right in product(_beginnings(first, by_sentence), _endings(second, by_sentence)):
         words, mine = left.words + right.words, left.words if own_first else right.words

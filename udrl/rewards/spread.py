@@ -118,11 +118,11 @@ class SpreadByOrigin:
     def spreads(self) -> dict[str, dict[str, Spread]]:
         """Return the spreads by reward: ``teacher``, with one kind of derived episodes by its name, ``graded``, and
         ``all``."""
-        found: dict[str, dict[str, Spread]] = {}
+        by_reward: dict[str, dict[str, Spread]] = {}
         for name, meter in self._meters.items():
             for reward, spread in meter.spreads().items():
-                found.setdefault(reward, {})[name] = spread
-        return found
+                by_reward.setdefault(reward, {})[name] = spread
+        return by_reward
 
 
 def advice(spreads: Mapping[str, Spread]) -> list[str]:
