@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,19 @@ os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TQDM_DISABLE": "1",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> Iterator[None]:
+    """Take back what vLLM and Ray put into the environment: a rank and preloaded libraries, which later files would see.
+
+    What libraries set for good once they are imported stays (tests/conftest.py knows it).
+    """
+    before = dict(os.environ)
+    yield
+    for name in [name for name in os.environ if name not in before and not name.startswith("VLLM_")]:
+        del os.environ[name]
+    os.environ |= before
 
 
 @pytest.fixture(scope="session")

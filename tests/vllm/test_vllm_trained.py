@@ -78,7 +78,7 @@ def test_trained_student_in_vllm_writes_what_udrl_writes(family: str, tmp_path: 
 def test_trained_smollm2_in_vllm_writes_what_udrl_writes(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("student")
     with smollm2_at_hand(tmp_path_factory) as weights:
-        student = trained(weights, folder, steps=6, learning_rate=5e-4)
+        student = trained(weights, folder, steps=8, learning_rate=5e-4)
     completions, _ = obeyed(student, folder)
     assert student.space.base == 49_152
-    assert len(set(completions[:6])) > 2, "commands change what it writes"
+    assert [one.split()[0] for one in completions[:6]] == ["fox"] * 3 + ["ship"] * 3, "it has learned"
