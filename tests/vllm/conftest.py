@@ -24,7 +24,7 @@ os.environ |= {
 
 @pytest.fixture(scope="module", autouse=True)
 def environment() -> Iterator[None]:
-    """Take back what vLLM and Ray put into the environment: a rank and preloaded libraries, which later files would see.
+    """Take back what vLLM and Ray put into the environment: a rank, preloaded libraries. Later files would see it.
 
     What libraries set for good once they are imported stays (tests/conftest.py knows it).
     """
