@@ -20,7 +20,7 @@ from udrl.commands import Command
 from udrl.decoding.sampling import Sampling
 from udrl.errors import StudentError, UsageError
 from udrl.student.answers import answer
-from udrl.student.prompts import fitted_prompts
+from udrl.student.prompts import fit_prompts
 
 NEVER = ("nan", "inf", "-inf", "-1", "1e400", "", "0x10")
 
@@ -207,10 +207,11 @@ def test_prompts_never_exceed_a_small_context() -> None:
         made = tiny_student(context=room)
         controls = [made.space.render(TASK, {})]
         with pytest.warns(UserWarning, match="longer than the student's context"):
-            [prompt], [limit] = fitted_prompts(made.tokenizer, made.computes, ["fox " * 50], controls, 256)
-        assert len(prompt) + limit <= room
-        assert limit >= 1
-        assert len(prompt) > len(controls[0])
+            [prompt] = fit_prompts(made.tokenizer, made.computes, ["fox " * 50], controls, 256)
+        assert len(prompt.ids) + prompt.limit <= room
+        assert prompt.limit >= 1
+        assert len(prompt.ids) > len(controls[0])
+        assert prompt.is_cut
     made = tiny_student(context=3)
     with pytest.raises(StudentError, match="context of 3 tokens has no room for a command of 2"):
-        fitted_prompts(made.tokenizer, made.computes, ["fox"], controls, None)
+        fit_prompts(made.tokenizer, made.computes, ["fox"], controls, None)

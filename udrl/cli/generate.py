@@ -18,10 +18,9 @@ from udrl.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from udrl.commands import Command, Target
-    from udrl.data.run import Run
     from udrl.decoding.sampling import Sampling
     from udrl.decoding.wording import Wording
-    from udrl.student.answers import Answer, Score
+    from udrl.student.answers import Answer
     from udrl.student.student import Student
 
 HELD_OUT = 3
@@ -38,19 +37,28 @@ class _Relevance(Real):
 
 
 def _targets(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, Target]:
-    targets: dict[str, Target] = {}
+    return {name: several[0] for name, several in _by_name(values, "NAME=VALUE with a number or auto", 1).items()}
+
+
+def _rungs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, list[Target]]:
+    return _by_name(values, "NAME=VALUE,VALUE,... with numbers or auto", None)
+
+
+def _by_name(values: tuple[str, ...], form: str, most: int | None) -> dict[str, list[Target]]:
+    """Return what ``NAME=VALUE,VALUE`` options say, at most so many values each; ``form`` says how they are written."""
+    found: dict[str, list[Target]] = {}
     for text in values:
-        name, sign, value = text.partition("=")
+        name, _, listed = text.partition("=")
         try:
-            target: Target = "auto" if value == "auto" else float(value)
+            several: list[Target] = ["auto" if value == "auto" else float(value) for value in listed.split(",")]
         except ValueError:
-            sign = ""
-        if not sign or not name:
-            raise click.BadParameter(f"'{text}' is not NAME=VALUE with a number or auto, e.g. relevance=0.7")
-        if name in targets:
+            several = []
+        if not several or not name or (most is not None and len(several) > most):
+            raise click.BadParameter(f"'{text}' is not {form}, e.g. relevance=0.7")
+        if name in found:
             raise click.BadParameter(f"'{name}' is given twice")
-        targets[name] = target
-    return targets
+        found[name] = several
+    return found
 
 
 @click.command("generate", short_help="Write completions that obey a command.")
@@ -75,6 +83,14 @@ def _targets(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> 
     "--student",
     metavar="NAME|FOLDER",
     help="Instead of --run: a student that ships (starter), or the folder of one.",
+)
+@click.option(
+    "--ladder",
+    metavar="NAME=VALUE,...",
+    multiple=True,
+    callback=_rungs,
+    help="Repeatable: one completion for each value, for all combinations where several attributes have some, such as "
+    "relevance=0.8,0.5 and length=10,30. The same text is printed once.",
 )
 @click.option("--task", metavar="NAME", help="May be left out where the student knows one task.")
 @click.option("--input-file", metavar="FILE", type=click.Path(path_type=Path), help="As --inputs of udrl synth.")
@@ -133,6 +149,7 @@ def command(
     target_relevance: Target | None,
     length: int | None,
     targets: Mapping[str, Target],
+    ladder: Mapping[str, list[Target]],
     task: str | None,
     input_file: Path | None,
     input_field: str | None,
@@ -164,13 +181,17 @@ def command(
     counts: dict[str, int] = {name: given.pop(name) for name in ("num", "best_of", "closest_of", "batch_size")}
     scored = score or max(counts["best_of"], counts["closest_of"]) > 1
     _check_together(words, input_file, input_field, stream=stream, told=scored or as_json)
+    _check_ladder(ladder, commanded, counts["num"], stream=stream)
     with only_results_on_stdout():
         from udrl.decoding.wording import Wording
         from udrl.student import load
+        from udrl.student.answers import answer, student_rewards
+        from udrl.student.ladder import climb, ladder_commands
 
         wording = Wording(require, ban, max_words)
         answering = load(run, device=device, precision=precision, engine=engine)
-        wanted = answering.commanded(_task(task, answering.tasks), commanded)
+        rungs = ladder_commands(answering, _task(task, answering.tasks), commanded, ladder)
+        wanted = rungs[0]
         sampling = replace(answering.sampling, **{name: value for name, value in given.items() if value is not None})
         if sampling.guidance != 1:
             _check_guidable(run)
@@ -181,8 +202,13 @@ def command(
         for text in inputs:
             _stream_all(answering, text, wanted, counts["num"], shows_input=shows_inputs, **how)
         return
-    rewards = _rewards(run, answering) if scored else None
-    for one in _answers(answering, inputs, wanted, **how, **counts, rewards=rewards):
+    rewards = student_rewards(run, answering) if scored else None
+    if ladder:
+        del counts["num"]
+        answers = climb(answering, inputs, rungs, **how, **counts, rewards=rewards)
+    else:
+        answers = answer(answering, inputs, wanted, **how, **counts, rewards=rewards)
+    for one in _quietly(answers):
         click.echo(json.dumps(plain(one), ensure_ascii=False) if as_json else _text(one, shows_inputs))
 
 
@@ -212,12 +238,19 @@ def _check_together(
         )
 
 
-def _answers(student: Student, inputs: Iterator[str], wanted: Command, **how: Any) -> Iterator[Answer]:
-    """Yield the answers; what is computed between two of them prints nothing to standard output."""
-    from udrl.student.answers import answer
+def _check_ladder(
+    ladder: Mapping[str, list[Target]], commanded: Mapping[str, Target], num: int, *, stream: bool
+) -> None:
+    """Raise UsageError for what a ladder cannot stand beside."""
+    if ladder and (stream or num > 1):
+        raise UsageError("--ladder prints one whole completion a rung: leave --stream and --num out")
+    for name in ladder:
+        if name in commanded:
+            raise UsageError(f"{name} is commanded twice: by --ladder, and as {commanded[name]} beside it")
 
-    with only_results_on_stdout():
-        answers = answer(student, inputs, wanted, **how)
+
+def _quietly(answers: Iterator[Answer]) -> Iterator[Answer]:
+    """Yield the answers; what is computed between two of them prints nothing to standard output."""
     while True:
         with only_results_on_stdout():
             one = next(answers, None)
@@ -257,16 +290,10 @@ def _stream(student: Student, text: str, wanted: Command, *, seed: int, sampling
 def _check_guidable(run: Path) -> None:
     """Raise UsageError where it is known that the student was never trained without a command."""
     from udrl.decoding.guidance import check_guidable
+    from udrl.student.answers import student_run
 
-    if (trained := _run_of(run)) is not None:
+    if (trained := student_run(run)) is not None:
         check_guidable(trained)
-
-
-def _run_of(folder: Path) -> Run | None:
-    """Return the run that ``folder`` is, or whose student it is."""
-    from udrl.data.run import Run
-
-    return next((Run(path) for path in (folder, folder.parent) if (path / "run.json").exists()), None)
 
 
 def _merge(targets: Mapping[str, Target], named: Mapping[str, Target | None]) -> dict[str, Target]:
@@ -286,22 +313,6 @@ def _task(task: str | None, known: tuple[str, ...]) -> str:
     if len(known) == 1:
         return known[0]
     raise UsageError(f"this student knows several tasks: choose one with --task ({', '.join(known)})")
-
-
-def _rewards(run: Path, student: Student) -> dict[str, Score]:
-    """Return what achieved values are measured with: relevance and the student's other rewards.
-
-    Where ONNX Runtime answers, it also encodes: torch would take longer to come than both together.
-    """
-    from udrl.data.known_answers import read_answers
-    from udrl.rewards import computable, scored_rewards
-
-    trained = _run_of(run)
-    names = dict.fromkeys(("relevance", *(name for name in student.attributes if name != "length")))
-    precision = "light" if student.engine == "onnx" else "auto"
-    if trained is None:
-        return dict(computable(names, precision=precision, answers=read_answers(run)))
-    return dict(scored_rewards(trained, names, precision=precision))
 
 
 def _inputs(words: tuple[str, ...], file: Path | None, field: str | None, run: Path, task: str) -> Iterator[str]:
@@ -341,8 +352,9 @@ def _inputs(words: tuple[str, ...], file: Path | None, field: str | None, run: P
 def _held_out(run: Path, task: str) -> list[str]:
     from udrl.data.episodes import read_episodes
     from udrl.data.run import Run
+    from udrl.student.answers import student_run
 
-    episodes = read_episodes((_run_of(run) or Run(run)).episodes, splits=("test",))
+    episodes = read_episodes((student_run(run) or Run(run)).episodes, splits=("test",))
     texts = list(dict.fromkeys(episode.input for episode in episodes if episode.task == task))[:HELD_OUT]
     click.echo(f"no text given: {len(texts)} held-out inputs of {run} are shown", err=True)
     return texts

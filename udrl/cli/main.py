@@ -36,6 +36,7 @@ COMMANDS = (
     "calibrate",
     "export",
     "generate",
+    "serve",
     "render",
     "push",
     "report",

@@ -28,6 +28,7 @@ class Request:
 
     seed: the start of its own random stream; limit: most new ids (at least 1); ends: ids that end the completion;
     unasked: the prompt with every attribute open, if ``sampling`` guides; writer: if words are required or banned.
+    is_cut: whether the input that it was made of had no room in the prompt as a whole.
     """
 
     prompt: Sequence[int]
@@ -37,6 +38,7 @@ class Request:
     ends: Sequence[int]
     unasked: Sequence[int] | None = None
     writer: Writer | None = None
+    is_cut: bool = False
 
     @property
     def is_guided(self) -> bool:

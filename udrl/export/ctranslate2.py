@@ -19,7 +19,7 @@ from udrl.architecture.closed_head import NEVER
 from udrl.errors import StudentError
 from udrl.export.parts import embeddings, exporter_of, rows_of, token_names
 from udrl.student.network import StudentModel
-from udrl.student.prompts import by_limit, fitted_prompts
+from udrl.student.prompts import by_limit, fit_prompts
 from udrl.tokenizer import decode
 
 if TYPE_CHECKING:
@@ -118,11 +118,11 @@ class CTranslate2Answerer:
         self, texts: Sequence[str], controls: Sequence[Sequence[int]], sampling: Sampling
     ) -> list[tuple[int, ...]]:
         student = self.student
-        prompts, limits = fitted_prompts(student.tokenizer, student.computes, texts, controls, sampling.max_tokens)
+        prompts = fit_prompts(student.tokenizer, student.computes, texts, controls, sampling.max_tokens)
 
         def write(some: list[list[int]], limit: int) -> list[tuple[int, ...]]:
             return self.program.complete(
                 some, max_tokens=limit, temperature=sampling.temperature, top_p=sampling.top_p, ends=student.ends
             )
 
-        return by_limit(write, prompts, limits)
+        return by_limit(write, prompts)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from udrl.errors import StudentError
-from udrl.student.prompts import by_limit, fitted_prompts
+from udrl.student.prompts import by_limit, fit_prompts
 
 if TYPE_CHECKING:
     from udrl.student.student import Student
@@ -87,13 +87,13 @@ class LlamaCppAnswerer:
 
     def _written(self, texts: Sequence[str], controls: Sequence[Sequence[int]], *, temperature: float) -> list[str]:
         student, sampling = self.student, self.student.sampling
-        prompts, limits = fitted_prompts(student.tokenizer, student.computes, texts, controls, sampling.max_tokens)
+        prompts = fit_prompts(student.tokenizer, student.computes, texts, controls, sampling.max_tokens)
         # llama.cpp fills the memory of every slot's whole context, which a student may have a hundred times too much of
-        longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
+        longest = max(len(prompt.ids) + prompt.limit for prompt in prompts)
         program = LlamaCpp(self.file, context=longest, threads=torch.get_num_threads())
 
         def write(some: list[list[int]], limit: int) -> list[str]:
             return program.complete(some, max_tokens=limit, temperature=temperature, top_p=sampling.top_p)
 
-        made = by_limit(write, prompts, limits)
+        made = by_limit(write, prompts)
         return [text.removeprefix(" ").rstrip("\ufffd") for text in made]  # a character that was cut, as in ours

@@ -21,7 +21,7 @@ from udrl.errors import StudentError
 from udrl.metrics import spearman_within
 from udrl.rewards.protocol import covered
 from udrl.student.answers import Score, achieved
-from udrl.student.prompts import fitted_prompts
+from udrl.student.prompts import fit_prompts
 from udrl.student.student import Student
 from udrl.tokenizer import decode
 
@@ -204,11 +204,11 @@ class Parted:
             return b"".join(pieces[one] for one in ids).removeprefix(b" ") if as_text else tuple(ids)
 
         mine, other = raw(self.ids), self.other.encode() if isinstance(self.other, str) else self.other
-        [prompt], [limit] = fitted_prompts(
+        [prompt] = fit_prompts(
             student.tokenizer, student.computes, [self.text], [self.control], student.sampling.max_tokens
         )
-        session, logits = student.computes.start([prompt])
-        for place in range(limit):
+        session, logits = student.computes.start([prompt.ids])
+        for place in range(prompt.limit):
             before = self.ids[:place]
             own = self.ids[place] if place < len(self.ids) else max(student.ends, key=lambda end: logits[0, end])
             for one in np.flatnonzero(logits[0] >= logits[0, own] - NEAR).tolist():

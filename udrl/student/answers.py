@@ -6,12 +6,16 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from udrl.arguments import checked
 from udrl.commands import LENGTH, Command
+from udrl.data.known_answers import read_answers
+from udrl.data.run import Run
 from udrl.errors import UsageError
+from udrl.rewards import computable, scored_rewards
 from udrl.rewards.protocol import known_pairs
 from udrl.words import count_words
 
@@ -79,9 +83,8 @@ def answer(
     Raises UsageError for counts under 1, both counts at once, and where there is nothing to pick by.
     """
     student.space.check(command)
-    _check(command, best_of, closest_of, rewards)
+    check_candidates(command, best_of, closest_of, rewards)
     drawn = max(best_of, closest_of)
-    spans = {name: student.reachable(command.task, name) for name in command.targets} if closest_of > 1 else {}
     answers = ((text, number) for text in inputs for number in range(num))
     for some in _batches(answers, max(1, batch_size // drawn)):
         flat = [text for text, _ in some for _ in range(drawn)]
@@ -89,14 +92,42 @@ def answer(
         written = student.generate(
             flat, [command] * len(flat), seeds=seeds, sampling=sampling, wording=wording, batch_size=batch_size
         )
-        values = {} if rewards is None else achieved(flat, [one.completion for one in written], rewards)
-        _warn_unscored(command, flat, values, rewards or {})
-        for start in range(0, len(flat), drawn):
-            best = min(range(start, start + drawn), key=lambda row: _rank(command, written[row], values, row, spans))
-            if written[best].unmet:
-                warn_unmet(flat[best], written[best].unmet)
-            yield Answer(
-                input=flat[best],
+        made = pick(
+            student, command, flat, written, seeds=seeds, drawn=drawn, by_distance=closest_of > 1, rewards=rewards
+        )
+        for one in made:
+            if one.unmet:
+                warn_unmet(one.input, one.unmet)
+            yield one
+
+
+def pick(
+    student: Student,
+    command: Command,
+    inputs: Sequence[str],
+    written: Sequence[Generation],
+    *,
+    seeds: Sequence[int],
+    drawn: int = 1,
+    by_distance: bool = False,
+    rewards: Mapping[str, Score] | None = None,
+    warn: bool = True,
+) -> list[Answer]:
+    """Score what was ``written`` for ``inputs`` by ``seeds``, and keep the best one of every ``drawn`` in a row.
+
+    by_distance: the best is the one whose achieved values come closest to the command, else the most relevant one;
+    what lacks required words stands back. warn: of commanded attributes that cannot be measured for an input.
+    """
+    spans = {name: student.reachable(command.task, name) for name in command.targets} if by_distance else {}
+    values = {} if rewards is None else achieved(inputs, [one.completion for one in written], rewards)
+    if warn:
+        _warn_unscored(command, inputs, values, rewards or {})
+    answers = []
+    for start in range(0, len(inputs), drawn):
+        best = min(range(start, start + drawn), key=lambda row: _rank(command, written[row], values, row, spans))
+        answers.append(
+            Answer(
+                input=inputs[best],
                 task=command.task,
                 completion=written[best].completion,
                 command=dict(command.targets),
@@ -111,6 +142,8 @@ def answer(
                 precision=student.precision,
                 together=written[best].together,
             )
+        )
+    return answers
 
 
 def _rank(
@@ -143,7 +176,8 @@ def _warn_unscored(
                 warnings.warn(f"{name} is not scored for '{text[:40]}': {needs}", stacklevel=3)
 
 
-def _check(command: Command, best_of: int, closest_of: int, rewards: Mapping[str, Score] | None) -> None:
+def check_candidates(command: Command, best_of: int, closest_of: int, rewards: Mapping[str, Score] | None) -> None:
+    """Raise UsageError where there is nothing to pick the best of several candidates by, or two things to do so."""
     if best_of > 1 and closest_of > 1:
         raise UsageError(
             "best-of keeps the most relevant candidate, closest-of the one nearest to the command: take one"
@@ -152,6 +186,24 @@ def _check(command: Command, best_of: int, closest_of: int, rewards: Mapping[str
         raise UsageError("best-of picks by relevance: score with it")
     if closest_of > 1 and not command.targets.keys() & {*(rewards or ()), LENGTH}:
         raise UsageError("closest-of needs a command that can be measured: give a target, such as --length 20")
+
+
+def student_run(folder: Path) -> Run | None:
+    """Return the run that ``folder`` is, or whose student it is."""
+    return next((Run(place) for place in (folder, folder.parent) if (place / "run.json").exists()), None)
+
+
+def student_rewards(folder: Path, student: Student) -> dict[str, Score]:
+    """Return what achieved values are measured with: relevance and the other rewards of ``student``, from ``folder``.
+
+    Where ONNX Runtime answers, it also encodes: torch would take longer to come than both together.
+    """
+    names = dict.fromkeys(("relevance", *(name for name in student.attributes if name != LENGTH)))
+    precision = "light" if student.engine == "onnx" else "auto"
+    run = student_run(folder)
+    if run is None:
+        return dict(computable(names, precision=precision, answers=read_answers(folder)))
+    return dict(scored_rewards(run, names, precision=precision))
 
 
 def warn_unmet(text: str, unmet: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from udrl.decoding.engine import Engine
@@ -15,19 +16,30 @@ from udrl.tokenizer import encode
 T = TypeVar("T")
 
 
-def fitted_prompts(
+@dataclass(frozen=True)
+class Prompt:
+    """What is continued. limit: by how many ids at most; is_cut: whether the input's end is left out."""
+
+    ids: list[int]
+    limit: int
+    is_cut: bool
+
+
+def fit_prompts(
     tokenizer: Any,
     engine: Engine,
     inputs: Sequence[str],
     controls: Sequence[Sequence[int]],
     max_tokens: int | None,
-) -> tuple[list[list[int]], list[int]]:
-    """Return a prompt for each input under the command beside it, and how many ids each may be continued by.
+    *,
+    warn: bool = True,
+) -> list[Prompt]:
+    """Return a prompt for each input under the command beside it.
 
-    Where the engine's context is short, an input's end is left out, with a warning. Prompt and completion together
-    are never longer than the context. Raises StudentError where not even a command fits.
+    Where the engine's context is short, an input's end is left out, with a warning if asked. Prompt and completion
+    together are never longer than the context. Raises StudentError where not even a command fits.
     """
-    prompts, limits = [], []
+    fitted = []
     room = engine.context
     longest = max_tokens or room // 2
     needed = max(map(len, controls), default=0)
@@ -36,30 +48,26 @@ def fitted_prompts(
             f"the student's context of {room} tokens has no room for a command of {needed}, an input and a completion: "
             "train one with a longer context"
         )
-    shortened = 0
     for text, control in zip(encode(tokenizer, inputs), controls, strict=True):
         most = max(1, room - len(control) - min(longest, room // 2))
-        shortened += len(text) > most
         prompt = engine.space.prompt(text[:most], control)
-        prompts.append(prompt)
-        limits.append(max(1, min(longest, room - len(prompt))))
-    if shortened:
+        fitted.append(Prompt(prompt, max(1, min(longest, room - len(prompt))), len(text) > most))
+    shortened = sum(one.is_cut for one in fitted)
+    if shortened and warn:
         warnings.warn(
             f"{shortened} of {len(inputs)} inputs are longer than the student's context of {room} tokens allows: "
             "their ends are not read",
             stacklevel=3,
         )
-    return prompts, limits
+    return fitted
 
 
-def by_limit(
-    write: Callable[[list[list[int]], int], Sequence[T]], prompts: Sequence[list[int]], limits: Sequence[int]
-) -> list[T]:
-    """Return what ``write`` gives for prompts and one limit, for prompts that have a limit each (`fitted_prompts`)."""
+def by_limit(write: Callable[[list[list[int]], int], Sequence[T]], prompts: Sequence[Prompt]) -> list[T]:
+    """Return what ``write`` gives for prompts' ids and one limit, for ``prompts`` that have a limit each."""
     results: dict[int, T] = {}
-    for limit in sorted(set(limits)):
-        rows = [row for row, own in enumerate(limits) if own == limit]
-        results |= zip(rows, write([prompts[row] for row in rows], limit), strict=True)
+    for limit in sorted({prompt.limit for prompt in prompts}):
+        rows = [row for row, prompt in enumerate(prompts) if prompt.limit == limit]
+        results |= zip(rows, write([prompts[row].ids for row in rows], limit), strict=True)
     return [results[row] for row in range(len(prompts))]
 
 

@@ -14,14 +14,14 @@ from udrl.commands import AUTO, LENGTH, Command, CommandSpace, Target
 from udrl.decoding.engine import Engine
 from udrl.decoding.loop import Decoded, Request, decode_requests
 from udrl.decoding.sampling import Sampling
-from udrl.decoding.streaming import settled
+from udrl.decoding.streaming import TextUnderWay
 from udrl.decoding.wording import Vocabulary, Wording, Writer
 from udrl.errors import StudentError, UsageError, damaged
 from udrl.forks import settle
 from udrl.student.calibration import Calibration
 from udrl.student.engines.choice import load_engine
 from udrl.student.location import student_folder
-from udrl.student.prompts import fitted_prompts, random_streams
+from udrl.student.prompts import fit_prompts, random_streams
 from udrl.student.targets import Clamped, positions_of, warn_clamped
 from udrl.tokenizer import decode, saved_ends, student_tokenizer
 
@@ -200,7 +200,7 @@ class Student:
         They are not to write control ids: whoever samples allows ``range(student.space.base)`` only.
         """
         controls = [control for control, _ in self.rendered(commands, calibrated=calibrated)]
-        return self._prompts(inputs, controls, self.sampling)[0]
+        return [list(one.prompt) for one in self.requests(inputs, controls)]
 
     @checked
     def generate_ids(
@@ -216,7 +216,7 @@ class Student:
         on_token: Callable[[int, int], None] | None = None,
     ) -> list[Generation]:
         """Write completions for inputs under commands that are rendered already (`CommandSpace.render`)."""
-        requests = self._requests(inputs, controls, seeds, sampling or self.sampling, wording)
+        requests = self.requests(inputs, controls, seeds=seeds, sampling=sampling, wording=wording)
         # like commands write like lengths, and like lengths end together
         order = sorted(range(len(requests)), key=lambda i: (tuple(controls[i]), len(requests[i].prompt)))
         results: dict[int, Generation] = {}
@@ -225,8 +225,7 @@ class Student:
             if step.token is not None and on_token is not None:
                 on_token(order[step.handle], step.token)
             if step.decoded is not None:
-                one = self._generation(step.decoded, self._text(step.decoded), wording)
-                results[order[step.handle]] = replace(one, together=together)
+                results[order[step.handle]] = replace(self.generation(step.decoded, wording), together=together)
                 if progress is not None:
                     progress(1)
         return [results[i] for i in range(len(requests))]
@@ -247,29 +246,25 @@ class Student:
         The parts together are the completion; the generator's return value is the `Generation`.
         """
         [(control, clamped)] = self.rendered([command], calibrated=calibrated)
-        requests = self._requests([text], [control], [seed], sampling or self.sampling, wording)
-        ids: list[int] = []
-        shown = 0
+        requests = self.requests([text], [control], seeds=[seed], sampling=sampling, wording=wording)
+        shown = TextUnderWay(self.tokenizer)
         for step in decode_requests(self.computes, requests):
-            if step.token is not None:
-                ids.append(step.token)
-                sure = settled(decode(self.tokenizer, ids))
-                if len(sure) > shown:
-                    yield sure[shown:]
-                    shown = len(sure)
+            if step.token is not None and (part := shown.add(step.token)):
+                yield part
         assert step.decoded is not None
-        one = step.decoded
-        written = self._text(one)
-        if len(written) > shown:
-            yield written[shown:]
-        return replace(self._generation(one, written, wording), clamped=clamped)
+        one = self.generation(step.decoded, wording)
+        if part := shown.rest(one.completion):
+            yield part
+        return replace(one, clamped=clamped)
 
-    def _text(self, one: Decoded) -> str:
-        """Return the text of ``one``; a character that was cut in the middle is left out."""
-        text = decode(self.tokenizer, one.ids)
-        return text if one.stopped else text.rstrip("\ufffd")
+    def decoded(self, ids: Sequence[int]) -> str:
+        """Return the text of ``ids``."""
+        return decode(self.tokenizer, ids)
 
-    def _generation(self, one: Decoded, text: str, wording: Wording | None) -> Generation:
+    def generation(self, one: Decoded, wording: Wording | None = None) -> Generation:
+        """Return what was written for one of `requests`; a character that was cut in the middle is left out."""
+        text = self.decoded(one.ids)
+        text = text if one.stopped else text.rstrip("\ufffd")
         unmet = wording.unmet(text) if wording else ()
         return Generation(text, "stop" if one.stopped else "length", len(one.ids) + one.stopped, unmet)
 
@@ -282,34 +277,37 @@ class Student:
     def _vocabulary(self) -> Vocabulary:
         return Vocabulary(self.tokenizer, self.space.base, self.ends)
 
-    def _prompts(
-        self, inputs: Sequence[str], controls: Sequence[Sequence[int]], sampling: Sampling
-    ) -> tuple[list[list[int]], list[int]]:
-        settle(self.computes.device)
-        return fitted_prompts(self.tokenizer, self.computes, inputs, controls, sampling.max_tokens)
-
-    def _requests(
+    @checked
+    def requests(
         self,
         inputs: Sequence[str],
         controls: Sequence[Sequence[int]],
-        seeds: Sequence[int] | int,
-        sampling: Sampling,
-        wording: Wording | None,
+        *,
+        seeds: Sequence[int] | int = 0,
+        sampling: Sampling | None = None,
+        wording: Wording | None = None,
+        warn: bool = True,
     ) -> list[Request]:
-        prompts, limits = self._prompts(inputs, controls, sampling)
+        """Return what a `Decoder` continues for inputs under commands that are `rendered`; as `generate` takes them.
+
+        warn: of inputs that are longer than the context allows; their requests say that they are ``cut`` in any case.
+        """
+        settle(self.computes.device)
+        sampling = sampling or self.sampling
+        fitted = fit_prompts(self.tokenizer, self.computes, inputs, controls, sampling.max_tokens, warn=warn)
+        streams = random_streams([one.ids for one in fitted], seeds)
         return [
             Request(
-                prompt,
+                one.ids,
                 stream,
                 sampling,
-                limit,
+                one.limit,
                 self.ends,
-                None if sampling.guidance == 1 else self._unasked(prompt, control),
-                Writer(wording, self._vocabulary, limit) if wording else None,
+                None if sampling.guidance == 1 else self._unasked(one.ids, control),
+                Writer(wording, self._vocabulary, one.limit) if wording else None,
+                one.is_cut,
             )
-            for prompt, control, stream, limit in zip(
-                prompts, controls, random_streams(prompts, seeds), limits, strict=True
-            )
+            for one, control, stream in zip(fitted, controls, streams, strict=True)
         ]
 
 
