@@ -34,9 +34,7 @@ def _students(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
     "run's name.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 is everywhere.")
-@click.option(
-    "--port", metavar="N", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one."
-)
+@click.option("--port", metavar="N", type=Whole(0, 65535), default=8000, show_default=True, help="0: a free one.")
 @click.option("--api-key-env", metavar="VAR", help="The environment variable with the key that clients must send.")
 @click.option("--no-key", is_flag=True, help="Let everybody in who can connect.")
 @click.option(
