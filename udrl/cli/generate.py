@@ -202,12 +202,12 @@ def command(
         for text in inputs:
             _stream_all(answering, text, wanted, counts["num"], shows_input=shows_inputs, **how)
         return
-    rewards = student_rewards(run, answering) if scored else None
+    how |= {**counts, "rewards": student_rewards(run, answering) if scored else None}
     if ladder:
-        del counts["num"]
-        answers = climb(answering, inputs, rungs, **how, **counts, rewards=rewards)
+        del how["num"]
+        answers = climb(answering, inputs, rungs, **how)
     else:
-        answers = answer(answering, inputs, wanted, **how, **counts, rewards=rewards)
+        answers = answer(answering, inputs, wanted, **how)
     for one in _quietly(answers):
         click.echo(json.dumps(plain(one), ensure_ascii=False) if as_json else _text(one, shows_inputs))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -181,7 +181,7 @@ class Api:
         async with asyncio.timeout(READING):
             await send({"type": "http.response.body", "body": last})
 
-    async def _chunks(self, writing: Writing, done: list[Done]) -> AsyncIterator[bytes]:
+    async def _chunks(self, writing: Writing, done: list[Done]) -> AsyncGenerator[bytes]:
         """Yield the events of a stream but the last; ``done`` receives the choices that have ended."""
         shapes = Shapes(writing.plan)
         if begun := b"".join(shapes.begun(choice) for choice in range(len(writing.plan.slots))):
@@ -205,7 +205,7 @@ class Api:
         written = sum(one.tokens for one in done)
         self.metrics.read.labels(plan.ask.student).inc(plan.prompt_tokens)
         self.metrics.written.labels(plan.ask.student).inc(written)
-        facts |= {"choices": len(done), "prompt_tokens": plan.prompt_tokens, "completion_tokens": written}
+        facts.update(choices=len(done), prompt_tokens=plan.prompt_tokens, completion_tokens=written)
         if self.options.log_texts:
             facts["completions"] = [one.answer.completion for one in done]
 

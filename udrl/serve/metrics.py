@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from udrl.serve.served import Served
 
@@ -16,25 +17,24 @@ class Metrics:
         """students: whose queues are looked at whenever somebody asks."""
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-        self.registry = CollectorRegistry()
-        own = {"registry": self.registry}
-        self.requests = Counter("udrl_requests", "Requests answered.", ["path", "student", "status"], **own)
+        self.registry = own = CollectorRegistry()
+        self.requests = Counter("udrl_requests", "Requests answered.", ["path", "student", "status"], registry=own)
         self.seconds = Histogram(
-            "udrl_request_seconds", "Seconds of a request.", ["path", "student"], buckets=SECONDS, **own
+            "udrl_request_seconds", "Seconds of a request.", ["path", "student"], buckets=SECONDS, registry=own
         )
         self.first = Histogram(
-            "udrl_first_text_seconds", "Seconds until a stream's first text.", ["student"], buckets=SECONDS, **own
+            "udrl_first_text_seconds", "Seconds until a stream begins.", ["student"], buckets=SECONDS, registry=own
         )
-        self.read = Counter("udrl_prompt_tokens", "Token ids read.", ["student"], **own)
-        self.written = Counter("udrl_completion_tokens", "Token ids written.", ["student"], **own)
+        self.read = Counter("udrl_prompt_tokens", "Token ids read.", ["student"], registry=own)
+        self.written = Counter("udrl_completion_tokens", "Token ids written.", ["student"], registry=own)
         self.clamped = Counter(
-            "udrl_clamped_targets", "Targets beyond what the student reaches.", ["student", "attribute"], **own
+            "udrl_clamped_targets", "Targets beyond what is reached.", ["student", "attribute"], registry=own
         )
-        writing = Gauge("udrl_writing", "Completions that are being written.", ["student"], **own)
-        waiting = Gauge("udrl_waiting", "Completions that wait for a place.", ["student"], **own)
+        writing = Gauge("udrl_writing", "Completions that are being written.", ["student"], registry=own)
+        waiting = Gauge("udrl_waiting", "Completions that wait for a place.", ["student"], registry=own)
         for one in students:
-            writing.labels(one.name).set_function(lambda worker=one.worker: worker.writing)
-            waiting.labels(one.name).set_function(lambda worker=one.worker: worker.waiting)
+            writing.labels(one.name).set_function(partial(getattr, one.worker, "writing"))
+            waiting.labels(one.name).set_function(partial(getattr, one.worker, "waiting"))
 
     def page(self) -> bytes:
         """Return what Prometheus reads."""

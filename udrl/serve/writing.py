@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -49,7 +49,7 @@ class Writing:
         self.texts = [TextUnderWay(plan.student.tokenizer, ask.stop) for _ in plan.requests]
         self.written: dict[int, Generation] = {}
 
-    async def events(self) -> AsyncIterator[Part | Done]:
+    async def events(self) -> AsyncGenerator[Part | Done]:
         """Yield parts, if the plan asks for a stream, and every choice when it has ended; leaves nothing under way."""
         drawn = self.plan.ask.drawn
         try:
