@@ -17,14 +17,18 @@ if TYPE_CHECKING:
 
 DOMAIN = "com.microsoft"
 OF_RUNTIME = (
-    "GroupQueryAttention", "DynamicQuantizeMatMul", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
-    "FastGelu", "QuickGelu",
+    "GroupQueryAttention", "DynamicQuantizeMatMul", "MatMulNBits", "SkipLayerNormalization",
+    "SkipSimplifiedLayerNormalization", "FastGelu", "QuickGelu",
 )  # fmt: skip
 """The operators of that domain."""
 STEPS = 63
 """Largest int8 weight. Processors without VNNI add two products of 8 bits up in 16, where larger weights overflow: on
 one, 127 moved the distribution of the next token four times as far (Kullback-Leibler .0049, not .0011), the language
 model's head most."""
+BLOCK = 32
+"""Numbers that share a scale where products are `blockwise`."""
+IN_INT8 = 4
+"""The "accuracy level" of MatMulNBits at which activations are quantised as well."""
 
 Array = npt.NDArray[Any]
 
@@ -32,9 +36,16 @@ Array = npt.NDArray[Any]
 class Graph:
     """Nodes as they are written down, each named after what it gives. weights: constants by name."""
 
-    def __init__(self, *, quantised: bool = False, opset: int = 17, ir_version: int = 8) -> None:
-        """Begin. quantised: `linear` multiplies in int8; opset, ir_version: of the operators and of the file."""
-        self.quantised, self.opset, self.ir_version = quantised, opset, ir_version
+    def __init__(
+        self, *, quantised: bool = False, blockwise: bool = False, opset: int = 17, ir_version: int = 8
+    ) -> None:
+        """Begin.
+
+        quantised: `linear` multiplies in int8, weights with one scale an output and activations with one for all;
+        blockwise: with one for every `BLOCK` numbers of a row, of both. opset, ir_version: of the operators and of the
+        file.
+        """
+        self.quantised, self.blockwise, self.opset, self.ir_version = quantised, blockwise, opset, ir_version
         self.nodes: list[Any] = []
         self.weights: dict[str, Array] = {}
         self.sizes: list[Any] = []
@@ -64,6 +75,16 @@ class Graph:
     def linear(self, output: str, x: str, weight: Tensor | Array, bias: Tensor | Array | None = None) -> str:
         """Add x @ weight (+ bias), weight (in, out)."""
         offset = [] if bias is None else [self.weight(f"{output}.bias", bias)]
+        if self.quantised and self.blockwise:
+            array = weight if isinstance(weight, np.ndarray) else weight.cpu().numpy()
+            blocks, scales = quantise_blocks(array)
+            parts = self.weight(f"{output}.weight", blocks), self.weight(f"{output}.scale", scales)
+            rest = ["", "", *offset] if offset else []
+            inputs, outputs = array.shape
+            return self.add(
+                "MatMulNBits", output, x, *parts, *rest,
+                K=inputs, N=outputs, bits=8, block_size=BLOCK, accuracy_level=IN_INT8,
+            )  # fmt: skip
         if self.quantised:
             whole, scale = quantise(weight if isinstance(weight, np.ndarray) else weight.cpu().numpy())
             parts = self.weight(f"{output}.weight", whole), self.weight(f"{output}.scale", scale)
@@ -129,3 +150,13 @@ def quantise(weight: Array) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float3
     """Return ``weight`` (in, out) as int8 and the scale (out,) of each column, symmetric around zero."""
     scale = np.maximum(np.abs(weight).max(0), 1e-12).astype(np.float32) / STEPS
     return np.rint(weight / scale).astype(np.int8), scale
+
+
+def quantise_blocks(weight: Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """Return ``weight`` (in, out) as MatMulNBits reads it: 8 bits above 128 (out, blocks, `BLOCK`), and their scales.
+
+    The scales (out * blocks,) make the largest number of a block 127; a last block that is cut off is filled with 0.
+    """
+    rows = np.pad(weight.T, ((0, 0), (0, -len(weight) % BLOCK))).reshape(weight.shape[1], -1, BLOCK)
+    scale = np.maximum(np.abs(rows).max(-1, keepdims=True), 1e-12).astype(np.float32) / 127
+    return (np.rint(rows / scale) + 128).astype(np.uint8), scale.ravel()

@@ -77,6 +77,14 @@ class Exporter(Protocol):
         """What llama.cpp calls the family (``general.architecture``)."""
         ...
 
+    @property
+    def blockwise(self) -> bool:
+        """Whether int8 in ONNX needs a scale for every 32 activations, since a few of them are far above the others.
+
+        That is slower than one scale for all where many rows are computed at once (`udrl.onnx_graph.Graph`).
+        """
+        ...
+
     def cache_shape(self, config: Any) -> CacheShape:
         """Return the shape of the graph's cache, which the ONNX engine allocates."""
         ...

@@ -23,11 +23,12 @@ from udrl.student.network import StudentModel
 def write_graph(student: StudentModel, folder: Path, *, quantised: bool) -> None:
     """Write ``model.onnx`` and ``model.onnx.data``.
 
-    quantised: weights of matrix products as int8, one scale an output channel; activations are quantised as they come
-    (`DynamicQuantizeMatMul`). Embeddings, norms and attention stay float32.
+    quantised: matrix products in int8, activations quantised as they come: with one scale an output channel and one for
+    all activations, or, where the family's `Exporter` says so, `blockwise`. Embeddings, norms and attention stay
+    float32.
     """
-    graph = Graph(quantised=quantised)
     exporter, model, base = exporter_of(student), student.model, student.space.base
+    graph = Graph(quantised=quantised, blockwise=exporter.blockwise)
     embedding = torch.cat([model.get_input_embeddings().weight[:base], student.rows.table()])
     tokens = graph.add("Gather", "tokens", graph.weight("embedding", embedding), "ids")
     hidden = exporter.onnx_body(graph, model, tokens)

@@ -20,6 +20,7 @@ class Gpt2Exporter:
     """GPT-2 as an `Exporter`. Its linear layers keep their weights as (in, out)."""
 
     gguf_name = "gpt2"
+    blockwise = False
 
     def cache_shape(self, config: Any) -> CacheShape:
         """Return that of `Gpt2Cache`, without its rows."""

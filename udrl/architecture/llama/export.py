@@ -31,6 +31,7 @@ class LlamaExporter:
     gguf_name: str
     neighbours: bool = False
     biases: tuple[str, ...] = ()
+    blockwise = True
 
     @property
     def spare(self) -> int:
