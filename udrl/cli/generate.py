@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from udrl.arguments import CANDIDATES
-from udrl.cli.common import common_options, engine_option, only_results_on_stdout, plain
+from udrl.cli.common import common_options, compute_options, engine_option, only_results_on_stdout, plain
 from udrl.cli.numbers import Real, Whole
 from udrl.errors import InputError, UsageError
 
@@ -46,7 +46,7 @@ def _rungs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> di
 
 def _by_name(values: tuple[str, ...], form: str, most: int | None) -> dict[str, list[Target]]:
     """Return what ``NAME=VALUE,VALUE`` options say, at most so many values each; ``form`` says how they are written."""
-    found: dict[str, list[Target]] = {}
+    by_name: dict[str, list[Target]] = {}
     for text in values:
         name, _, listed = text.partition("=")
         try:
@@ -55,10 +55,10 @@ def _by_name(values: tuple[str, ...], form: str, most: int | None) -> dict[str, 
             several = []
         if not several or not name or (most is not None and len(several) > most):
             raise click.BadParameter(f"'{text}' is not {form}, e.g. relevance=0.7")
-        if name in found:
+        if name in by_name:
             raise click.BadParameter(f"'{name}' is given twice")
-        found[name] = several
-    return found
+        by_name[name] = several
+    return by_name
 
 
 @click.command("generate", short_help="Write completions that obey a command.")
@@ -136,8 +136,7 @@ def _by_name(values: tuple[str, ...], form: str, most: int | None) -> dict[str, 
 )
 @click.option("--stream", is_flag=True, help="Print words as they come.")
 @click.option("--batch-size", metavar="N", type=Whole(min=1), default=64, show_default=True)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@compute_options
 @engine_option
 @common_options()
 def command(

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from udrl.cli.common import common_options, emit, engine_option
+from udrl.cli.common import common_options, compute_options, emit, engine_option
 from udrl.cli.numbers import Real, Whole
 
 
@@ -58,8 +58,7 @@ def _students(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
     help="Repeatable: web pages of this origin may ask, such as http://localhost:3000.",
 )  # fmt: skip
 @click.option("--log-texts", is_flag=True, help="Log inputs and completions; otherwise no text is logged.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@compute_options
 @engine_option
 @common_options(seed=False)
 def command(

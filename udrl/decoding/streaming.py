@@ -49,9 +49,9 @@ class TextUnderWay:
 
     def until_stop(self, text: str) -> str:
         """Return ``text`` up to the first stop text, and remember whether there is one."""
-        places = [place for stop in self.stops if (place := text.find(stop)) >= 0]
-        self.stopped |= bool(places)
-        return text[: min(places)] if places else text
+        positions = [position for stop in self.stops if (position := text.find(stop)) >= 0]
+        self.stopped |= bool(positions)
+        return text[: min(positions)] if positions else text
 
     def _before_a_beginning(self, text: str) -> str:
         """Return ``text`` without an end that may yet become a stop text."""

@@ -208,16 +208,16 @@ class Parted:
             student.tokenizer, student.computes, [self.text], [self.control], student.sampling.max_tokens
         )
         session, logits = student.computes.start([prompt.ids])
-        for place in range(prompt.limit):
-            before = self.ids[:place]
-            own = self.ids[place] if place < len(self.ids) else max(student.ends, key=lambda end: logits[0, end])
-            for one in np.flatnonzero(logits[0] >= logits[0, own] - NEAR).tolist():
+        for index in range(prompt.limit):
+            before = self.ids[:index]
+            next_id = self.ids[index] if index < len(self.ids) else max(student.ends, key=lambda end: logits[0, end])
+            for one in np.flatnonzero(logits[0] >= logits[0, next_id] - NEAR).tolist():
                 begun = raw((*before, one))
                 if other == raw(before) if one in student.ends else _begins(other, begun) and not _begins(mine, begun):
                     return True
-            if own in student.ends or not _begins(other, raw((*before, own))):
+            if next_id in student.ends or not _begins(other, raw((*before, next_id))):
                 return False
-            logits = session.step(np.array([own]))
+            logits = session.step(np.array([next_id]))
         return False
 
 

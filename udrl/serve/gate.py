@@ -50,8 +50,8 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                own = [(b"x-request-id", name.encode()), *self._allowed_origin(scope)]
-                message["headers"] = [*message.get("headers", []), *own]
+                added = [(b"x-request-id", name.encode()), *self._allowed_origin(scope)]
+                message["headers"] = [*message.get("headers", []), *added]
             await send(message)
 
         try:

@@ -30,14 +30,14 @@ def last_user_message(given: Mapping[str, Any]) -> tuple[tuple[str, ...], list[s
     messages = given.get("messages")
     if not isinstance(messages, list) or not messages:
         raise Refusal("'messages' must be a list with a user message", param="messages", code=MISSING)
-    for place, message in enumerate(messages):
+    for number, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise Refusal(f"messages[{place}] must be an object with a role", param=f"messages[{place}]", code=TYPE)
+            raise Refusal(f"messages[{number}] must be an object with a role", param=f"messages[{number}]", code=TYPE)
     roles = [message["role"] for message in messages]
-    for place, role in enumerate(roles):
+    for number, role in enumerate(roles):
         if role not in ROLES:
-            told_role = values.checked_text(f"messages[{place}].role", role)[:60]
-            raise Refusal(f"messages[{place}] has an unknown role '{told_role}'", param=f"messages[{place}]")
+            told_role = values.checked_text(f"messages[{number}].role", role)[:60]
+            raise Refusal(f"messages[{number}] has an unknown role '{told_role}'", param=f"messages[{number}]")
     if "user" not in roles:
         raise Refusal("there is no user message, which is the input", param="messages", code="invalid_value")
     last = len(roles) - 1 - roles[::-1].index("user")
@@ -54,9 +54,9 @@ def last_user_message(given: Mapping[str, Any]) -> tuple[tuple[str, ...], list[s
     return (text,), [f"{what} ({count})" for what, count in unread.items() if count]
 
 
-def _content(content: Any, place: int) -> str:
+def _content(content: Any, number: int) -> str:
     """Return a message's text, which may come in parts."""
-    name = f"messages[{place}].content"
+    name = f"messages[{number}].content"
     if isinstance(content, list):
         for part in content:
             if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):

@@ -17,21 +17,21 @@ class Metrics:
         """students: whose queues are looked at whenever somebody asks."""
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-        self.registry = own = CollectorRegistry()
-        self.requests = Counter("udrl_requests", "Requests answered.", ["path", "student", "status"], registry=own)
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter("udrl_requests", "Requests answered.", ["path", "student", "status"], registry=registry)
         self.seconds = Histogram(
-            "udrl_request_seconds", "Seconds of a request.", ["path", "student"], buckets=SECONDS, registry=own
+            "udrl_request_seconds", "Seconds of a request.", ["path", "student"], buckets=SECONDS, registry=registry
         )
         self.first = Histogram(
-            "udrl_first_text_seconds", "Seconds until a stream begins.", ["student"], buckets=SECONDS, registry=own
+            "udrl_first_text_seconds", "Seconds until a stream begins.", ["student"], buckets=SECONDS, registry=registry
         )
-        self.read = Counter("udrl_prompt_tokens", "Token ids read.", ["student"], registry=own)
-        self.written = Counter("udrl_completion_tokens", "Token ids written.", ["student"], registry=own)
+        self.read = Counter("udrl_prompt_tokens", "Token ids read.", ["student"], registry=registry)
+        self.written = Counter("udrl_completion_tokens", "Token ids written.", ["student"], registry=registry)
         self.clamped = Counter(
-            "udrl_clamped_targets", "Targets beyond what is reached.", ["student", "attribute"], registry=own
+            "udrl_clamped_targets", "Targets beyond what is reached.", ["student", "attribute"], registry=registry
         )
-        writing = Gauge("udrl_writing", "Completions that are being written.", ["student"], registry=own)
-        waiting = Gauge("udrl_waiting", "Completions that wait for a place.", ["student"], registry=own)
+        writing = Gauge("udrl_writing", "Completions that are being written.", ["student"], registry=registry)
+        waiting = Gauge("udrl_waiting", "Completions that wait for a place.", ["student"], registry=registry)
         for one in students:
             writing.labels(one.name).set_function(partial(getattr, one.worker, "writing"))
             waiting.labels(one.name).set_function(partial(getattr, one.worker, "waiting"))

@@ -94,11 +94,11 @@ def _written_out(ask: Ask, served: Served, commands: list[Command], sampling: Sa
         text, cut = cut_input(whole)
         for command, (control, clamped) in zip(commands, rendered, strict=True):
             for choice in range(ask.n):
-                own = tuple(range(start + choice * ask.drawn, start + (choice + 1) * ask.drawn))
-                slots.append(Slot(text, command, clamped, own, len(texts), cut))
+                seeds_of_choice = tuple(range(start + choice * ask.drawn, start + (choice + 1) * ask.drawn))
+                slots.append(Slot(text, command, clamped, seeds_of_choice, len(texts), cut))
                 texts += [text] * ask.drawn
                 controls += [control] * ask.drawn
-                seeds += own
+                seeds += seeds_of_choice
     requests = student.requests(texts, controls, seeds=seeds, sampling=sampling, wording=ask.wording, warn=False)
     slots = [replace(slot, is_cut=slot.is_cut or requests[slot.first].is_cut) for slot in slots]
     return Plan(ask, served, slots, requests, ask.wording)

@@ -37,14 +37,14 @@ def serve(options: ServeOptions, started: Callable[[str], object] = print) -> No
         name: students.load_student(folder, engine=options.engine, device=options.device, precision=options.precision)
         for name, folder in options.students.items()
     }
-    with contextlib.closing(listening(options.host, options.port)) as place:
-        asyncio.run(_serve(options, loaded, place, started))
+    with contextlib.closing(listening(options.host, options.port)) as listener:
+        asyncio.run(_serve(options, loaded, listener, started))
 
 
 async def _serve(
     options: ServeOptions,
     loaded: dict[str, students.Student],
-    place: socket.socket,
+    listener: socket.socket,
     started: Callable[[str], object],
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -58,10 +58,10 @@ async def _serve(
     for one in served.values():
         await one.warm()
     server = uvicorn_server(api, options)
-    port = place.getsockname()[1]
+    port = listener.getsockname()[1]
     host = f"[{options.host}]" if ":" in options.host else options.host
     started(f"http://{host}:{port}")
-    await server.serve(sockets=[place])
+    await server.serve(sockets=[listener])
     for one in served.values():
         one.worker.close()
     api.scoring.shutdown(wait=False, cancel_futures=True)
@@ -137,8 +137,8 @@ def listening(host: str, port: int) -> socket.socket:
     """Return a socket that is bound to ``host`` and ``port``; raises RunError where it cannot be."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        place = socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         said = getattr(error, "strerror", None) or str(error)
         raise RunError(f"{host} port {port} cannot be listened at ({said}): choose others (--host, --port)") from None
-    return place
+    return listener

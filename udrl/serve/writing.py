@@ -59,11 +59,11 @@ class Writing:
                 if part and self.plan.ask.stream:
                     yield Part(choice, part)
                 slot = self.plan.slots[choice]
-                own = range(slot.first, slot.first + drawn)
-                if line.index in self.written and all(row in self.written for row in own):
-                    answer = await self._answer(slot, [self.written[row] for row in own])
+                rows = range(slot.first, slot.first + drawn)
+                if line.index in self.written and all(row in self.written for row in rows):
+                    answer = await self._answer(slot, [self.written[row] for row in rows])
                     rest = self.texts[slot.first].rest(answer.completion)
-                    yield Done(choice, slot, answer, rest, sum(self.written[row].tokens for row in own))
+                    yield Done(choice, slot, answer, rest, sum(self.written[row].tokens for row in rows))
         finally:
             self.job.drop()
 

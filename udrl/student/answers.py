@@ -190,7 +190,7 @@ def check_candidates(command: Command, best_of: int, closest_of: int, rewards: M
 
 def student_run(folder: Path) -> Run | None:
     """Return the run that ``folder`` is, or whose student it is."""
-    return next((Run(place) for place in (folder, folder.parent) if (place / "run.json").exists()), None)
+    return next((Run(path) for path in (folder, folder.parent) if (path / "run.json").exists()), None)
 
 
 def student_rewards(folder: Path, student: Student) -> dict[str, Score]:

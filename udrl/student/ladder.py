@@ -61,9 +61,9 @@ def climb(
         )
         said: set[str] = set()
         for rung, command in enumerate(commands):
-            own = written[rung * drawn : (rung + 1) * drawn]
+            candidates = written[rung * drawn : (rung + 1) * drawn]
             [one] = pick(
-                student, command, [text] * drawn, own, seeds=seeds, drawn=drawn, by_distance=closest_of > 1,
+                student, command, [text] * drawn, candidates, seeds=seeds, drawn=drawn, by_distance=closest_of > 1,
                 rewards=rewards,
             )  # fmt: skip
             if one.unmet:
