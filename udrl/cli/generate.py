@@ -82,7 +82,7 @@ def _by_name(values: tuple[str, ...], form: str, most: int | None) -> dict[str, 
 @click.option(
     "--student",
     metavar="NAME|FOLDER",
-    help="Instead of --run: a student that ships (starter), or the folder of one.",
+    help="Instead of --run: a student that ships, or the folder of one.",
 )
 @click.option(
     "--ladder",

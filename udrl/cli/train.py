@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     "start_from",
     metavar="RUN|CHECKPOINT|NAME",
     type=click.Path(path_type=Path),
-    help="Start from this trained student: add the run's tasks, rewards and episodes to what it knows. starter is the "
-    "one that ships, and what --student smollm2 starts from unless this is none.",
+    help="Start from this trained student, or the one that ships under this name: add the run's tasks, rewards and "
+    "episodes to what it knows. Where a starter ships, --student smollm2 starts from it unless this is none.",
 )
 @click.option(
     "--replay",
@@ -53,14 +53,14 @@ if TYPE_CHECKING:
     "--learning-rate",
     metavar="X",
     type=Real(min=0, min_open=True),
-    help="Highest learning rate. Default: the preset's; with --from a tenth of it, from the starter half.",
+    help="Highest learning rate. Default: the preset's; with --from a tenth of it, from the a starter half.",
 )
 @click.option(
     "--row-learning-rate",
     metavar="X",
     type=Real(min=0, min_open=True),
     help="That of the rows of the command space. Default: 4e-3 beside pretrained weights, with --from a tenth of it, "
-    "from the starter half; else the learning rate.",
+    "from the a starter half; else the learning rate.",
 )
 @click.option(
     "--vocab-size",
