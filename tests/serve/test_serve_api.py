@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from serving import Server, lines_of, serving
 from tiny_answering import TASK, TEXTS, tiny_student
 
 from udrl.commands import Command
 from udrl.decoding.wording import Wording
+from udrl.serve.shapes import token_name
 from udrl.student.student import Generation, Student
 from udrl.words import count_words
 
@@ -249,6 +251,11 @@ BAD: list[tuple[dict[str, Any], int, str | None, str | None]] = [
     ({"prompt": "a", "response_format": {"type": "json_object"}}, 400, "response_format", "unsupported_parameter"),
     ({"prompt": "a", "presence_penalty": 0.5}, 400, "presence_penalty", "unsupported_parameter"),
     ({"prompt": "a", "logit_bias": {"5": 1}}, 400, "logit_bias", "unsupported_parameter"),
+    ({"prompt": "a", "logprobs": 21}, 400, "logprobs", "invalid_value"),
+    ({"prompt": "a", "logprobs": True}, 400, "logprobs", "invalid_type"),
+    ({"prompt": "a", "logprobs": 1, "stream": True}, 400, "logprobs", "invalid_value"),
+    ({"messages": USER, "top_logprobs": 2}, 400, "top_logprobs", "invalid_value"),
+    ({"prompt": "a", "top_logprobs": 2}, 400, "top_logprobs", "unknown_parameter"),
     ({"prompt": "a", "echo": True}, 400, "echo", "unsupported_parameter"),
     ({"prompt": "a", "suffix": "b"}, 400, "suffix", "unsupported_parameter"),
     ({"messages": []}, 400, "messages", "missing_required_parameter"),
@@ -309,3 +316,29 @@ def test_a_ladder_is_one_choice_a_rung_and_each_text_once(server: Server, studen
     assert answer["choices"][0]["udrl"]["command"] == {"length": 5}
     assert set(answer["choices"][-1]["udrl"]["clamped"]) == {"length"}
     assert answer["usage"]["completion_tokens"] >= len(answer["choices"])
+
+
+def test_an_id_that_is_part_of_a_character_is_named_by_its_bytes() -> None:
+    assert [token_name(piece) for piece in (b" fox", "猫".encode(), b"\xf0\x9f")] == [" fox", "猫", "bytes:\\xf0\\x9f"]
+
+
+def test_chances_are_those_of_the_network_for_each_id_that_is_written(server: Server, student: Student) -> None:
+    body = {"seed": 1, "max_tokens": 4, "temperature": 0.0}
+    completion = server.post(prompt=TEXTS[0], logprobs=2, **body).json()
+    told = completion["choices"][0]["logprobs"]
+    [prompt] = student.prompt_ids([TEXTS[0]], [Command(TASK)])
+    session, logits = student.computes.start([prompt])
+    for place in range(completion["usage"]["completion_tokens"]):
+        logarithms = logits[0].astype(float) - np.log(np.exp(logits[0].astype(float)).sum())
+        token = int(logits[0].argmax())
+        assert told["tokens"][place] == token_name(student.vocabulary.pieces[token])
+        assert told["token_logprobs"][place] == pytest.approx(logarithms[token], abs=1e-4)
+        assert sorted(told["top_logprobs"][place].values())[-1] == told["token_logprobs"][place]
+        logits = session.step(np.array([token]))
+    chat = server.post(CHAT, messages=[{"role": "user", "content": TEXTS[0]}], logprobs=True, top_logprobs=1, **body)
+    content = chat.json()["choices"][0]["logprobs"]["content"]
+    assert [one["logprob"] for one in content] == told["token_logprobs"]
+    assert [one["top_logprobs"][0]["token"] for one in content] == told["tokens"]
+    written = b"".join(bytes(one["bytes"]) for one in content).decode("utf-8", "replace")
+    assert written.removeprefix(" ").rstrip("\ufffd") == completion["choices"][0]["text"]
+    assert server.post(prompt=TEXTS[0], **body).json()["choices"][0]["logprobs"] is None

@@ -11,7 +11,7 @@ import numpy as np
 
 from udrl.decoding.engine import Array, Session, Starter
 from udrl.decoding.guidance import guided
-from udrl.decoding.sampling import Runs, Sampler, Sampling, ban, choose
+from udrl.decoding.sampling import Runs, Sampler, Sampling, ban, best, choose
 from udrl.decoding.wording import Draw, LookAhead, Writer
 
 COMPACT = 0.75
@@ -28,7 +28,8 @@ class Request:
 
     seed: the start of its own random stream; limit: most new ids (at least 1); ends: ids that end the completion;
     unasked: the prompt with every attribute open, if ``sampling`` guides; writer: if words are required or banned.
-    is_cut: whether the input that it was made of had no room in the prompt as a whole.
+    is_cut: whether the input that it was made of had no room in the prompt as a whole. likeliest: of how many ids the
+    chances are told at each step, beside those of the one that is drawn (None: of none at all).
     """
 
     prompt: Sequence[int]
@@ -39,6 +40,7 @@ class Request:
     unasked: Sequence[int] | None = None
     writer: Writer | None = None
     is_cut: bool = False
+    likeliest: int | None = None
 
     @property
     def is_guided(self) -> bool:
@@ -68,12 +70,27 @@ class Decoded:
 
 
 @dataclass(frozen=True)
+class Chances:
+    """Natural logarithms of probabilities: of the id that was drawn, and of the likeliest ids, the likeliest first.
+
+    They are the network's, with guidance, before temperature and what else narrows the draw.
+    """
+
+    drawn: float
+    likeliest: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
 class Step:
-    """What one step did for one request. token: the id that it wrote, if any; decoded: all of it, if it has ended."""
+    """What one step did for one request. token: the id that it wrote, if any; decoded: all of it, if it has ended.
+
+    chances: of what it wrote, if the request asks for them.
+    """
 
     handle: int
     token: int | None
     decoded: Decoded | None
+    chances: Chances | None = None
 
 
 class Decoder:
@@ -242,7 +259,15 @@ class _Row:
 
         return logits
 
-    def take(self, token: int | None) -> Step:
+    def logarithms(self, logits: Array) -> Array | None:
+        """Return the logarithm of each id's probability (V,) by ``logits`` (V,), if the request asks for chances."""
+        if self.request.likeliest is None or not self.alive:
+            return None
+        shifted: Array = logits - logits.max()
+        shifted -= np.log(np.exp(shifted).sum())
+        return shifted
+
+    def take(self, token: int | None, logarithms: Array | None) -> Step:
         """Take note of what was drawn: an id, the end, or None where it must end here."""
         self.next = self.request.ends[0] if token is None else token
         if token is None or token in self.request.ends:
@@ -252,7 +277,15 @@ class _Row:
             self.ids.append(token)
         self.runs.add(self.ids)
         self.alive = len(self.ids) < self.request.limit
-        return Step(self.handle, token, None if self.alive else Decoded(self.ids, None))
+        decoded = None if self.alive else Decoded(self.ids, None)
+        return Step(self.handle, token, decoded, self._chances(token, logarithms))
+
+    def _chances(self, token: int, logarithms: Array | None) -> Chances | None:
+        if logarithms is None or self.request.likeliest is None:
+            return None
+        count = min(self.request.likeliest, len(logarithms))
+        ids = best(logarithms[None], count)[0].tolist() if count else []
+        return Chances(float(logarithms[token]), tuple((one, float(logarithms[one])) for one in ids))
 
 
 class _Batch:
@@ -284,6 +317,7 @@ class _Batch:
     def draw(self) -> list[Step]:
         """Draw an id a row, and take note of it where the row still writes."""
         logits = self._mixed()
+        logarithms = [row.logarithms(logits[index]) for index, row in enumerate(self.rows)]
         ban(logits, [row.runs.banned() for row in self.rows])
         uniform = np.array([row.uniform() for row in self.rows])
         ids: list[int] = [] if self.worded else self.sampler(logits, uniform).tolist()
@@ -294,7 +328,7 @@ class _Batch:
             else:
                 token = row.worded(logits[index], float(uniform[index]), self.session.start) if row.alive else None
             if row.alive:
-                steps.append(row.take(token))
+                steps.append(row.take(token, logarithms[index]))
             else:  # its id is of no use, but each row of the session reads one
                 row.next = row.request.ends[0] if token is None else token
         return steps

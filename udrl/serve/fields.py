@@ -23,7 +23,7 @@ Endpoint = Literal["chat", "completions"]
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "no_repeat", "guidance")
 """Fields that say how completions are drawn, by the names of `udrl.decoding.sampling.Sampling`."""
-MOST_STOPS, MOST_WORDS = 16, 64
+MOST_STOPS, MOST_WORDS, MOST_LIKELIEST = 16, 64, 20
 
 WITHOUT_EFFECT = (
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
@@ -36,7 +36,6 @@ HARMLESS: Mapping[str, tuple[Any, ...]] = {
     "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],), "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},), "modalities": (["text"],), "audio": (), "echo": (False,), "suffix": ("",),
     "reasoning_effort": ("none", "minimal"), "verbosity": ("medium",), "web_search_options": (),
-    "logprobs": (False,), "top_logprobs": (0,),
 }  # fmt: skip
 """Standard fields that a student cannot honour, and the values at which they change nothing."""
 
@@ -52,7 +51,7 @@ COMMANDS = (
 
 KNOWN = {
     *COMMANDS, *SAMPLING, *WITHOUT_EFFECT, *HARMLESS, "model", "n", "seed", "stop", "max_tokens",
-    "max_completion_tokens", "stream", "stream_options",
+    "max_completion_tokens", "stream", "stream_options", "logprobs",
 }  # fmt: skip
 
 
@@ -61,7 +60,8 @@ class Ask:
     """What one request asks for, as it was understood. None, or nothing in it: not said.
 
     student: its name; model: as it was written, with a suffix; sampling: fields of `Sampling`; ladder: values by
-    attribute; ignored: what was taken and is not read.
+    attribute; likeliest: of how many ids the chances are told, beside those that are written; ignored: what was taken
+    and is not read.
     """
 
     endpoint: Endpoint
@@ -81,6 +81,7 @@ class Ask:
     stream: bool = False
     include_usage: bool = False
     ladder: Mapping[str, tuple[Target, ...]] = field(default_factory=dict)
+    likeliest: int | None = None
     ignored: tuple[str, ...] = ()
 
     @property
@@ -124,8 +125,6 @@ def read_ask(data: Mapping[str, Any], endpoint: Endpoint, students: Sequence[str
     _check_names(given, endpoint)
     student, suffix = _model(given.get("model"), students)
     _merge(given, suffix)
-    if "logprobs" in given and given["logprobs"] == 0 and endpoint == "completions":
-        del given["logprobs"]
     for name, harmless in HARMLESS.items():
         if name in given and not any(_same(given[name], value) for value in harmless):
             raise _unsupported(name)
@@ -148,12 +147,13 @@ def read_ask(data: Mapping[str, Any], endpoint: Endpoint, students: Sequence[str
         stream=values.flag(given, "stream"),
         include_usage=_stream_options(given),
         ladder=_ladder(given),
+        likeliest=_likeliest(given, endpoint),
         ignored=tuple(ignored),
     )
 
 
 def _check_names(given: Mapping[str, Any], endpoint: Endpoint) -> None:
-    known = KNOWN | {"messages" if endpoint == "chat" else "prompt"}
+    known = KNOWN | ({"messages", "top_logprobs"} if endpoint == "chat" else {"prompt"})
     for name in given:
         if name not in known:
             short = name[:60].encode("utf-8", "backslashreplace").decode()
@@ -281,6 +281,25 @@ def _wording(given: Mapping[str, Any]) -> Wording:
     most = int(values.number(given, "max_words", whole=True)) if "max_words" in given else None
     wording: Wording = values.read("require" if require else "ban", lambda: Wording(require, ban, most))
     return wording
+
+
+def _likeliest(given: Mapping[str, Any], endpoint: Endpoint) -> int | None:
+    """Return of how many ids the chances are asked for; chats ask for them in two fields, completions in one."""
+    if endpoint == "chat":
+        asked, name = values.flag(given, "logprobs"), "top_logprobs"
+        if name in given and not asked and given[name] != 0:
+            raise Refusal(f"'{name}' needs logprobs: true", param=name, code="invalid_value")
+    else:
+        name = "logprobs"
+        asked = name in given
+    if not asked:
+        return None
+    if values.flag(given, "stream"):
+        raise Refusal("'logprobs' come with a whole answer: leave stream out", param="logprobs", code="invalid_value")
+    count = int(values.number(given, name, whole=True)) if name in given else 0
+    if not 0 <= count <= MOST_LIKELIEST:
+        raise Refusal(f"'{name}' must be 0 to {MOST_LIKELIEST}, got {count}", param=name, code="invalid_value")
+    return count
 
 
 def _stream_options(given: Mapping[str, Any]) -> bool:

@@ -99,7 +99,11 @@ def _written_out(ask: Ask, served: Served, commands: list[Command], sampling: Sa
                 texts += [text] * ask.drawn
                 controls += [control] * ask.drawn
                 seeds += seeds_of_choice
-    requests = student.requests(texts, controls, seeds=seeds, sampling=sampling, wording=ask.wording, warn=False)
+    if ask.likeliest is not None:
+        _ = student.vocabulary  # by which ids are told
+    requests = student.requests(
+        texts, controls, seeds=seeds, sampling=sampling, wording=ask.wording, likeliest=ask.likeliest, warn=False
+    )
     slots = [replace(slot, is_cut=slot.is_cut or requests[slot.first].is_cut) for slot in slots]
     return Plan(ask, served, slots, requests, ask.wording)
 

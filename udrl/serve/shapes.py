@@ -7,12 +7,15 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import accumulate
 from typing import Any
 
 from udrl import __version__
 from udrl.serve.plan import Plan
 from udrl.serve.writing import Done
 
+LOWEST = -9999.0
+"""The logarithm of what cannot come, as OpenAI writes it: JSON has no infinity."""
 DONE = b"data: [DONE]\n\n"
 
 
@@ -34,17 +37,44 @@ class Shapes:
     def whole(self, done: Sequence[Done]) -> dict[str, Any]:
         """Return the answer of all choices; its block is that of the first, and each choice has its own."""
         choices = [
-            {**self._choice(index, one.answer.completion), "finish_reason": one.answer.finish_reason,
-             "udrl": self.block(one)}
+            {**self._choice(index, one.answer.completion), "logprobs": self._logprobs(one),
+             "finish_reason": one.answer.finish_reason, "udrl": self.block(one)}
             for index, one in enumerate(done)
         ]  # fmt: skip
         return {**self.head, "choices": choices, "usage": self.usage(done), "udrl": choices[0]["udrl"]}
 
     def _choice(self, index: int, text: str) -> dict[str, Any]:
         if not self.is_chat:
-            return {"index": index, "text": text, "logprobs": None}
+            return {"index": index, "text": text}
         message = {"role": "assistant", "content": text, "refusal": None}
-        return {"index": index, "message": message, "logprobs": None}
+        return {"index": index, "message": message}
+
+    def _logprobs(self, one: Done) -> dict[str, Any] | None:
+        """Return the chances of a choice's ids, as OpenAI's two addresses tell of them."""
+        if self.plan.ask.likeliest is None:
+            return None
+        told = [(self._token(token, chances.drawn), chances) for token, chances in one.chances]
+        likeliest = [[self._token(*other) for other in chances.likeliest] for _, chances in told]
+        if self.is_chat:
+            content = [{**own, "top_logprobs": others} for (own, _), others in zip(told, likeliest, strict=True)]
+            return {"content": content, "refusal": None}
+        texts = [own["token"] for own, _ in told]
+        shown = [text.removeprefix(" ") if place == 0 else text for place, text in enumerate(texts)]
+        starts = list(accumulate(map(len, shown), initial=0))[: len(shown)]
+        return {
+            "tokens": texts,
+            "token_logprobs": [own["logprob"] for own, _ in told],
+            "top_logprobs": [{other["token"]: other["logprob"] for other in others} for others in likeliest],
+            "text_offset": starts,
+        }
+
+    def _token(self, token: int, logarithm: float) -> dict[str, Any]:
+        """Return an id as OpenAI tells of it; the end has the name of its token."""
+        student = self.plan.student
+        piece = student.vocabulary.pieces[token]
+        if token in student.ends:
+            piece = str(student.tokenizer.convert_ids_to_tokens([token])[0]).encode()
+        return {"token": token_name(piece), "bytes": list(piece), "logprob": max(logarithm, LOWEST)}
 
     def usage(self, done: Sequence[Done]) -> dict[str, int]:
         """Return how many ids were read and written, candidates included."""
@@ -100,6 +130,14 @@ class Shapes:
         usage = {"usage": None} if self.plan.ask.include_usage else {}
         one = {"index": choice, **said, "logprobs": None, "finish_reason": reason}
         return event({**self._chunk_head(), "choices": [one], **usage, **more})
+
+
+def token_name(piece: bytes) -> str:
+    """Return the text of an id; of part of a character its bytes, as OpenAI writes them (``bytes:\\xf0\\x9f``)."""
+    try:
+        return piece.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
 
 
 def as_json(data: Any) -> bytes:

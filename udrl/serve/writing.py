@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from udrl.data.inputs import normalise
-from udrl.decoding.loop import Step
+from udrl.decoding.loop import Chances, Step
 from udrl.decoding.streaming import TextUnderWay
 from udrl.errors import UdrlError
 from udrl.serve.batching import Line
@@ -29,13 +29,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Done:
-    """A choice that has ended. rest: of its text, behind all parts; tokens: of all its candidates."""
+    """A choice that has ended. rest: of its text, behind all parts; tokens: of all its candidates.
+
+    chances: of its ids, where they are asked for.
+    """
 
     choice: int
     slot: Slot
     answer: Answer
     rest: str
     tokens: int
+    chances: Sequence[tuple[int, Chances]]
 
 
 class Writing:
@@ -45,9 +49,11 @@ class Writing:
         """scoring: the thread in which rewards are computed."""
         self.plan, self.scoring = plan, scoring
         ask = plan.ask
-        self.job = plan.served.worker.submit(plan.requests, by_token=ask.stream or bool(ask.stop))
+        by_token = ask.stream or bool(ask.stop) or ask.likeliest is not None
+        self.job = plan.served.worker.submit(plan.requests, by_token=by_token)
         self.texts = [TextUnderWay(plan.student.tokenizer, ask.stop) for _ in plan.requests]
         self.written: dict[int, Generation] = {}
+        self.chances: list[list[tuple[int, Chances]]] = [[] for _ in plan.requests]
 
     async def events(self) -> AsyncGenerator[Part | Done]:
         """Yield parts, if the plan asks for a stream, and every choice when it has ended; leaves nothing under way."""
@@ -63,7 +69,8 @@ class Writing:
                 if line.index in self.written and all(row in self.written for row in rows):
                     answer = await self._answer(slot, [self.written[row] for row in rows])
                     rest = self.texts[slot.first].rest(answer.completion)
-                    yield Done(choice, slot, answer, rest, sum(self.written[row].tokens for row in rows))
+                    tokens = sum(self.written[row].tokens for row in rows)
+                    yield Done(choice, slot, answer, rest, tokens, self.chances[slot.first + answer.chosen])
         finally:
             self.job.drop()
 
@@ -75,6 +82,8 @@ class Writing:
     def _take(self, line: Line, step: Step) -> str:
         """Take what was told of a line; return what of its text can be shown."""
         text = self.texts[line.index]
+        if step.token is not None and step.chances is not None:
+            self.chances[line.index].append((step.token, step.chances))
         part = text.add(step.token) if step.token is not None else ""
         if text.stopped:
             self.job.drop(line)

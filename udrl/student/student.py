@@ -274,7 +274,8 @@ class Student:
         return self.space.prompt(prompt[: -len(control)], self.space.render(task, {}))
 
     @cached_property
-    def _vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> Vocabulary:
+        """What each text id stands for; raises StudentError where the tokenizer is not byte-level."""
         return Vocabulary(self.tokenizer, self.space.base, self.ends)
 
     @checked
@@ -286,11 +287,13 @@ class Student:
         seeds: Sequence[int] | int = 0,
         sampling: Sampling | None = None,
         wording: Wording | None = None,
+        likeliest: int | None = None,
         warn: bool = True,
     ) -> list[Request]:
         """Return what a `Decoder` continues for inputs under commands that are `rendered`; as `generate` takes them.
 
-        warn: of inputs that are longer than the context allows; their requests say that they are ``cut`` in any case.
+        likeliest: of how many ids chances are told (`Request`). warn: of inputs that are longer than the context
+        allows; their requests say that they are ``cut`` in any case.
         """
         settle(self.computes.device)
         sampling = sampling or self.sampling
@@ -304,8 +307,9 @@ class Student:
                 one.limit,
                 self.ends,
                 None if sampling.guidance == 1 else self._unasked(one.ids, control),
-                Writer(wording, self._vocabulary, one.limit) if wording else None,
+                Writer(wording, self.vocabulary, one.limit) if wording else None,
                 one.is_cut,
+                likeliest,
             )
             for one, control, stream in zip(fitted, controls, streams, strict=True)
         ]
