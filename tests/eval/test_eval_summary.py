@@ -220,6 +220,20 @@ def test_summary_too_few_inputs_names_the_number_needed() -> None:
     ) in entry["caveats"]
 
 
+@pytest.mark.parametrize(("above", "hopeless"), [(0.0001, True), (0.0005, True), (0.003, False)])
+def test_summary_says_that_no_number_of_inputs_shows_a_ratio_at_the_limit(above: float, hopeless: bool) -> None:
+    """The ratio is 0.95 and ``above`` it exactly: noise of one half of the inputs is the other half's, turned round."""
+    theirs = np.full((200, 1), 0.6)
+    noise = np.random.default_rng(0).normal(0, 0.12, size=(100, 1))
+    ours = (PARITY + above) * theirs + np.concatenate([noise, -noise])
+    entry = summary_of({"s": ours, "teacher": theirs})["parity"]["s"]["teacher"]
+    assert entry["ratio"] == pytest.approx(PARITY + above, abs=1e-9)
+    assert (entry["items_needed"] >= 100_000) is hopeless
+    said = "more inputs will not show it: the ratio is at the limit"
+    assert (said in entry["caveats"]) is hopeless
+    assert any("would be needed" in caveat for caveat in entry["caveats"]) is not hopeless
+
+
 @pytest.mark.parametrize("noise", [0.05, 0.2])
 def test_parity_items_needed_follow_the_spread_of_the_benchmark(noise: float) -> None:
     """With as many inputs as a small benchmark asks for, about half of the large ones show what was claimed."""

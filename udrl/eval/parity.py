@@ -25,6 +25,8 @@ HALF_READ = 0.05
 STOP_RATE = 0.98
 FEW_ITEMS = 30
 """Fewer items than this are told of: a bootstrap interval of so few is too narrow."""
+HOPELESS = 100_000
+"""From so many inputs needed on, no larger benchmark will tell: the ratio lies at PARITY itself."""
 NORMAL = 1.96
 """Standard deviations of a mean on either side of it that a 95 % interval takes."""
 
@@ -139,10 +141,12 @@ def _caveats(ours: Mapping[str, Any], theirs: Mapping[str, Any], ratio: Mapping[
             f"[{second['ci95'][0]:.2f}, {second['ci95'][1]:.2f}]"
         )
     caveats += _diversity_caveat(ours, theirs)
-    if ratio["items_needed"] is not None:
+    if (needed := ratio["items_needed"]) is not None:
         caveats.append(
-            f"too few inputs to say that it is within 5 %: at the spread measured here ({ratio['spread']:.2f}) about "
-            f"{ratio['items_needed']:,} would be needed, there are {ratio['items']:,}"
+            "more inputs will not show it: the ratio is at the limit"
+            if needed >= HOPELESS
+            else f"too few inputs to say that it is within 5 %: at the spread measured here ({ratio['spread']:.2f}) "
+            f"about {needed:,} would be needed, there are {ratio['items']:,}"
         )
     if ratio["items"] < FEW_ITEMS:
         few = "is only 1 input" if ratio["items"] == 1 else f"are only {ratio['items']} inputs"
