@@ -37,31 +37,37 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Open]:
-    """Open a file offline: ``open_page(path, width=1280, dark=False)``.
+    """Open a file offline, or an address: ``open_page(path, width=1280, dark=False)``.
 
-    The test fails where the page's console holds a word, or it asks for anything but itself.
+    The test fails where the page's console holds a word, or it asks for anything but itself or its server. fails:
+    the browser's own words about requests that fail are expected.
     """
-    contexts, said, asked = [], [], []
+    contexts, said, asked, own = [], [], [], ["file:", "data:"]
 
-    def opened(path: Path, *, width: int = 1280, dark: bool = False, javascript: bool = True) -> Any:
+    def opened(
+        place: Path | str, *, width: int = 1280, dark: bool = False, javascript: bool = True, fails: bool = False
+    ) -> Any:
         context = browser.new_context(
             viewport={"width": width, "height": 900},
             color_scheme="dark" if dark else "light",
             java_script_enabled=javascript,
-            offline=True,
+            offline=isinstance(place, Path),
         )
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(TIMEOUT)
-        page.on("console", lambda message: said.append(message.text))
+        expected = "Failed to load resource: " if fails else "\0"
+        page.on("console", lambda one: one.text.startswith(expected) or said.append(one.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("dialog", lambda dialog: (said.append(f"dialog {dialog.message}"), dialog.dismiss()))
         page.on("request", lambda request: asked.append(request.url))
-        page.goto(path.as_uri())
+        if isinstance(place, str):
+            own.append(place)
+        page.goto(place.as_uri() if isinstance(place, Path) else place)
         return page
 
     yield opened
     for context in contexts:
         context.close()
     assert said == []
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert [url for url in asked if not url.startswith(tuple(own))] == []

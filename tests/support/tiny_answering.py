@@ -26,24 +26,46 @@ TASK = "t"
 TEXTS = ("a red fox in the snow", "harbour <|endoftext|> at dawn", "猫 🦊", "an old lighthouse on a cliff, golden hour")
 
 
-def tiny_student(*, precision: str = "fp32", context: int = 96, width: int = 64) -> Student:
-    """Return a student of the task ``t``, commanded in length; 4 to 30 words can be reached."""
+def tiny_student(
+    *,
+    precision: str = "fp32",
+    context: int = 96,
+    width: int = 64,
+    relevance: bool = False,
+    tasks: tuple[str, ...] = (TASK,),
+) -> Student:
+    """Return a student commanded in length; 4 to 30 words can be reached.
+
+    relevance: it is commanded in that, too, of which 0.3 to 0.9 is reached: 0.5 to 0.9 at 4 words, 0.3 to 0.6 at 30.
+    """
     tokenizer = train_tokenizer([*TEXTS, "the rain falls on the water"] * 3, 320)
-    values = np.random.default_rng(0).integers(3, 40, 600).tolist()
-    space = CommandSpace.fit(len(tokenizer), (Attribute(LENGTH, 1, 1000, "words"),), {TASK: {LENGTH: values}})
+    rng = np.random.default_rng(0)
+    values = {
+        LENGTH: rng.integers(3, 40, 600).tolist(),
+        **({"relevance": rng.random(600).tolist()} if relevance else {}),
+    }
+    attributes = (*((Attribute("relevance", -1, 1),) if relevance else ()), Attribute(LENGTH, 1, 1000, "words"))
+    space = CommandSpace.fit(len(tokenizer), attributes, dict.fromkeys(tasks, values))
     model = scratch_gpt2(
         vocab_size=len(tokenizer), layers=2, width=width, heads=2, context=context, eos=tokenizer.eos_token_id, seed=1,
         copying=False,
     )  # fmt: skip
     torch.manual_seed(0)
     positions = tuple(map(float, range(space.bins)))
-    achieved = tuple(np.linspace(4, 30, space.bins).tolist())
-    curves = {TASK: {LENGTH: (Curve(positions, achieved, achieved, 17.0),)}}
+
+    def curve(low: float, high: float, length: float, at: float | None = None) -> Curve:
+        achieved = tuple(np.linspace(low, high, space.bins).tolist())
+        return Curve(positions, achieved, achieved, length, at)
+
+    last = space.bins - 1.0
+    curves = {LENGTH: (curve(4, 30, 17.0),)}
+    if relevance:
+        curves["relevance"] = (curve(0.3, 0.9, 17.0), curve(0.5, 0.9, 4.0, 0.0), curve(0.3, 0.6, 30.0, last))
     return Student(
         TorchEngine(StudentModel(model, space), torch.bfloat16 if precision == "bf16" else torch.float32),
         tokenizer,
         name="tiny",
-        calibration=Calibration(curves, {}, 1),
+        calibration=Calibration(dict.fromkeys(tasks, curves), {}, 1),
         sampling=replace(SAMPLING, temperature=0.9, max_tokens=24),
     )
 

@@ -8,5 +8,6 @@ plan       a request becomes prompts for a student
 batching   the thread that owns a student's decoder: requests join those that are being written
 writing    what is written becomes answers: as it comes, or whole, scored and picked
 shapes     answers in OpenAI's shapes, with udrl's own block
+playground the page at /, for people
 served     one student and what belongs to it      metrics   Prometheus
 """

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from udrl.commands import LENGTH, Command
@@ -17,6 +18,7 @@ from udrl.serve.gate import DEFECT, FACTS, App, Gate, Message, Receive, Send, se
 from udrl.serve.metrics import Metrics
 from udrl.serve.options import MOST_BYTES, READING, ServeOptions
 from udrl.serve.plan import Plan, make_plan
+from udrl.serve.playground import playground
 from udrl.serve.refusal import Refusal
 from udrl.serve.served import Served
 from udrl.serve.shapes import DONE, Shapes, as_json, event
@@ -51,6 +53,7 @@ class Api:
         from starlette.routing import Route
 
         routes = [
+            Route("/", self.page),
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
             Route("/v1/completions", self.completions, methods=["POST"]),
             Route("/v1/models", self.models),
@@ -65,6 +68,11 @@ class Api:
         return Gate(Starlette(routes=routes, exception_handlers=handlers), self.options, self.metrics, paths)
 
     # -- about the server ----------------------------------------------------------------------------------------------
+
+    async def page(self, _: Request) -> App:
+        """Give the playground."""
+        page, headers = await asyncio.to_thread(playground, needs_key=self.options.key is not None)
+        return _body(page, "text/html; charset=utf-8", headers)
 
     async def health(self, _: Request) -> App:
         """Say that the process answers, and that every student's thread lives."""
@@ -282,17 +290,17 @@ def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     return [(key.encode(), value.encode("latin-1")) for key, value in headers.items()]
 
 
-async def _send(send: Send, body: bytes, kind: str) -> None:
-    headers = _encoded({"content-type": kind, "content-length": str(len(body))})
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+async def _send(send: Send, body: bytes, kind: str, headers: Mapping[str, str] = MappingProxyType({})) -> None:
+    encoded = _encoded({"content-type": kind, "content-length": str(len(body)), **headers})
+    await send({"type": "http.response.start", "status": 200, "headers": encoded})
     await send({"type": "http.response.body", "body": body})
 
 
-def _body(body: bytes, kind: str) -> App:
-    """Return an answer of one body."""
+def _body(body: bytes, kind: str, headers: Mapping[str, str] = MappingProxyType({})) -> App:
+    """Return an answer of one body. headers: further ones."""
 
     async def answer(_: Message, __: Receive, send: Send) -> None:
-        await _send(send, body, kind)
+        await _send(send, body, kind, headers)
 
     return answer
 
