@@ -112,7 +112,7 @@ def test_playground_writes_what_the_api_writes_by_keyboard_alone(
     assert page.locator("#status").text_content().endswith(f"; {expected.tokens} tokens.")
     said = page.locator(".measure").all_text_contents()
     words = len(expected.completion.split())
-    assert said == [f"lengthasked 9 · got {words}", "relevanceany · got 0.70"]
+    assert said == ["relevanceany · got 0.70", f"lengthasked 9 · got {words}"]
     assert page.locator(".card").get_by_text("seed 3").is_visible()
     # The slider moves by the keyboard, and by that is commanded.
     slider = row(page, "relevance").get_by_role("slider")

@@ -41,10 +41,12 @@ async function ask(path, options = {}) {
   }
   if (response.ok) return response;
   const body = await response.json().catch(() => ({}));
-  const said = body.error?.message ?? `The server answered with the status ${response.status}.`;
+  const said = response.status === 401 ? wrongKey : (body.error?.message ?? `the server answered ${response.status}`);
   const wait = Number(response.headers.get("retry-after")) || 0;
   throw new Problem(sentence(said), { code: body.error?.code, status: response.status, wait });
 }
+
+const wrongKey = "the key is wrong: enter the one that the server was started with";
 
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 
@@ -86,6 +88,8 @@ async function load() {
   }
   byId("write").disabled = false;
   byId("status").textContent = "The completion will stand here.";
+  byId("ask").classList.remove("unloaded");
+  byId("cards").hidden = byId("copying").hidden = false;
   fill(byId("student"), students.map((one) => one.id));
   chooseStudent();
 }
@@ -203,7 +207,8 @@ function refresh(typing = "") {
   const at = length !== null && laddered() !== "length" ? ` at ${length} words` : "";
   for (const [name, one] of targets) {
     const isRung = laddered() === name;
-    if (name !== typing) one.typed.value = one.value ?? "";
+    if (name !== typing) one.typed.value = isRung ? "" : (one.value ?? "");
+    one.typed.placeholder = isRung ? "three" : "any";
     for (const input of [one.on, one.typed, one.slider]) input.disabled = isRung;
     one.node.classList.toggle("off", isRung || one.value === null);
     one.slider.setAttribute("aria-valuetext", one.value === null ? "any" : `${one.value} ${one.attribute.unit}`);

@@ -44,6 +44,8 @@ async function write() {
   busy(true);
   const cards = new Map();
   byId("cards").replaceChildren();
+  byId("code").hidden = true;
+  byId("copied").textContent = "";
   const times = { started: performance.now(), first: 0, text: 0 };
   byId("status").textContent = "Writing…";
   byId("answers").scrollIntoView({ block: innerWidth < 832 ? "start" : "nearest" });
@@ -145,8 +147,9 @@ function card() {
 
 function ended(one, block, reason, cards) {
   one.node.removeAttribute("aria-busy");
-  const names = new Set([...Object.keys(block.command), ...Object.keys(block.achieved ?? {})]);
-  one.measures.append(...[...names].map((name) => measure(name, block)));
+  const said = { ...block.command, ...block.achieved };
+  const names = [...new Set([...targets.keys(), ...Object.keys(said)])].filter((name) => name in said);
+  one.measures.append(...names.map((name) => measure(name, block)));
   const same = cards.find((other) => other !== one && plain(other) === plain(one) && !other.node.hasAttribute("aria-busy"));
   const notes = [
     !one.text.textContent.trim() && "The student wrote nothing.",
