@@ -13,7 +13,9 @@ from serving import Server, serving
 from tiny_answering import tiny_student
 
 from udrl.commands import Command
+from udrl.errors import RunError
 from udrl.student.student import Generation, Student
+from udrl.words import count_words
 
 TASKS = ("<i>beta</i>", "t")
 TEXT = "an old lighthouse on a cliff, golden hour"
@@ -23,7 +25,7 @@ CHAT = "**/v1/chat/completions"
 
 @pytest.fixture(scope="module")
 def student() -> Student:
-    return tiny_student(relevance=True, tasks=TASKS)
+    return tiny_student(relevance=True, tasks=TASKS, context=256)
 
 
 def scored(server: Server) -> Server:
@@ -35,7 +37,7 @@ def scored(server: Server) -> Server:
 
 @pytest.fixture(scope="module")
 def server(student: Student) -> Iterator[Server]:
-    with serving({"<b>tiny</b>": student, "other": student}) as one:
+    with serving({"<b>tiny": student, "other": student}) as one:
         yield scored(one)
 
 
@@ -76,7 +78,7 @@ def text_chunk(text: str) -> dict[str, Any]:
 
 def test_playground_lists_students_and_tasks_and_marks_what_is_reached(server: Server, open_page: Any) -> None:
     page = opened(open_page, server)
-    assert page.locator("#student option").all_text_contents() == ["<b>tiny</b>", "other"]
+    assert page.locator("#student option").all_text_contents() == ["<b>tiny", "other"]
     assert page.locator("#task option").all_text_contents() == list(TASKS)
     length, relevance = row(page, "length"), row(page, "relevance")
     length.get_by_role("checkbox").uncheck()
@@ -111,7 +113,7 @@ def test_playground_writes_what_the_api_writes_by_keyboard_alone(
     assert page.locator(".card .text").text_content() == expected.completion
     assert page.locator("#status").text_content().endswith(f"; {expected.tokens} tokens.")
     said = page.locator(".measure").all_text_contents()
-    words = len(expected.completion.split())
+    words = count_words(expected.completion)
     assert said == ["relevanceany · got 0.70", f"lengthasked 9 · got {words}"]
     assert page.locator(".card").get_by_text("seed 3").is_visible()
     # The slider moves by the keyboard, and by that is commanded.
@@ -334,22 +336,21 @@ LUMINANCE = """
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_playground_fits_a_phone_and_a_desk_and_can_be_read(server: Server, open_page: Any, dark: bool) -> None:
+    page = opened(open_page, server, dark=dark)
+    row(page, "length").get_by_label("length, a number").fill("60")
+    page.get_by_label("Three by relevance").check()
+    page.locator("#score").uncheck()
+    write(page)
+    page.locator("#copy-python").click()
     for width in (320, 390, 1280):
-        page = opened(open_page, server, width=width, dark=dark)
-        row(page, "length").get_by_label("length, a number").fill("60")
-        page.get_by_label("Three by relevance").check()
-        page.locator("#score").uncheck()
-        write(page)
-        page.locator("#copy-python").click()
+        page.set_viewport_size({"width": width, "height": 844})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        parts = page.locator("h1, .note, legend, button, .card h2, .card .text, .measure span, #status, #code, label")
-        contrasts = parts.evaluate_all(f"(all) => all.filter((e) => e.offsetParent).map({LUMINANCE})")
-        assert len(contrasts) > 20
-        assert min(contrasts) >= 4.5
-        names = page.locator("input:visible, select:visible, textarea:visible").evaluate_all(
-            "(all) => all.filter((e) => !e.labels.length && !e.ariaLabel).map((e) => e.outerHTML)"
-        )
-        assert names == []
+    parts = page.locator("h1, .note, legend, button, .card h2, .card .text, .measure span, #status, #code, label")
+    contrasts = parts.evaluate_all(f"(all) => all.filter((e) => e.offsetParent).map({LUMINANCE})")
+    assert len(contrasts) > 20
+    assert min(contrasts) >= 4.5
+    nameless = "(all) => all.filter((e) => !e.labels.length && !e.ariaLabel).map((e) => e.outerHTML)"
+    assert page.locator("input:visible, select:visible, textarea:visible").evaluate_all(nameless) == []
 
 
 def test_playground_loads_no_reward_where_nothing_is_measured(student: Student, open_page: Any) -> None:
@@ -358,3 +359,18 @@ def test_playground_loads_no_reward_where_nothing_is_measured(student: Student, 
         assert not page.locator("#score").is_checked()
         write(page)
         assert one.api.students["tiny"].rewards is None
+
+
+def test_playground_keeps_a_text_that_cannot_be_measured_and_measures_no_more(student: Student, open_page: Any) -> None:
+    def broken(inputs: Any, completions: Any) -> Any:
+        raise RunError("its weights are missing")
+
+    with serving({"tiny": student}) as one:
+        one.api.students["tiny"].rewards = {"relevance": broken}
+        page = opened(open_page, one)
+        page.locator("#write").click()
+        page.locator("#problem", has_text="its weights are missing. Measuring is switched off now.").wait_for()
+        assert page.locator(".card").count() == 1
+        assert not page.locator("#score").is_checked()
+        page.locator("#again").click()
+        page.locator("#status", has_text="Written in").wait_for()
