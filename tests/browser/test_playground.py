@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shlex
+import subprocess
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -211,16 +211,24 @@ def test_playground_code_asks_the_same(
 
         page.locator("#copy-curl").click()
         curl = page.locator("#code").text_content()
-        _, _, url, *rest = shlex.split(curl)
-        sent = dict(zip(rest[::2], rest[1::2], strict=True)) if not key else {"-d": rest[-1]}
-        if key:
-            assert rest[:4] == ["-H", "content-type: application/json", "-H", "authorization: Bearer $UDRL_API_KEY"]
-        headers = {"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})}
-        answer = one.client.post(url, content=sent["-d"].encode(), headers=headers).json()
+        monkeypatch.setenv("UDRL_API_KEY", key or "")
+        said = subprocess.run(
+            ["sh", "-c", f"curl() {{ printf '%s\\0' \"$@\"; }}; {curl}"], capture_output=True, check=True
+        )
+        silent, url, *options = said.stdout.decode().split("\0")[:-1]
+        assert silent == "-s"
+        *headers, data, body = options
+        assert headers == [
+            "-H",
+            "content-type: application/json",
+            *(["-H", f"authorization: Bearer {key}"] if key else []),
+        ]
+        assert data == "-d"
+        sent = dict(header.split(": ") for header in headers[1::2])
+        answer = one.client.post(url, content=body.encode(), headers=sent).json()
         assert answer["choices"][0]["message"]["content"] == shown
 
         page.locator("#copy-python").click()
-        monkeypatch.setenv("UDRL_API_KEY", key or "")
         capsys.readouterr()
         exec(page.locator("#code").text_content(), {})
         assert capsys.readouterr().out == shown + "\n"
