@@ -17,6 +17,7 @@ from udrl.architecture.any import AnyCausalModel
 from udrl.architecture.gpt2 import Gpt2
 from udrl.commands import Attribute, CommandSpace
 from udrl.decoding.engine import Engine, Session
+from udrl.decoding.governor import Clauses, Governor
 from udrl.decoding.loop import Decoded, Decoder, Request
 from udrl.decoding.sampling import Sampling
 from udrl.decoding.wording import Vocabulary, Wording, Writer
@@ -75,6 +76,11 @@ def vocabulary() -> Vocabulary:
     return Vocabulary(text_only(byte_level()), ROWS, ENDS)
 
 
+@cache
+def clauses() -> Clauses:
+    return Clauses(text_only(byte_level()), ROWS, ENDS)
+
+
 def requests(engine: Engine, count: int = 18) -> list[Request]:
     """Return requests of all sorts; some write to the end of the context."""
     rng, space = np.random.default_rng(5), engine.space
@@ -88,7 +94,10 @@ def requests(engine: Engine, count: int = 18) -> list[Request]:
         # the ends of every third are ids that are never written
         ends = (ROWS,) if k % 3 == 0 and writer is None else ENDS
         unasked = space.prompt(ids, opened)
-        made.append(Request(prompt, 100 + k, SAMPLINGS[k % len(SAMPLINGS)], limit, ends, unasked, writer))
+        governor = Governor(5, clauses()) if k % 6 == 4 else None
+        made.append(
+            Request(prompt, 100 + k, SAMPLINGS[k % len(SAMPLINGS)], limit, ends, unasked, writer, governor=governor)
+        )
     return made
 
 

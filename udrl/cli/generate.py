@@ -130,6 +130,12 @@ def _by_name(values: tuple[str, ...], form: str, most: int | None) -> dict[str, 
     help="How far to go in what the command changes: 1 as trained, above it further. Twice the work. Default: the "
     "student's.",
 )
+@click.option(
+    "--length-control",
+    type=click.Choice(["off", "soft", "exact"]),
+    help="How --length is kept: off leaves it to the student, soft ends at the clause behind it, exact looks ahead "
+    "for a clause that ends with the last word. Default: the student's, which is off.",
+)
 @click.option("--require", metavar="WORD", multiple=True, help="Repeatable: a word or phrase that must appear.")
 @click.option(
     "--ban", metavar="WORD", multiple=True, help="Repeatable: a word or phrase that never appears, in any casing."

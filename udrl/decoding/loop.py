@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from udrl.decoding.engine import Array, Session, Starter
+from udrl.decoding.governor import CANDIDATES, Governor, nearest
 from udrl.decoding.guidance import guided
 from udrl.decoding.sampling import Runs, Sampler, Sampling, ban, best, choose
 from udrl.decoding.wording import Draw, LookAhead, Writer
@@ -29,7 +30,8 @@ class Request:
     seed: the start of its own random stream; limit: most new ids (at least 1); ends: ids that end the completion;
     unasked: the prompt with every attribute open, if ``sampling`` guides; writer: if words are required or banned.
     is_cut: whether the input that it was made of had no room in the prompt as a whole. likeliest: of how many ids the
-    chances are told at each step, beside those of the one that is drawn (None: of none at all).
+    chances are told at each step, beside those of the one that is drawn (None: of none at all). governor: if it has a
+    length to keep. written: ids of the completion that are there already; avoid: ids that the next one is not.
     """
 
     prompt: Sequence[int]
@@ -41,6 +43,9 @@ class Request:
     writer: Writer | None = None
     is_cut: bool = False
     likeliest: int | None = None
+    governor: Governor | None = None
+    written: Sequence[int] = ()
+    avoid: Sequence[int] = ()
 
     @property
     def is_guided(self) -> bool:
@@ -50,10 +55,11 @@ class Request:
     @property
     def prompts(self) -> Sequence[Sequence[int]]:
         """What a session reads for it: the prompt, and behind it the one with every attribute open if it guides."""
-        if not self.is_guided:
-            return [self.prompt]
-        assert self.unasked is not None
-        return [self.prompt, self.unasked]
+        prompts = [self.prompt]
+        if self.is_guided:
+            assert self.unasked is not None
+            prompts.append(self.unasked)
+        return [[*prompt, *self.written] for prompt in prompts] if self.written else prompts
 
 
 @dataclass(frozen=True)
@@ -211,17 +217,27 @@ class _Row:
 
     def __init__(self, handle: int, request: Request) -> None:
         self.handle, self.request = handle, request
-        self.ids: list[int] = [] if request.writer is None else request.writer.ids
+        self.ids: list[int] = list(request.written) if request.writer is None else request.writer.ids
         self.runs = Runs(request.sampling.no_repeat)
+        for count in range(len(request.written)):
+            self.runs.add(self.ids[: count + 1])
         self.places = max(map(len, request.prompts))
         self.alive = True
         self.drawn = 0
         self.next = 0
+        self.plan: deque[int] = deque()
+        """The rest of a continuation that was written ahead, its end included."""
+        self.miss = 0
+        """By how many words the length will be missed with it."""
 
     @cached_property
     def numbers(self) -> np.random.Generator | None:
         """Where its random numbers come from, if it needs any."""
         return np.random.default_rng(self.request.seed) if self.request.sampling.temperature > 0 else None
+
+    def banned(self) -> Sequence[int]:
+        """Return the ids that must not come next."""
+        return self.runs.banned() if self.drawn else [*self.runs.banned(), *self.request.avoid]
 
     def uniform(self) -> float:
         """Return the random number of this step, whether or not it is needed."""
@@ -252,7 +268,8 @@ class _Row:
         """Return what gives the logits after some more ids; in a session of its own, since a cache only grows."""
 
         def logits(ids: list[int]) -> Array:
-            after = start([[*prompt, *self.ids, *ids] for prompt in self.request.prompts])[1]
+            new = self.ids[len(self.request.written) :]
+            after = start([[*prompt, *new, *ids] for prompt in self.request.prompts])[1]
             weight = np.float32(self.request.sampling.guidance)
             mixed: Array = guided(after[0], after[1], weight) if self.request.is_guided else after[0]
             return mixed
@@ -276,6 +293,8 @@ class _Row:
         if self.request.writer is None:
             self.ids.append(token)
         self.runs.add(self.ids)
+        if self.request.governor is not None:
+            self.request.governor.add(token)
         self.alive = len(self.ids) < self.request.limit
         decoded = None if self.alive else Decoded(self.ids, None)
         return Step(self.handle, token, decoded, self._chances(token, logarithms))
@@ -286,6 +305,67 @@ class _Row:
         count = min(self.request.likeliest, len(logarithms))
         ids = best(logarithms[None], count)[0].tolist() if count else []
         return Chances(float(logarithms[token]), tuple((one, float(logarithms[one])) for one in ids))
+
+    def govern(self, logits: Array) -> None:
+        """Change the ``logits`` (V,) of the next id so that the completion becomes as long as it is to be."""
+        governor, writer = self.request.governor, self.request.writer
+        if governor is not None and self.alive:
+            governor.shape(logits, may_end=writer is None or writer.may_end)
+
+    def continuations(self, logits: Array) -> list[Request]:
+        """Return what is to be written ahead now, none if nothing is; ``logits`` (V,) are those of the next id."""
+        request, governor = self.request, self.request.governor
+        if governor is None or not self.alive or (self.plan and not self.miss):
+            return []
+        if not governor.is_due(logits, anywhere=not self.plan):
+            return []
+        governor.looks -= 1
+        beginnings = governor.beginnings(logits)
+        return [
+            replace(
+                request,
+                seed=int(np.random.SeedSequence([request.seed, len(self.ids), rank]).generate_state(1, np.uint64)[0]),
+                limit=min(request.limit, len(self.ids) + governor.most),
+                writer=None if request.writer is None else request.writer.fork(),
+                governor=governor.ahead(),
+                likeliest=None,
+                written=tuple(self.ids),
+                avoid=tuple(beginnings[:rank]),
+            )
+            for rank in range(len(beginnings))
+        ]
+
+    def follow(self, ids: list[int], miss: int) -> list[Step]:
+        """Plan to become ``ids``, which miss the length by so many words.
+
+        Where nothing is missed, and no chances are to be told of each step, end at once.
+        """
+        if self.plan and miss >= self.miss:
+            return []
+        new, end = ids[len(self.ids) :], self.request.ends[0]
+        if miss or self.request.likeliest is not None:
+            self.plan, self.miss = deque([*new, end]), miss
+            return []
+        self.ids, self.next, self.alive = ids, end, False
+        return [*(Step(self.handle, token, None) for token in new), Step(self.handle, None, Decoded(ids, end))]
+
+    def planned(self) -> int:
+        """Return the next id of the plan."""
+        token = self.plan.popleft()
+        if self.request.writer is not None and token not in self.request.ends:
+            self.request.writer.take(token)
+        return token
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """What continuations are started by, beside a session under way."""
+
+    session: Session
+    context: int
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Session, Array]:
+        return self.session.start(prompts)
 
 
 class _Batch:
@@ -318,13 +398,18 @@ class _Batch:
         """Draw an id a row, and take note of it where the row still writes."""
         logits = self._mixed()
         logarithms = [row.logarithms(logits[index]) for index, row in enumerate(self.rows)]
-        ban(logits, [row.runs.banned() for row in self.rows])
+        ban(logits, [row.banned() for row in self.rows])
+        for index, row in enumerate(self.rows):
+            row.govern(logits[index])
+        steps = self._written_ahead(logits)
         uniform = np.array([row.uniform() for row in self.rows])
         ids: list[int] = [] if self.worded else self.sampler(logits, uniform).tolist()
-        steps = []
         for index, row in enumerate(self.rows):
-            if row.request.writer is None:
-                token: int | None = ids[index]
+            token: int | None
+            if row.plan and row.alive:
+                token = row.planned()
+            elif row.request.writer is None:
+                token = ids[index]
             else:
                 token = row.worded(logits[index], float(uniform[index]), self.session.start) if row.alive else None
             if row.alive:
@@ -332,6 +417,22 @@ class _Batch:
             else:  # its id is of no use, but each row of the session reads one
                 row.next = row.request.ends[0] if token is None else token
         return steps
+
+    def _written_ahead(self, logits: Array) -> list[Step]:
+        """End the requests whose end is to be written ahead now, where one of its continuations has a good end."""
+        ahead = [(row, asked) for index, row in enumerate(self.rows) if (asked := row.continuations(logits[index]))]
+        asked = [request for _, of_row in ahead for request in of_row]
+        starter = _Ahead(self.session, self.context)
+        steps = decode_requests(starter, asked, most=max(CANDIDATES, len(self.rows)))
+        ended = {step.handle: step.decoded for step in steps if step.decoded is not None}
+        taken: list[Step] = []
+        first = 0
+        for row, of_row in ahead:
+            written = [(of_row[k].governor, ended[first + k].ids) for k in range(len(of_row))]
+            first += len(of_row)
+            if (found := nearest(written)) is not None:
+                taken += row.follow(*found)
+        return taken
 
     def _mixed(self) -> Array:
         if not len(self.guided):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from udrl.arguments import check_fields
 from udrl.decoding.engine import Array
+
+LengthControl = Literal["exact", "soft", "off"]
 
 CANDIDATES = 64
 """Tokens that sampling chooses from if not told; at the temperatures of use the rest has no share worth the sorting."""
@@ -24,7 +27,9 @@ class Sampling:
     tokens comes twice in a completion (0: no such rule), which ends loops. guidance: how far to go in what the command
     changes (`udrl.decoding.guidance`; 1: as the student was trained). top_k keeps that many of the likeliest tokens
     (0: `CANDIDATES`; `EVERY`: all that there are); min_p keeps those of at least this share of the
-    likeliest one's probability.
+    likeliest one's probability. length_control: how a commanded length is kept (`udrl.decoding.governor`): "exact"
+    writes the end of a completion ahead, several times, and takes the one that is as long as commanded; "soft" ends it
+    at the clause behind the commanded length; "off" leaves it to the student.
     """
 
     temperature: float = 0.7
@@ -34,6 +39,7 @@ class Sampling:
     guidance: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    length_control: LengthControl = "off"
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -16,6 +16,7 @@ import re
 import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -119,7 +120,7 @@ class Vocabulary:
                 "this student's tokenizer is not byte-level: words cannot be required, banned or counted"
             )
         added = {id_: str(token).encode() for id_, token in tokenizer.added_tokens_decoder.items()}
-        to_byte = _byte_alphabet()
+        to_byte = byte_alphabet()
         names = tokenizer.convert_ids_to_tokens(list(range(size)))
         self.pieces = [
             added[id_] if id_ in added else bytes(to_byte[c] for c in name or "") for id_, name in enumerate(names)
@@ -140,7 +141,7 @@ class Vocabulary:
         return encode(self.tokenizer, [phrase])[0]
 
 
-def _byte_alphabet() -> dict[str, int]:
+def byte_alphabet() -> dict[str, int]:
     """Return which byte each character of a byte-level vocabulary stands for (GPT-2's table)."""
     shown = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in shown]
@@ -169,6 +170,17 @@ class Writer:
         self.forced: deque[int] = deque()
         self.must: Literal["go on", "stop", None] = None
 
+    def fork(self) -> Writer:
+        """Return a writer that stands where this one does, to write ahead with."""
+        other = copy(self)
+        other.ids, other.forced = list(self.ids), deque(self.forced)
+        return other
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the text can end here: no word is under way, and none that is required is missing."""
+        return not self.forced and self.must != "go on" and not self.wording.unmet(_shown(self.text))
+
     def next(self, logits: Array, draw: Draw, look_ahead: LookAhead) -> int | None:
         """Return the next id, the end token included, from ``logits`` (V,); None where the completion must end here.
 
@@ -193,18 +205,19 @@ class Writer:
             if self.wording.max_words is not None and count_words(_shown(text)) > self.wording.max_words:
                 break
             if self._leads_well([token], text, look_ahead):
-                return self._take(token)
+                return self.take(token)
             logits[token] = -np.inf
         while self._state(self.text) in ("open", "offends"):  # a word that nothing can go on with is left out
             self.text = self.text.removesuffix(self.vocabulary.pieces[self.ids.pop()])
         return None
 
     def _force(self) -> int:
-        token = self._take(self.forced.popleft())
+        token = self.take(self.forced.popleft())
         self.must = None if self.forced else "stop"  # a letter right behind would make another word of it
         return token
 
-    def _take(self, token: int) -> int:
+    def take(self, token: int) -> int:
+        """Write ``token``, whatever it is, and return it."""
         self.ids.append(token)
         self.text += self.vocabulary.pieces[token]
         self.must = "go on" if not self.forced and self._state(self.text) == "open" else None

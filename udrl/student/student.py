@@ -12,6 +12,7 @@ from typing import Any
 from udrl.arguments import checked
 from udrl.commands import AUTO, LENGTH, Command, CommandSpace, Target
 from udrl.decoding.engine import Engine
+from udrl.decoding.governor import Clauses, Governor
 from udrl.decoding.loop import Decoded, Request, decode_requests
 from udrl.decoding.sampling import Sampling
 from udrl.decoding.streaming import TextUnderWay
@@ -180,9 +181,11 @@ class Student:
         if len(inputs) != len(commands):
             raise UsageError(f"{len(inputs)} inputs need as many commands, got {len(commands)}")
         rendered = self.rendered(commands, calibrated=calibrated, warn=warn)
+        lengths = [_kept_length(command, clamped) for command, (_, clamped) in zip(commands, rendered, strict=True)]
         written = self.generate_ids(
             inputs,
             [control for control, _ in rendered],
+            lengths=lengths if calibrated else None,
             seeds=seeds,
             sampling=sampling,
             wording=wording,
@@ -208,6 +211,7 @@ class Student:
         inputs: Sequence[str],
         controls: Sequence[Sequence[int]],
         *,
+        lengths: Sequence[int | None] | None = None,
         seeds: Sequence[int] | int = 0,
         sampling: Sampling | None = None,
         wording: Wording | None = None,
@@ -215,8 +219,11 @@ class Student:
         progress: Callable[[int], object] | None = None,
         on_token: Callable[[int, int], None] | None = None,
     ) -> list[Generation]:
-        """Write completions for inputs under commands that are rendered already (`CommandSpace.render`)."""
-        requests = self.requests(inputs, controls, seeds=seeds, sampling=sampling, wording=wording)
+        """Write completions for inputs under commands that are rendered already (`CommandSpace.render`).
+
+        lengths: see `requests`.
+        """
+        requests = self.requests(inputs, controls, lengths=lengths, seeds=seeds, sampling=sampling, wording=wording)
         # like commands write like lengths, and like lengths end together
         order = sorted(range(len(requests)), key=lambda i: (tuple(controls[i]), len(requests[i].prompt)))
         results: dict[int, Generation] = {}
@@ -246,7 +253,8 @@ class Student:
         The parts together are the completion; the generator's return value is the `Generation`.
         """
         [(control, clamped)] = self.rendered([command], calibrated=calibrated)
-        requests = self.requests([text], [control], seeds=[seed], sampling=sampling, wording=wording)
+        length = _kept_length(command, clamped) if calibrated else None
+        requests = self.requests([text], [control], lengths=[length], seeds=[seed], sampling=sampling, wording=wording)
         shown = TextUnderWay(self.tokenizer)
         for step in decode_requests(self.computes, requests):
             if step.token is not None and (part := shown.add(step.token)):
@@ -278,12 +286,17 @@ class Student:
         """What each text id stands for; raises StudentError where the tokenizer is not byte-level."""
         return Vocabulary(self.tokenizer, self.space.base, self.ends)
 
+    @cached_property
+    def _clauses(self) -> Clauses:
+        return Clauses(self.tokenizer, self.space.base, self.ends)
+
     @checked
     def requests(
         self,
         inputs: Sequence[str],
         controls: Sequence[Sequence[int]],
         *,
+        lengths: Sequence[int | None] | None = None,
         seeds: Sequence[int] | int = 0,
         sampling: Sampling | None = None,
         wording: Wording | None = None,
@@ -292,6 +305,7 @@ class Student:
     ) -> list[Request]:
         """Return what a `Decoder` continues for inputs under commands that are `rendered`; as `generate` takes them.
 
+        lengths: the words that each is to have, which the sampling's ``length_control`` keeps (None: open).
         likeliest: of how many ids chances are told (`Request`). warn: of inputs that are longer than the context
         allows; their requests say that they are ``cut`` in any case.
         """
@@ -299,6 +313,7 @@ class Student:
         sampling = sampling or self.sampling
         fitted = fit_prompts(self.tokenizer, self.computes, inputs, controls, sampling.max_tokens, warn=warn)
         streams = random_streams([one.ids for one in fitted], seeds)
+        lengths = [None] * len(fitted) if lengths is None else lengths
         return [
             Request(
                 one.ids,
@@ -310,9 +325,26 @@ class Student:
                 Writer(wording, self.vocabulary, one.limit) if wording else None,
                 one.is_cut,
                 likeliest,
+                self._governor(length, sampling),
             )
-            for one, control, stream in zip(fitted, controls, streams, strict=True)
+            for one, control, length, stream in zip(fitted, controls, lengths, streams, strict=True)
         ]
+
+    def _governor(self, length: int | None, sampling: Sampling) -> Governor | None:
+        if length is None or sampling.length_control == "off":
+            return None
+        return Governor(length, self._clauses, is_soft=sampling.length_control == "soft")
+
+
+def _kept_length(command: Command, clamped: Mapping[str, Clamped]) -> int | None:
+    """Return the length in words that ``command`` asks for, or the nearest that is reached; None if it is open."""
+    length = command.targets.get(LENGTH)
+    if length is None:
+        return None
+    if LENGTH in clamped:
+        low, high = clamped[LENGTH].reachable
+        length = min(max(length, low), high)
+    return max(1, round(length))
 
 
 @checked
