@@ -37,6 +37,7 @@ COMMANDS = (
     "export",
     "generate",
     "serve",
+    "mcp",
     "render",
     "push",
     "report",

@@ -23,8 +23,7 @@ def _students(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
     return students
 
 
-@click.command("serve", short_help="Answer programs that speak OpenAI's API.")
-@click.option(
+students_option = click.option(
     "--student",
     "students",
     metavar="NAME=FOLDER",
@@ -33,6 +32,10 @@ def _students(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
     help="Repeatable: a run folder or a student's, and the name that clients ask for. Default: the run's, by the "
     "run's name.",
 )
+
+
+@click.command("serve", short_help="Answer programs that speak OpenAI's API.")
+@students_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 is everywhere.")
 @click.option("--port", metavar="N", type=Whole(0, 65535), default=8000, show_default=True, help="0: a free one.")
 @click.option("--api-key-env", metavar="VAR", help="The environment variable with the key that clients must send.")
@@ -85,7 +88,7 @@ def command(
     from udrl.serve.server import serve
 
     key = chosen_key(host, api_key_env, no_key)
-    options = ServeOptions(students or _of_run(run), host, key=key, origins=origins, **given)
+    options = ServeOptions(students or of_run(run), host, key=key, origins=origins, **given)
 
     def started(url: str) -> None:
         names = ", ".join(options.students)
@@ -94,7 +97,7 @@ def command(
     serve(options, started)
 
 
-def _of_run(run: Path) -> dict[str, Path]:
+def of_run(run: Path) -> dict[str, Path]:
     """Return the run's student by the run's name."""
     resolved = run.resolve()
     folder = resolved.parent if resolved.name == "student" else resolved

@@ -10,4 +10,5 @@ writing    what is written becomes answers: as it comes, or whole, scored and pi
 shapes     answers in OpenAI's shapes, with udrl's own block
 playground the page at /, for people
 served     one student and what belongs to it      metrics   Prometheus
+mcp        the same by the Model Context Protocol, as tools of assistants
 """

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from udrl.commands import LENGTH, Command
 from udrl.errors import UdrlError
 from udrl.serve.batching import Failed
 from udrl.serve.fields import Endpoint, read_ask, read_json, unknown_model
@@ -105,9 +104,8 @@ class Api:
         served, query = self._served(request.path_params["name"]), request.query_params
         task = query.get("task", served.student.tasks[0])
         try:
-            targets = {} if query.get("length", "") == "" else {LENGTH: float(query["length"])}
-            served.student.space.check(Command(task, targets))
-            return _json({"task": task, "reachable": served.reachable(Command(task, targets))})
+            length = float(query["length"]) if query.get("length", "") else None
+            return _json(served.reachable_at(task, length))
         except (UdrlError, ValueError) as error:
             raise Refusal(str(error), param="length" if task in served.student.tasks else "task") from None
 

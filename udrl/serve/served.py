@@ -52,6 +52,12 @@ class Served:
             for name in self.student.attributes
         }
 
+    def reachable_at(self, task: str | None, length: float | None) -> dict[str, Any]:
+        """Return what is reachable in a task (default: the first), at a length if one is given; raises UdrlError."""
+        command = Command(self.student.tasks[0] if task is None else task, {} if length is None else {LENGTH: length})
+        self.student.space.check(command)
+        return {"task": command.task, "reachable": self.reachable(command)}
+
     @property
     def card(self) -> dict[str, Any]:
         """Return what ``/v1/models`` says of it."""

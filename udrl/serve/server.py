@@ -15,7 +15,7 @@ import udrl.student.student as students
 from udrl.errors import MissingDependency, RunError, is_installed
 from udrl.serve.app import Api
 from udrl.serve.options import READING, ServeOptions
-from udrl.serve.served import start_served
+from udrl.serve.served import Served, start_served
 
 if TYPE_CHECKING:
     import uvicorn
@@ -33,12 +33,28 @@ def serve(options: ServeOptions, started: Callable[[str], object] = print) -> No
     """
     if missing := [name for name in PACKAGES if not is_installed(name)]:
         raise MissingDependency(f"udrl serve needs {', '.join(missing)}: pip install 'udrl[serve]'")
-    loaded = {
+    loaded = load_students(options)
+    with contextlib.closing(listening(options.host, options.port)) as listener:
+        asyncio.run(_serve(options, loaded, listener, started))
+
+
+def load_students(options: ServeOptions) -> dict[str, students.Student]:
+    """Return the students of ``options`` by name; raises what `load_student` raises."""
+    return {
         name: students.load_student(folder, engine=options.engine, device=options.device, precision=options.precision)
         for name, folder in options.students.items()
     }
-    with contextlib.closing(listening(options.host, options.port)) as listener:
-        asyncio.run(_serve(options, loaded, listener, started))
+
+
+def start_students(options: ServeOptions, loaded: dict[str, students.Student]) -> dict[str, Served]:
+    """Return ``loaded`` with a thread each that writes for it; called in the event loop that is told of it."""
+    loop = asyncio.get_running_loop()
+    return {
+        name: start_served(
+            name, options.students[name], student, most=options.batch_size, room=options.queue, loop=loop
+        )
+        for name, student in loaded.items()
+    }
 
 
 async def _serve(
@@ -47,13 +63,7 @@ async def _serve(
     listener: socket.socket,
     started: Callable[[str], object],
 ) -> None:
-    loop = asyncio.get_running_loop()
-    served = {
-        name: start_served(
-            name, options.students[name], student, most=options.batch_size, room=options.queue, loop=loop
-        )
-        for name, student in loaded.items()
-    }
+    served = start_students(options, loaded)
     api = Api(served, options)
     for one in served.values():
         await one.warm()
