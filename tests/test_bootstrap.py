@@ -95,3 +95,29 @@ def test_length_controlled_at_the_edges() -> None:
     assert half.mean[0] == pytest.approx(0.5)
     nothing = bootstrap.length_controlled(np.full((3, 1), np.nan), np.ones((3, 1)))
     assert np.isnan(nothing.mean[0])
+
+
+def test_bradley_terry_finds_the_strengths_that_decided_the_matches() -> None:
+    random = np.random.default_rng(0)
+    strength = np.array([1.0, 0.0, -1.0])
+    first = random.integers(0, 3, 6000)
+    second = (first + random.integers(1, 3, 6000)) % 3
+    won = random.random(6000) < 1 / (1 + np.exp(strength[second] - strength[first]))
+    found = bootstrap.bradley_terry(first, second, won.astype(float))
+    assert found.mean == pytest.approx(strength, abs=0.1)
+    assert (found.lo < strength).all()
+    assert (strength < found.hi).all()
+    assert (found.hi - found.lo < 0.2).all()
+    assert found.items.sum() == 12_000
+
+
+def test_bradley_terry_of_two_is_their_win_rate_and_stays_finite_where_one_always_wins() -> None:
+    first, second = np.zeros(400, dtype=np.int64), np.ones(400, dtype=np.int64)
+    points = np.array([1.0] * 300 + [0.0] * 100)
+    found = bootstrap.bradley_terry(first, second, points)
+    assert found.mean[0] - found.mean[1] == pytest.approx(np.log(3), abs=0.01)
+    always = bootstrap.bradley_terry(first, second, np.ones(400))
+    assert 3 < always.mean[0] - always.mean[1] < 12
+    assert np.isfinite([always.lo, always.hi]).all()
+    level = bootstrap.bradley_terry(first, second, np.full(400, 0.5))
+    assert level.mean == pytest.approx([0, 0], abs=1e-9)

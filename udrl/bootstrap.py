@@ -132,6 +132,39 @@ def length_controlled(wins: Floats, longer: Floats, clusters: npt.ArrayLike | No
     return Intervals(np.where(usable, _logistic(level), np.nan), lo, hi, items)
 
 
+def bradley_terry(
+    first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], points: Floats, clusters: npt.ArrayLike | None = None
+) -> Intervals:
+    """Return every player's strength (Bradley and Terry 1952), with its 95 % interval.
+
+    first, second: (rows,) the players of each comparison, from 0; points: (rows,) what the first got: 1, 0, or 1/2 for
+    a tie. Strengths have the mean 0; i beats j with the probability 1 / (1 + exp(strength of j - that of i)). Prior and
+    interval are those of `length_controlled`.
+    """
+    players = int(max(first.max(), second.max())) + 1
+    side = np.zeros((len(points), players))
+    side[np.arange(len(points)), first], side[np.arange(len(points)), second] = 1.0, -1.0
+    prior, strength = _PRIOR * np.eye(players), np.zeros(players)
+
+    def terms() -> tuple[Floats, Floats]:
+        p = _logistic(side @ strength)
+        curvature = (p * (1 - p))[:, None, None] * side[:, :, None] * side[:, None, :]
+        return side * (points - p)[:, None], curvature.reshape(len(points), -1)
+
+    for _ in range(_NEWTON_STEPS):
+        score, curvature = terms()
+        bent = curvature.sum(axis=0).reshape(players, players) + prior
+        step = np.clip(np.linalg.solve(bent, score.sum(axis=0) - _PRIOR * strength), -2, 2)
+        strength = strength + step
+        if np.abs(step).max() < 1e-9:
+            break
+    drawn = _drawn(_summed(np.hstack(terms()), clusters), RESAMPLES, seed=0)
+    bent = drawn[:, players:].reshape(-1, players, players) + prior
+    moved = np.linalg.solve(bent, (drawn[:, :players] - _PRIOR * strength)[:, :, None])[:, :, 0]
+    lo, hi = _bounds(moved)
+    return Intervals(strength, strength + lo, strength + hi, np.abs(side).sum(axis=0).astype(np.int64))
+
+
 def _terms(
     x: Floats, y: Floats, known: npt.NDArray[np.bool_], level: Floats, slope: Floats
 ) -> tuple[list[Floats], list[Floats]]:

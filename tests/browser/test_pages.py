@@ -13,8 +13,11 @@ from report_fakes import JUDGE, SYSTEMS, inputs, made
 
 from udrl.data.facts import SynthFacts
 from udrl.data.run import Run
+from udrl.eval.completions import read_blocks
 from udrl.eval.pages.benchmark import report
 from udrl.eval.pages.comparison import compare_report
+from udrl.eval.people import blind
+from udrl.eval.votes import by_key
 
 HOSTILE = (
     "</script><script>alert(1)</script>",
@@ -80,6 +83,42 @@ def episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     synth(folder / "run", teacher=f"recorded:{folder / 'said.jsonl'}", rewards=("novelty",), hygiene=Hygiene(suites=()))
     return episodes_report(folder / "run").page
+
+
+def test_blind_page_is_judged_with_the_keyboard_and_saves_its_votes(
+    folder: Path, open_page: Any, tmp_path: Path
+) -> None:
+    run = Run(folder.parents[1])
+    known = by_key(list(read_blocks(folder).values()))
+    report = blind(run, seed=1)
+    for width in (320, 1280):
+        page = open_page(report.page, width=width, dark=width == 320)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate("(({backgroundColor: b}) => b)(getComputedStyle(document.body))") != "rgba(0, 0, 0, 0)"
+    assert page.locator("#progress").text_content() == f"Pair 1; 0 of {report.pairs} judged."
+    assert page.locator("#save").is_disabled()
+    for key in ("1", "2", "0"):
+        page.keyboard.press(key)
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("#vote0").get_attribute("aria-pressed") == "true"
+    page.locator("#vote1").click()
+    page.keyboard.press("x")
+    page.keyboard.press("Control+2")
+    assert page.locator("#progress").text_content() == f"Pair 4; 3 of {report.pairs} judged."
+    texts = [page.locator(f"#{name}").text_content() for name in ("input", "first", "second")]
+    with page.expect_download() as waiting:
+        page.keyboard.press("s")
+    waiting.value.save_as(tmp_path / "votes.json")
+    saved = json.loads((tmp_path / "votes.json").read_text())
+    assert [vote["choice"] for vote in saved["votes"]] == [1, 2, 1]
+    assert all(vote["pair"] in known for vote in saved["votes"])
+    assert (texts[0], *texts[1:]) in {(pair.input, *pair.texts) for pair in known.values()}
+    page.reload()
+    assert page.locator("#progress").text_content() == f"Pair 4; 3 of {report.pairs} judged."
+    for _ in range(report.pairs - 3):
+        page.keyboard.press("1")
+    assert "that was the last one" in page.locator("#progress").text_content()
+    assert not page.locator("#pair").is_visible()
 
 
 def shown(page: Any) -> list[str]:

@@ -64,6 +64,18 @@ if TYPE_CHECKING:
 @click.option("--second-encoder", metavar="NAME|FOLDER|lsa", help="Instead of the suite's.")
 @click.option("--rescore", is_flag=True, help="Score what is stored again, with other encoders; nothing is generated.")
 @click.option(
+    "--blind",
+    is_flag=True,
+    help="Write a page that shows a person two stored completions without names, to judge them.",
+)
+@click.option(
+    "--votes",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Repeatable, one a person: votes that such a page saved; they go into summary and report.",
+)
+@click.option(
     "--fail-under",
     "floors",
     metavar="FIGURE=VALUE",
@@ -85,7 +97,15 @@ if TYPE_CHECKING:
 @engine_option
 @common_options()
 def command(
-    *, run: Path, rescore: bool, floors: tuple[str, ...], ceilings: tuple[str, ...], as_json: bool, **given: Any
+    *,
+    run: Path,
+    rescore: bool,
+    blind: bool,
+    votes: tuple[Path, ...],
+    floors: tuple[str, ...],
+    ceilings: tuple[str, ...],
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Measure on held-out inputs how close students come to teachers, and whether they obey commands.
 
@@ -96,11 +116,22 @@ def command(
     summary.json's contents.
     """
     from udrl.eval import bench as benchmark
+    from udrl.eval.people import count_votes
     from udrl.eval.thresholds import missed, parse
 
+    if blind + bool(votes) + rescore > 1:
+        raise click.UsageError("--blind, --votes and --rescore are three different calls: leave all but one out")
+    if blind:
+        _write_blind_page(run, given, as_json=as_json)
+        return
     limits = [*(parse(text, above=False) for text in floors), *(parse(text, above=True) for text in ceilings)]
     with only_results_on_stdout():
-        report = benchmark.rescore(run, **_of_rescoring(given)) if rescore else benchmark.bench(run, **given)
+        if votes:
+            report = count_votes(run, votes, **_of_stored(given, "--votes", ("name",)))
+        elif rescore:
+            report = benchmark.rescore(run, **_of_rescoring(given))
+        else:
+            report = benchmark.bench(run, **given)
         failed = missed(report.summary, limits)
     emit(report.summary, as_json=as_json, text=describe(report, failed))
     if failed:
@@ -109,15 +140,32 @@ def command(
         click.get_current_context().exit(1)
 
 
+def _write_blind_page(run: Path, given: Mapping[str, Any], *, as_json: bool) -> None:
+    from udrl.eval.people import blind
+
+    with only_results_on_stdout():
+        report = blind(run, **_of_stored(given, "--blind", ("name", "seed", "limit")))
+    text = (
+        f"{report.pairs:,} pairs of {report.systems} systems: {report.page}\n"
+        "open it in a browser, judge, save; then udrl bench --votes FILE"
+    )
+    emit(report, as_json=as_json, text=text)
+
+
 def _of_rescoring(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what scoring again takes of the options; raises UsageError for those that ask somebody."""
+    return _of_stored(given, "--rescore", ("name", "encoder", "second_encoder", "rewards"))
+
+
+def _of_stored(given: Mapping[str, Any], call: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return what a ``call`` on a stored benchmark takes of the options; raises UsageError for those that ask somebody,
+    or that it has no use for."""
     from udrl.errors import UsageError
 
-    for name in ("suite", "students", "reference", "recorded", "judge"):
-        if given[name]:
-            option = f"--{name.removesuffix('s')}"
-            raise UsageError(f"--rescore scores what is stored and asks nobody: leave {option} out")
-    return {name: given[name] for name in ("name", "encoder", "second_encoder", "rewards")}
+    for name in ("suite", "students", "reference", "recorded", "judge", "rewards", "encoder", "second_encoder"):
+        if given[name] and name not in names:
+            option = f"--{name.removesuffix('s').replace('_', '-')}"
+            raise UsageError(f"{call} takes what is stored and asks nobody: leave {option} out")
+    return {name: given[name] for name in names}
 
 
 def describe(report: BenchReport, failed: list[str]) -> str:

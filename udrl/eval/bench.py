@@ -22,8 +22,9 @@ from udrl.data.run import Run
 from udrl.data.tasks import Task
 from udrl.errors import RunError, UsageError
 from udrl.eval import measurement
+from udrl.eval.benchmark_files import chosen_benchmark
 from udrl.eval.caveat_notes import backend_notes, empty_notes, notes_of
-from udrl.eval.completions import FILE, Block, read_blocks
+from udrl.eval.completions import Block, read_blocks
 from udrl.eval.llm_judge import ask_judge
 from udrl.eval.measurement import Judge, ScoringSetting, load_setting, measure, store
 from udrl.eval.pages.benchmark import report as write_report
@@ -200,13 +201,7 @@ def rescore(
     """
     started = time.monotonic()
     run = run if isinstance(run, Run) else Run(run)
-    run.check()
-    if name is None:
-        names = sorted(path.parent.name for path in run.path.glob(f"bench/*/{FILE}"))
-        if len(names) > 1:
-            raise UsageError(f"{run.path} has the benchmarks {', '.join(names)}: say which with --name")
-        name = names[0] if names else "none"
-    folder = run.bench(name)
+    folder = chosen_benchmark(run, name)
     setting, about = load_setting(folder)
     setting = replace(
         setting,

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from udrl.errors import RunError
+from udrl.data.run import Run
+from udrl.errors import RunError, UsageError
 from udrl.eval import completions, scores, summary
 
 Row = Mapping[str, Any]
@@ -16,6 +17,20 @@ Row = Mapping[str, Any]
 def benchmark_folders(run: Path) -> list[Path]:
     """Return the folders of the finished benchmarks of a run."""
     return sorted(path.parent for path in (run / "bench").glob(f"*/{summary.FILE}"))
+
+
+def chosen_benchmark(run: Run, name: str | None) -> Path:
+    """Return the folder of the run's benchmark ``name``; None: of the only one that has completions.
+
+    Raises RunError where there is no such run, UsageError where there are several to choose from.
+    """
+    run.check()
+    if name is None:
+        names = sorted(path.parent.name for path in run.path.glob(f"bench/*/{completions.FILE}"))
+        if len(names) > 1:
+            raise UsageError(f"{run.path} has the benchmarks {', '.join(names)}: say which with --name")
+        name = names[0] if names else "none"
+    return run.bench(name)
 
 
 def read_benchmark(folder: Path) -> tuple[dict[str, Any], list[Row], dict[str, Any]]:

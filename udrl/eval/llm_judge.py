@@ -141,8 +141,8 @@ def read_points(reply: str | None) -> float | None:
 def figures(folder: Path, name: str, model: str, *, scores: Scores, pairs: Sequence[Pair]) -> dict[str, Any]:
     """Return ``judge`` of summary.json from the judgements that are kept; see docs/benchmark.md for its keys."""
     known = _kept(folder)
-    relevance = _first_by_item(scores, scores.columns["relevance"])
-    lengths = _first_by_item(scores, scores.columns["length"])
+    relevance = first_by_item(scores, scores.columns["relevance"])
+    lengths = first_by_item(scores, scores.columns["length"])
     grouped: dict[tuple[str, str], list[Pair]] = {}
     for pair in pairs:
         grouped.setdefault((pair.system, pair.reference), []).append(pair)
@@ -189,7 +189,8 @@ def _one(rows: Sequence[tuple[str, float, float, float, float]], *, failed: int)
     }
 
 
-def _first_by_item(scores: Scores, values: Any) -> Mapping[tuple[str, str, str], float]:
+def first_by_item(scores: Scores, values: Any) -> Mapping[tuple[str, str, str], float]:
+    """Return (system, task, input_id) -> the value of its first completion; values: one a row of ``scores``."""
     first: dict[tuple[str, str, str], float] = {}
     for row, value in zip(scores.rows, values, strict=True):
         if row.part == "comparison" and row.completion is not None:

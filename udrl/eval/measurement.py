@@ -16,7 +16,7 @@ from udrl.data.hashing import hash_int
 from udrl.data.known_answers import read_answers
 from udrl.encoder import Encoder, LsaEncoder, load_encoder
 from udrl.errors import RunError
-from udrl.eval import following, llm_judge
+from udrl.eval import following, llm_judge, votes
 from udrl.eval.completions import FILE, Block, Completion, SystemFacts, read_blocks, read_table, write_blocks
 from udrl.eval.scores import Scores, score, write_scores
 from udrl.eval.summary import build_summary, write_summary
@@ -121,9 +121,18 @@ def measure(folder: Path) -> dict[str, Any]:
         judge=None
         if (by := setting.judge) is None
         else llm_judge.figures(folder, by.name, by.model, scores=scores, pairs=by.pairs(rows)),
+        votes=_votes(folder, blocks, scores),
     )
     write_summary(folder, summary)
     return summary
+
+
+def _votes(folder: Path, blocks: Sequence[Block], scores: Scores) -> dict[str, Any] | None:
+    """Return what people prefer by the votes that are kept with the benchmark; None where there are none."""
+    kept = votes.stored(folder)
+    if kept is None:
+        return None
+    return votes.figures(kept, votes.by_key(blocks), llm_judge.first_by_item(scores, scores.columns["relevance"]))
 
 
 def priced(block: Block, machine_usd: float | None) -> SystemFacts:

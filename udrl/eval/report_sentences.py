@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from udrl.eval.parity import PARITY
+from udrl.eval.parity import FEW_ITEMS, PARITY
 
 GOOD, FAIR = 0.8, 0.5
 """Within-input rank correlation from which a student is said to follow a command, or to follow it roughly."""
@@ -33,8 +33,8 @@ class ReportSentence:
 
 
 def report_sentences(summary: Mapping[str, Any]) -> list[ReportSentence]:
-    """Return parity with each reference, then what a judge prefers, obedience to each attribute, and speed."""
-    return [*_parity(summary), *_preference(summary), *_obedience(summary), *_speed(summary)]
+    """Return parity with each reference, what a judge and people prefer, obedience to each attribute, and speed."""
+    return [*_parity(summary), *_preference(summary), *_people(summary), *_obedience(summary), *_speed(summary)]
 
 
 def headline_systems(summary: Mapping[str, Any]) -> dict[str, str]:
@@ -118,6 +118,27 @@ def _preference(summary: Mapping[str, Any]) -> list[ReportSentence]:
                     f"{judge} prefers {name} to {ref} in {100 * entry['win_rate']:.0f} % of the inputs "
                     f"[{100 * low:.0f}, {100 * high:.0f}].",
                     "A tie counts half; each pair was shown twice, with places swapped.",
+                    True if low > 0.5 else False if high < 0.5 else None,
+                    tuple(against),
+                )
+            )
+    return sentences
+
+
+def _people(summary: Mapping[str, Any]) -> list[ReportSentence]:
+    if not summary.get("votes"):
+        return []
+    sentences = []
+    for name, entries in summary["votes"]["systems"].items():
+        for other, entry in entries.items():
+            (low, high), near = entry["win_rate_ci95"], entry["relevance_win_rate"]
+            against = [f"only {entry['inputs']} inputs were judged"] if entry["inputs"] < FEW_ITEMS else []
+            sentences.append(
+                ReportSentence(
+                    f"People prefer {name} to {other} in {100 * entry['win_rate']:.0f} % of {entry['votes']:,} votes "
+                    f"[{100 * low:.0f}, {100 * high:.0f}].",
+                    "A tie counts half; names were not shown."
+                    + ("" if near is None else f" On the same pairs relevance prefers it in {100 * near:.0f} %."),
                     True if low > 0.5 else False if high < 0.5 else None,
                     tuple(against),
                 )

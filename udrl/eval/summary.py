@@ -48,12 +48,13 @@ def build_summary(
     about: Mapping[str, Any],
     command_following: Mapping[str, Any],
     judge: Mapping[str, Any] | None = None,
+    votes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the whole of ``summary.json``.
 
     facts: the systems, in the order of the table; references: names of those that the others are compared
     with; about: suite, encoder, second_encoder, hardware and seed; command_following: student -> attribute
-    -> figures; judge: what an LLM judge found.
+    -> figures; judge, votes: what an LLM judge and people prefer.
     """
     items = items_of(scores)
     systems = systems_of(scores, facts, items)
@@ -75,6 +76,7 @@ def build_summary(
         "parity": parity,
         "command_following": dict(command_following),
         "judge": None if judge is None else dict(judge),
+        "votes": None if votes is None else dict(votes),
     }
 
 

@@ -16,7 +16,7 @@ from udrl.errors import RunError, damaged
 from udrl.eval.benchmark_files import Row, benchmark_folders, leading_of, read_benchmark, references_of
 from udrl.eval.pages.benchmark_commands import commands_section
 from udrl.eval.pages.benchmark_parity import parity_section, pictures_section
-from udrl.eval.pages.benchmark_systems import how_section, judge_section, systems_section, tasks_section
+from udrl.eval.pages.benchmark_systems import how_section, judge_section, systems_section, tasks_section, votes_section
 from udrl.eval.pages.environment import page_of
 from udrl.eval.pages.example_browser import browser_of, examples_of
 from udrl.eval.report_sentences import report_sentences
@@ -29,6 +29,7 @@ NAV = {
     "pictures": "Quality and cost",
     "commands": "Commands",
     "judge": "Judge",
+    "votes": "People",
     "tasks": "Tasks",
     "examples": "Examples",
     "how": "How it was measured",
@@ -75,6 +76,7 @@ def render(figures: Mapping[str, Any], rows: Sequence[Row], about: Mapping[str, 
         "pictures": pictures_section(figures),
         "commands": commands_section(figures, rows),
         "judge": judge_section(figures),
+        "votes": votes_section(figures),
         "tasks": tasks_section(figures),
         "examples": browser_of(
             examples_of(rows, reference=reference),

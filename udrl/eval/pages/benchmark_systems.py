@@ -133,6 +133,46 @@ def judge_section(figures: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
+def votes_section(figures: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what people preferred, beside relevance, and the order that follows from it."""
+    votes = figures.get("votes")
+    if not votes:
+        return None
+    columns = {"win_rate": "Wins", "relevance_win_rate": "Wins by relevance", "agreement": "Agrees"}
+
+    def row(name: str, below: tuple[str, ...], cells: list[Cell | str]) -> Row:
+        kind = figures["systems"].get(name, {}).get("kind", "recorded")
+        return Row(Cell(name, below), cells, role_of(kind))
+
+    rows = []
+    for name, entries in votes["systems"].items():
+        for other, entry in entries.items():
+            cells: list[Cell | str] = [estimate(entry, key=key, interval=f"{key}_ci95") for key in columns]
+            cells += [percent(entry["ties"]), f"{entry['inputs']:,}", f"{entry['votes']:,}"]
+            rows.append(row(name, (f"against {other}",), cells))
+    order = None
+    if votes["order"]:
+        ranked = [
+            row(
+                one["system"],
+                (),
+                [estimate(one, key="strength"), _relevance(figures, one["system"]), f"{one['votes']:,}"],
+            )
+            for one in votes["order"]
+        ]
+        order = Table("Order by votes", ["System", "Strength", "Relevance", "Votes"], ranked)
+    return {
+        "voters": "1 person" if votes["voters"] == 1 else f"{votes['voters']:,} people",
+        "table": Table("Votes", ["System", *columns.values(), "Ties", "Inputs", "Votes"], rows),
+        "order": order,
+        "outdated": votes["outdated"],
+    }
+
+
+def _relevance(figures: Mapping[str, Any], name: str) -> Cell:
+    return estimate(figures["systems"].get(name, {}).get("relevance"))
+
+
 def tasks_section(figures: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return relevance, length, copy rate and diversity of every system in every task, of several."""
     systems = figures["systems"]
