@@ -22,7 +22,7 @@ def benchmark_folders(run: Path) -> list[Path]:
 def chosen_benchmark(run: Run, name: str | None) -> Path:
     """Return the folder of the run's benchmark ``name``; None: of the only one that has completions.
 
-    Raises RunError where there is no such run, UsageError where there are several to choose from.
+    Raises RunError where there is no such run or benchmark, UsageError where there are several to choose from.
     """
     run.check()
     if name is None:
@@ -30,7 +30,10 @@ def chosen_benchmark(run: Run, name: str | None) -> Path:
         if len(names) > 1:
             raise UsageError(f"{run.path} has the benchmarks {', '.join(names)}: say which with --name")
         name = names[0] if names else "none"
-    return run.bench(name)
+    folder = run.bench(name)
+    if not (folder / completions.FILE).exists():
+        raise RunError(f"there is no benchmark in {folder}: run udrl bench first")
+    return folder
 
 
 def read_benchmark(folder: Path) -> tuple[dict[str, Any], list[Row], dict[str, Any]]:

@@ -78,10 +78,8 @@ def store(folder: Path, blocks: Sequence[Block], setting: ScoringSetting, *, abo
 def load_setting(folder: Path) -> tuple[ScoringSetting, dict[str, Any]]:
     """Return the setting of the benchmark in ``folder`` and what its report says.
 
-    Raises RunError where there is none, or one that an interruption left unfinished.
+    Raises RunError where an interruption left it unfinished.
     """
-    if not (folder / FILE).exists():
-        raise RunError(f"there is no benchmark in {folder} to score again: run udrl bench first")
     _, about = read_table(folder / FILE)
     if "setting" not in about:
         raise RunError(f"the benchmark in {folder} is not finished: run udrl bench again, what is there is kept")
