@@ -161,7 +161,7 @@ def bradley_terry(
     drawn = _drawn(_summed(np.hstack(terms()), clusters), RESAMPLES, seed=0)
     bent = drawn[:, players:].reshape(-1, players, players) + prior
     moved = np.linalg.solve(bent, (drawn[:, :players] - _PRIOR * strength)[:, :, None])[:, :, 0]
-    lo, hi = _bounds(moved)
+    lo, hi = _bounds(moved.astype(np.float64))
     return Intervals(strength, strength + lo, strength + hi, np.abs(side).sum(axis=0).astype(np.int64))
 
 
