@@ -49,7 +49,7 @@ def generate(small_student: Student) -> Callable[..., list[str]]:
 
 
 def test_vocabulary_knows_the_bytes_of_every_id(small_student: Student) -> None:
-    pieces = small_student._vocabulary.pieces
+    pieces = small_student.vocabulary.pieces
     text = "Füchse art — naïve 猫 <|endoftext|> x\n\t\u00a0 🦊"
     ids = encode(small_student.tokenizer, [text])[0]
     assert b"".join(pieces[id_] for id_ in ids).decode() == " " + text
@@ -147,8 +147,8 @@ def test_distance_is_in_shares_of_what_the_student_reaches() -> None:
     ("options", "message"),
     [
         ({"num": 0}, "^num must be at least 1, got 0$"),
-        ({"best_of": 0}, "^best_of must be at least 1, got 0$"),
-        ({"closest_of": -1}, "^closest_of must be at least 1, got -1$"),
+        ({"best_of": 0}, "^best_of must be at least 1 and at most 10000, got 0$"),
+        ({"closest_of": -1}, "^closest_of must be at least 1 and at most 10000, got -1$"),
         ({"best_of": 2, "closest_of": 2}, "take one"),
         ({"best_of": 2}, "picks by relevance"),
         ({"closest_of": 2, "command": Command("search-query")}, "needs a command that can be measured"),
