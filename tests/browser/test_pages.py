@@ -90,7 +90,7 @@ def test_blind_page_is_judged_with_the_keyboard_and_saves_its_votes(
 ) -> None:
     run = Run(folder.parents[1])
     known = by_key(list(read_blocks(folder).values()))
-    report = blind(run, seed=1)
+    report = blind(run, seed=1, limit=1)
     for width in (320, 1280):
         page = open_page(report.page, width=width, dark=width == 320)
         assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -73,7 +73,7 @@ def test_options_rows_of_commands_learn_faster_beside_pretrained_weights() -> No
     assert rates(student="smollm2", row_learning_rate=1e-3) == (4e-4, 1e-3)
     assert rates(student="gpt2-mini", row_learning_rate=1e-2) == (2.5e-3, 1e-2)
     assert rates(student="smollm2", method="sft") == (4e-4, 4e-4)
-    known = preset_of("gpt2", "auto", cast(Any, SimpleNamespace(name="smollm2")))
+    known = preset_of("gpt2", "auto", cast(Any, SimpleNamespace(name="smollm2", starter=False)))
     assert (known.learning_rate, known.row_rate) == (pytest.approx(4e-5), pytest.approx(4e-4))
     with pytest.raises(UsageError, match="row_learning_rate must be above 0, got 0"):
         TrainOptions(row_learning_rate=0)

@@ -22,9 +22,11 @@ LEAST_CLAUSE = 3
 """Words of a sentence before a clause of it may end."""
 
 _CLOSERS = "\"'”’»)\\]」』）*_"
-_SENTENCE = re.compile(rf"(?:[{SPACED_ENDS}…]+[{_CLOSERS}]*(?=\s)|[{UNSPACED_ENDS}]+[{_CLOSERS}]*|(?=\n))\s*")
+_SENTENCE = re.compile(  # a run of marks or spaces is tried from its beginning alone, or long ones take quadratic time
+    rf"(?:(?<![{SPACED_ENDS}…])[{SPACED_ENDS}…]++[{_CLOSERS}]*+(?=\s)|[{UNSPACED_ENDS}]+[{_CLOSERS}]*|(?=\n))\s*"
+)
 _LAST_MARK = re.compile(rf"([{SPACED_ENDS}…{UNSPACED_ENDS}])[{_CLOSERS}]*$")
-_CLAUSE = re.compile(r"[,;:]\s+|[，；]\s*|\s*—\s*|\s+[–-]\s+")
+_CLAUSE = re.compile(r"[,;:]\s+|[，；]\s*|(?:(?<!\s)\s++)?—\s*|(?<!\s)\s++[–-]\s+")
 _DASH = re.compile(r"[—–]|\s-\s")
 
 _ABBREVIATION = re.compile(
