@@ -176,7 +176,7 @@ def test_bench_writes_the_summary_in_the_documented_schema(done: BenchReport, su
     assert summary == json.loads(json.dumps(done.summary))
     assert set(summary) == {
         "schema", "suite", "encoder", "second_encoder", "hardware", "seed", "systems", "parity",
-        "command_following", "references", "headline", "judge",
+        "command_following", "references", "headline", "judge", "votes",
     }  # fmt: skip
     assert (summary["references"], summary["headline"]) == (["teacher"], {"teacher": ["student@matched"]})
     assert (summary["schema"], summary["suite"], summary["seed"]) == (1, "mine", 0)
