@@ -373,7 +373,7 @@ class CommandSpace:
         """Read the space of a student; raises StudentError where there is none, or one of a newer schema."""
         path = folder / FILE
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = expect(json.loads(path.read_text(encoding="utf-8")), dict, FILE)
         except FileNotFoundError:
             raise StudentError(
                 f"{folder} has no {FILE}: it is not a student of udrl; train one with udrl train"

@@ -141,6 +141,8 @@ class Calibration:
 
 def _curve(data: Mapping[str, Any]) -> Curve:
     sequences = {name: tuple(data[name]) for name in ("positions", "achieved", "raw")}
+    if len({len(values) for values in sequences.values()}) > 1:
+        raise ValueError("a curve's values are not as many as its positions")
     return Curve(**sequences, length=data["length"], length_position=data["length_position"])
 
 
