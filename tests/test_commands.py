@@ -118,9 +118,10 @@ def test_commands_file_round_trip_and_refusals(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(json.dumps({**data, "schema": 99}))
     with pytest.raises(StudentError, match="schema 99"):
         CommandSpace.load(tmp_path)
-    (tmp_path / FILE).write_text("{half")
-    with pytest.raises(StudentError, match="damaged"):
-        CommandSpace.load(tmp_path)
+    for content in ("{half", "[1]", '"text"', "7"):
+        (tmp_path / FILE).write_text(content)
+        with pytest.raises(StudentError, match="damaged"):
+            CommandSpace.load(tmp_path)
     with pytest.raises(StudentError, match="not a student"):
         CommandSpace.load(tmp_path / "nowhere")
 

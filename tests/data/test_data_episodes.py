@@ -281,3 +281,13 @@ def test_episodes_in_a_pipe_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "episodes" / "train.parquet")
     with pytest.raises(RunError, match=r"train\.parquet: is no file"):
         read_episodes(tmp_path / "episodes")
+
+
+def test_episodes_with_a_column_twice_are_told(tmp_path: Path) -> None:
+    made = Episode(f"{0:016x}", "search-query", input_id("fox"), "fox", "a fox", 2, "teacher", "t", "{}", 0, "train")
+    write_episodes(tmp_path / "episodes", [made], reward_names=[])
+    file = tmp_path / "episodes" / "train.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.append_column("teacher", table.column("teacher")), file)
+    with pytest.raises(RunError, match="has the columns teacher more than once: run 'udrl score' again"):
+        read_episodes(tmp_path / "episodes")

@@ -247,6 +247,12 @@ def test_auto_asks_for_the_highest_that_is_reached_at_that_length(small_run: Pat
             b'{"schema": 1, "curves": {',
             "calibration.json is damaged .*: delete it and run udrl cal",
         ),
+        (
+            "calibration.json",
+            b'{"schema": 1, "curves": {"t": {"length": [{"positions": [0, 1], "achieved": [3], "raw": [3, 4], '
+            b'"length": 3, "length_position": null}]}}, "sampling": {}, "inputs": 1}',
+            r"calibration.json is damaged \(a curve's values are not as many as its positions\): delete it",
+        ),
         ("calibration.json", b'{"schema": 1}', "calibration.json is damaged .*: delete it and run udrl calibrate"),
         ("command_space.json", b'{"schema": 1, "fine": 8}', "command_space.json is damaged .*: restore it or train"),
         ("model.safetensors", b"half", r"cannot be loaded as a student: it is damaged \(.+\): train again"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Generator
@@ -17,6 +18,7 @@ import tiny_answering
 import torch
 from tiny_answering import TASK, TEXTS, commands, tiny_student
 
+import udrl
 from udrl import forks
 from udrl.commands import LENGTH, Command
 from udrl.errors import StudentError
@@ -157,3 +159,10 @@ def test_calls_prepare_weights_once_and_anew_where_they_have_changed(precision: 
     assert engine._prepared is not kept
     assert np.array_equal(after, TorchEngine(engine.model, engine.dtype).start([[5, 6, 7]])[1])
     assert not np.array_equal(after, before)
+
+
+def test_calls_need_no_writer_of_a_pipe_in_the_place_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "command_space.json").write_text("{}")
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(StudentError, match=r"config.json is no regular file: restore it or train again"):
+        udrl.load(tmp_path)

@@ -265,6 +265,9 @@ def _check_schema(path: Path, schema: pa.Schema) -> None:
     missing = [name for name in ("schema", *_NAMES) if name not in schema.names]
     if missing:
         raise RunError(f"{path}: lacks the columns {', '.join(missing)}, so it holds no episodes: run 'udrl score'")
+    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    if twice:
+        raise RunError(f"{path}: has the columns {', '.join(twice)} more than once: run 'udrl score' again")
     returns = schema.field("returns").type
     wanted = episode_schema([entry.name for entry in returns] if pa.types.is_struct(returns) else [])
     for name in wanted.names:

@@ -360,6 +360,9 @@ def load_student(path: Path | str, *, device: str = "auto", precision: str = "au
     folder = student_folder(path)
     if not folder.is_dir():
         raise StudentError(f"there is no student at {path}: train one with udrl train --run {path}")
+    for file in folder.iterdir():
+        if not file.is_file() and not file.is_dir():  # reading a pipe waits for ever where nobody writes
+            raise StudentError(f"{file} is no regular file: restore it or train again")
     space, calibration = CommandSpace.load(folder), Calibration.load(folder)
     with damaged(StudentError, f"{folder} cannot be loaded as a student: it", "train again", errors=(Exception,)):
         sampling = Sampling(**calibration.sampling) if calibration else SAMPLING
