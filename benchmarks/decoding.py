@@ -29,7 +29,8 @@ from torch import Tensor
 from udrl.architecture.gpt2.scratch import scratch_gpt2
 from udrl.commands import LENGTH, Attribute, CommandSpace
 from udrl.decoding.engine import Engine
-from udrl.decoding.loop import Decoder, Request, decode_batch
+from udrl.decoding.loop import Decoder, decode_batch
+from udrl.decoding.requests import Request
 from udrl.decoding.sampling import CANDIDATES, Runs, Sampling
 from udrl.export.onnx import write_graph
 from udrl.student.engines.exports import Export

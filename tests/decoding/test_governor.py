@@ -13,7 +13,8 @@ import pytest
 from udrl.commands import Attribute, Command, CommandSpace
 from udrl.decoding.engine import Array
 from udrl.decoding.governor import Clauses, Governor
-from udrl.decoding.loop import Decoded, Request, decode_requests
+from udrl.decoding.loop import decode_requests
+from udrl.decoding.requests import Decoded, Request
 from udrl.decoding.sampling import Sampling
 from udrl.decoding.wording import Vocabulary, Wording, Writer
 from udrl.student.student import Student

@@ -18,7 +18,8 @@ from udrl.architecture.gpt2 import Gpt2
 from udrl.commands import Attribute, CommandSpace
 from udrl.decoding.engine import Engine, Session
 from udrl.decoding.governor import Clauses, Governor
-from udrl.decoding.loop import Decoded, Decoder, Request
+from udrl.decoding.loop import Decoder
+from udrl.decoding.requests import Decoded, Request
 from udrl.decoding.sampling import Sampling
 from udrl.decoding.wording import Vocabulary, Wording, Writer
 from udrl.export.onnx import write_graph

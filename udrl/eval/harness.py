@@ -22,7 +22,8 @@ import torch
 
 from udrl.architecture.packing import pack
 from udrl.commands import Command
-from udrl.decoding.loop import Request, decode_requests
+from udrl.decoding.loop import decode_requests
+from udrl.decoding.requests import Request
 from udrl.decoding.sampling import Sampling
 from udrl.errors import MissingDependency, StudentError, UdrlError, UsageError, is_installed
 from udrl.progress import note, track

@@ -15,7 +15,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from queue import SimpleQueue
 
 from udrl.decoding.engine import Starter
-from udrl.decoding.loop import Decoder, Request, Step
+from udrl.decoding.loop import Decoder
+from udrl.decoding.requests import Request, Step
 from udrl.errors import UdrlError
 from udrl.serve.refusal import Refusal
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from udrl.commands import Command
 from udrl.data.inputs import cut_input
-from udrl.decoding.loop import Request
+from udrl.decoding.requests import Request
 from udrl.decoding.sampling import Sampling
 from udrl.decoding.wording import Wording
 from udrl.errors import UdrlError, UsageError

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from udrl.data.inputs import normalise
-from udrl.decoding.loop import Chances, Step
+from udrl.decoding.requests import Chances, Step
 from udrl.decoding.streaming import TextUnderWay
 from udrl.errors import UdrlError
 from udrl.serve.batching import Line

@@ -13,7 +13,8 @@ from udrl.arguments import checked
 from udrl.commands import AUTO, LENGTH, Command, CommandSpace, Target
 from udrl.decoding.engine import Engine
 from udrl.decoding.governor import Clauses, Governor
-from udrl.decoding.loop import Decoded, Request, decode_requests
+from udrl.decoding.loop import decode_requests
+from udrl.decoding.requests import Decoded, Request
 from udrl.decoding.sampling import Sampling
 from udrl.decoding.streaming import TextUnderWay
 from udrl.decoding.wording import Vocabulary, Wording, Writer

@@ -16,7 +16,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from udrl.decoding import loop as decoding
+from udrl.decoding import requests as decoding
 from udrl.decoding.engine import Array, Session
 from udrl.decoding.loop import Decoder
 from udrl.decoding.sampling import EVERY, Sampling

@@ -12,7 +12,8 @@ import torch
 
 from udrl.commands import CommandSpace
 from udrl.data.episode import Episode
-from udrl.decoding.loop import Decoded, decode_batch
+from udrl.decoding.loop import decode_batch
+from udrl.decoding.requests import Decoded
 from udrl.decoding.sampling import EVERY, Sampling
 from udrl.student.engines.pytorch import TorchEngine
 from udrl.student.network import StudentModel
